@@ -1,0 +1,55 @@
+"""
+EDIT: mistake-driven key reasoning step distillation on Hugging Face TRL.
+
+Public names resolve on first use, so that importing the package loads neither torch nor transformers.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .alignment import Alignment, align, similarity, token_weights
+    from .callbacks import CollapseAlarmCallback
+    from .data_collator import DataCollatorForDualCoT
+    from .edit_config import EDITConfig
+    from .edit_trainer import EDITTrainer
+    from .loss import krsl_loss
+
+_MODULES = {
+    "Alignment": "alignment",
+    "align": "alignment",
+    "similarity": "alignment",
+    "token_weights": "alignment",
+    "CollapseAlarmCallback": "callbacks",
+    "DataCollatorForDualCoT": "data_collator",
+    "EDITConfig": "edit_config",
+    "EDITTrainer": "edit_trainer",
+    "krsl_loss": "loss",
+}
+
+__all__ = [
+    "Alignment",
+    "CollapseAlarmCallback",
+    "DataCollatorForDualCoT",
+    "EDITConfig",
+    "EDITTrainer",
+    "align",
+    "krsl_loss",
+    "similarity",
+    "token_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("edit-trl")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

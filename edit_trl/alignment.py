@@ -1,0 +1,342 @@
+"""
+Find the key tokens of a dual chain-of-thought.
+
+A dual chain-of-thought is one prompt with two completions that share most of their tokens and reach different
+answers. The minimum edit script between the two separates what they share from what decides the answer: the tokens
+deleted or replaced on either side are that side's key tokens.
+
+Works on plain sequences of token IDs. Tokenization happens in `data_utils.py`; truncation, padding and batching happen
+in `data_collator.py`. Align before truncating: cutting two chains of different length invents differences.
+
+Minimum edit scripts are not unique: two correct implementations can mark different tokens. The default rule is fixed
+and symmetric: swapping the two chains swaps the two masks and changes nothing else. It is the script that rapidfuzz
+finds from the smaller sequence (fewer elements, then first in list order) to the larger one.
+
+Paper: https://huggingface.co/papers/2405.19737
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import editdistance
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+
+TIE_BREAKS = ("symmetric", "reference")
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """
+    Minimum edit script between the two completions of a dual chain-of-thought.
+
+    Args:
+        chosen_key (`list[bool]`):
+            For each token of the right chain, whether the script deletes or replaces it.
+        rejected_key (`list[bool]`):
+            For each token of the wrong chain, whether the script inserts it or puts it in place of another.
+        distance (`int`):
+            Number of edits: the Levenshtein distance between the aligned sequences.
+        blocks (`list[tuple[int, int, int, int]]`):
+            What the script keeps, in order: `(chosen_start, chosen_end, rejected_start, rejected_end)` of each
+            stretch that both chains share. Everything between two blocks is an edit. (Under
+            `tie_break="reference"` the two masks come from two scripts; these are the blocks of the one from right
+            to wrong.)
+    """
+
+    chosen_key: list[bool]
+    rejected_key: list[bool]
+    distance: int
+    blocks: list[tuple[int, int, int, int]]
+
+    def expand(self, chosen_lengths: Sequence[int], rejected_lengths: Sequence[int]) -> "Alignment":
+        """
+        Project an alignment of groups of tokens, such as words, onto the tokens.
+
+        Args:
+            chosen_lengths (`Sequence[int]`):
+                Number of tokens of each aligned group of the right chain.
+            rejected_lengths (`Sequence[int]`):
+                The same for the wrong chain.
+
+        Returns:
+            [`Alignment`]: Masks and blocks of the tokens: a token is key where its group is. `distance` still counts
+            edits of groups.
+
+        Raises:
+            ValueError: If the number of groups is not the one that was aligned.
+
+        Examples:
+
+        ```python
+        >>> align(["2 + 2", " = 4"], ["2 + 2", " = 5"]).expand([3, 2], [3, 2]).chosen_key
+        [False, False, False, True, True]
+
+        ```
+        """
+        starts = []
+        for name, lengths, key in (
+            ("chosen_lengths", chosen_lengths, self.chosen_key),
+            ("rejected_lengths", rejected_lengths, self.rejected_key),
+        ):
+            if len(lengths) != len(key):
+                raise ValueError(
+                    f"`{name}` must hold one length per aligned group, expected {len(key)}, got {len(lengths)}. Pass "
+                    "the lengths of the groups that were given to `align`."
+                )
+            starts.append(list(accumulate(lengths, initial=0)))
+        chosen_starts, rejected_starts = starts
+        return Alignment(
+            chosen_key=[key for key, length in zip(self.chosen_key, chosen_lengths, strict=True) for _ in range(length)],
+            rejected_key=[
+                key for key, length in zip(self.rejected_key, rejected_lengths, strict=True) for _ in range(length)
+            ],
+            distance=self.distance,
+            blocks=[
+                (chosen_starts[i], chosen_starts[i_end], rejected_starts[j], rejected_starts[j_end])
+                for i, i_end, j, j_end in self.blocks
+            ],
+        )
+
+
+def align(
+    chosen: Sequence[Hashable], rejected: Sequence[Hashable], *, tie_break: str = "symmetric"
+) -> Alignment:
+    """
+    Align the two completions of a dual chain-of-thought by a minimum edit script.
+
+    Args:
+        chosen (`Sequence[Hashable]`):
+            Right chain, usually token IDs; any hashables that compare by equality work.
+        rejected (`Sequence[Hashable]`):
+            Wrong chain.
+        tie_break (`str`, *optional*, defaults to `"symmetric"`):
+            Which of several minimum scripts counts:
+
+            - `"symmetric"`: one script for both sides, and swapping the arguments swaps the masks.
+            - `"reference"`: the masks of the authors' code, which walks back through the distance table preferring
+              deletion, then insertion, then the diagonal, once for each direction; the two runs may disagree. Time and
+              memory grow with the product of the lengths.
+
+    Returns:
+        [`Alignment`]: Masks of the key tokens, distance and shared blocks.
+
+    Raises:
+        ValueError: If `tie_break` is not one of the two.
+
+    Paper: [Capture the Key in Reasoning to Enhance CoT Distillation
+    Generalization](https://huggingface.co/papers/2405.19737), section 3.2. The `"reference"` order is that of the
+    authors' code, [C-W-D/CasCoD](https://github.com/C-W-D/CasCoD).
+
+    Examples:
+
+    ```python
+    >>> alignment = align("2+3=5 so 10".split(), "2+3=6 so 12".split())
+    >>> alignment.chosen_key, alignment.rejected_key, alignment.distance
+    ([True, False, True], [True, False, True], 2)
+    >>> alignment.blocks
+    [(1, 2, 1, 2)]
+
+    ```
+    """
+    if tie_break not in TIE_BREAKS:
+        raise ValueError(
+            f"`tie_break` must be one of {', '.join(map(repr, TIE_BREAKS))}, got {tie_break!r}. It decides which of "
+            'several minimum edit scripts marks the key tokens; pass `tie_break="symmetric"` if in doubt.'
+        )
+    if tie_break == "reference":
+        chosen_codes, rejected_codes = _encode(chosen, rejected)
+        chosen_key, distance, blocks = _reference_script(chosen_codes, rejected_codes)
+        rejected_key, _, _ = _reference_script(rejected_codes, chosen_codes)
+        return Alignment(chosen_key, rejected_key, distance, blocks)
+
+    swap = _comes_first(rejected, chosen)
+    source, target = _encode(rejected, chosen) if swap else _encode(chosen, rejected)
+    opcodes = Levenshtein.opcodes(source, target)
+    source_key, target_key = [True] * len(source), [True] * len(target)
+    distance, blocks = 0, []
+    for tag, i, i_end, j, j_end in opcodes:
+        if tag == "equal":
+            source_key[i:i_end] = [False] * (i_end - i)
+            target_key[j:j_end] = [False] * (j_end - j)
+            blocks.append((j, j_end, i, i_end) if swap else (i, i_end, j, j_end))
+        else:
+            distance += max(i_end - i, j_end - j)
+    if swap:
+        source_key, target_key = target_key, source_key
+    return Alignment(source_key, target_key, distance, blocks)
+
+
+def token_weights(
+    alignment: Alignment,
+    chosen_key_weight: float = 1.0,
+    rejected_key_weight: float = 0.025,
+    chosen_other_weight: float = 0.0,
+) -> tuple[list[float], list[float]]:
+    """
+    Signed weights of the tokens of both chains: positive pulls towards a token, negative pushes away, zero ignores it.
+
+    Args:
+        alignment ([`Alignment`]):
+            Alignment of the two completions.
+        chosen_key_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the key tokens of the right chain, α in the paper.
+        rejected_key_weight (`float`, *optional*, defaults to `0.025`):
+            Strength with which the key tokens of the wrong chain are pushed away, β in the paper. Positive here; the
+            weights returned are its negative.
+        chosen_other_weight (`float`, *optional*, defaults to `0.0`):
+            Weight of the other tokens of the right chain, γ in the authors' code.
+
+    Returns:
+        `tuple[list[float], list[float]]`: Weights of the right chain's tokens and of the wrong chain's tokens.
+
+    Examples:
+
+    ```python
+    >>> token_weights(align([7, 8, 9], [7, 5, 9]))
+    ([0.0, 1.0, 0.0], [0.0, -0.025, 0.0])
+
+    ```
+    """
+    # `0.0 - x` rather than `-x`: a strength of zero gives `0.0`, not `-0.0`.
+    pushed_away = 0.0 - rejected_key_weight
+    return (
+        [chosen_key_weight if key else chosen_other_weight for key in alignment.chosen_key],
+        [pushed_away if key else 0.0 for key in alignment.rejected_key],
+    )
+
+
+def similarity(chosen: Sequence[Hashable], rejected: Sequence[Hashable]) -> float:
+    """
+    Share of the longer chain that needs no edit: one minus the Levenshtein distance over the greater length.
+
+    The figure to judge whether a pair is dual: chains that share most of their tokens are near 1, two unrelated
+    explanations well below. Computed with `editdistance`, without an edit script.
+
+    Args:
+        chosen (`Sequence[Hashable]`):
+            Right chain.
+        rejected (`Sequence[Hashable]`):
+            Wrong chain.
+
+    Returns:
+        `float`: Between 0 (nothing in common) and 1 (equal, or both empty).
+
+    Examples:
+
+    ```python
+    >>> similarity([1, 2, 3, 4], [1, 2, 5, 4])
+    0.75
+
+    ```
+    """
+    longer = max(len(chosen), len(rejected))
+    return 1.0 - editdistance.eval(chosen, rejected) / longer if longer else 1.0
+
+
+def word_lengths(token_texts: Sequence[str], special: Sequence[bool]) -> list[int]:
+    """
+    Group tokens into words: maximal runs of tokens that start at a whitespace border of the text.
+
+    Args:
+        token_texts (`Sequence[str]`):
+            Text of each token, whitespace included.
+        special (`Sequence[bool]`):
+            For each token, whether it is a special token. A special token is a word of its own, so that the end of
+            sequence is not part of the answer before it.
+
+    Returns:
+        `list[int]`: Number of tokens of each word.
+
+    Examples:
+
+    ```python
+    >>> word_lengths(["The", " ans", "wer", " is", " 4", ".", "</s>"], [False] * 6 + [True])
+    [1, 2, 1, 2, 1]
+
+    ```
+    """
+    lengths: list[int] = []
+    for i, (text, is_special) in enumerate(zip(token_texts, special, strict=True)):
+        starts_word = (
+            i == 0 or is_special or special[i - 1] or text[:1].isspace() or token_texts[i - 1][-1:].isspace()
+        )
+        if starts_word:
+            lengths.append(1)
+        else:
+            lengths[-1] += 1
+    return lengths
+
+
+def _comes_first(a: Sequence[Hashable], b: Sequence[Hashable]) -> bool:
+    """Whether `a` is before `b` in the order that makes the script independent of the order of the arguments."""
+    if len(a) != len(b):
+        return len(a) < len(b)
+    a, b = list(a), list(b)
+    try:
+        return a < b  # type: ignore[operator]
+    except TypeError:  # elements without an order, or of different types
+        return [(type(x).__name__, repr(x)) for x in a] < [(type(x).__name__, repr(x)) for x in b]
+
+
+def _encode(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[str, str]:
+    """
+    Write both sequences as strings in which two characters are equal exactly where two elements are.
+
+    rapidfuzz compares the elements of other sequences by their hash alone, and -1 and -2 have the same; strings it
+    compares exactly, and faster. Token IDs are their own characters.
+    """
+    try:
+        return "".join(map(chr, a)), "".join(map(chr, b))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):  # not integers, or none that a character can have
+        codes: dict[Hashable, str] = {}
+        first, second = ("".join(codes.setdefault(x, chr(len(codes))) for x in seq) for seq in (a, b))
+        return first, second
+
+
+def _reference_script(source: str, target: str) -> tuple[list[bool], int, list[tuple[int, int, int, int]]]:
+    """Key mask of `source`, distance and blocks of the script that the authors' tie order picks."""
+    prefix = 0
+    while prefix < min(len(source), len(target)) and source[prefix] == target[prefix]:
+        prefix += 1
+    a = np.fromiter(map(ord, source[prefix:]), dtype=np.int32)
+    b = np.fromiter(map(ord, target[prefix:]), dtype=np.int32)
+
+    # Row by row. A cell depends on its left neighbour by `left + 1`; subtracting the column number turns the chain of
+    # such steps into a running minimum.
+    columns = np.arange(len(b) + 1, dtype=np.int32)
+    table = np.empty((len(a) + 1, len(b) + 1), dtype=np.int32)
+    table[0] = columns
+    for i in range(1, len(a) + 1):
+        row = table[i]
+        row[0] = i
+        np.minimum(table[i - 1, 1:] + 1, table[i - 1, :-1] + (b != a[i - 1]), out=row[1:])
+        row -= columns
+        np.minimum.accumulate(row, out=row)
+        row += columns
+
+    key = [False] * len(source)
+    matches = []
+    i, j = len(a), len(b)
+    while i > 0 or j > 0:
+        if i > 0 and table[i, j] == table[i - 1, j] + 1:
+            i -= 1
+            key[prefix + i] = True
+        elif j > 0 and table[i, j] == table[i, j - 1] + 1:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            if a[i] == b[j]:
+                matches.append((prefix + i, prefix + j))
+            else:
+                key[prefix + i] = True
+
+    blocks = [(0, prefix, 0, prefix)] if prefix else []
+    for i, j in reversed(matches):
+        if blocks and blocks[-1][1] == i and blocks[-1][3] == j:
+            blocks[-1] = (blocks[-1][0], i + 1, blocks[-1][2], j + 1)
+        else:
+            blocks.append((i, i + 1, j, j + 1))
+    return key, int(table[-1, -1]), blocks

@@ -1,0 +1,239 @@
+"""
+Turn dual chains-of-thought into batches: align, weight, truncate, lay out.
+
+The collator aligns the full completions, so truncation cannot invent differences, and then cuts token IDs and weights
+together. It leaves tokenization to `data_utils.py` and the loss to `loss.py`.
+
+A batch lists the tokens that are scored (key or weighted) instead of carrying `labels`: each names the row and the
+position of the hidden state that predicts it. So the trainer builds logits for those alone, and a layout in which one
+position predicts two tokens, one of each chain, fits the same list.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.data.data_collator import DataCollatorMixin
+from trl.trainer.utils import pad
+
+from .alignment import Alignment, align, token_weights, word_lengths
+from .data_utils import ID_COLUMNS, WEIGHT_COLUMNS, decode_part
+
+
+@dataclass
+class DataCollatorForDualCoT(DataCollatorMixin):
+    """
+    Data collator for dual chains-of-thought: aligns the two completions of each pair and weights their key tokens.
+
+    Expects examples with `"prompt_ids"`, `"chosen_ids"` and `"rejected_ids"`, each a list of token IDs, not truncated.
+    With `"chosen_weights"` and `"rejected_weights"`, one signed float per completion token, these replace the
+    alignment; a token is then key where its weight is not zero. Other columns are ignored. No example is ever dropped:
+    a pair without weighted tokens adds zero to the loss.
+
+    Returns a dictionary of tensors for B examples. Row b is the right chain of example b, row B + b its wrong chain,
+    each with the prompt in front and padding on the right:
+
+    - `"input_ids"`, `"attention_mask"`, `"position_ids"` of shape (2B, length).
+    - `"scored_rows"`, `"scored_positions"` of shape (num_scored,): where the hidden state is that predicts the token,
+      one position before the token itself.
+    - `"scored_ids"`, `"scored_weights"`, `"scored_key"`, `"scored_chains"` of shape (num_scored,): token ID, signed
+      weight, whether it is a key token, and its chain: b for the right and B + b for the wrong chain of example b.
+    - `"num_completion_tokens"` of shape (2B,): completion tokens of each chain that truncation leaves.
+    - `"num_key_tokens"` of shape (2B,): key tokens of each chain before truncation.
+    - `"num_tokens"` of shape (): tokens that go through the model, without padding.
+
+    A completion token at the very start of a row is predicted by nothing and cannot be scored. That happens with an
+    empty prompt, or when `truncation_mode="keep_end"` cuts the whole prompt away.
+
+    Args:
+        pad_token_id (`int`):
+            Token ID to use for padding.
+        chosen_key_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the key tokens of the right chain, α in the paper.
+        rejected_key_weight (`float`, *optional*, defaults to `0.025`):
+            Strength with which the key tokens of the wrong chain are pushed away, β in the paper.
+        chosen_other_weight (`float`, *optional*, defaults to `0.0`):
+            Weight of the other tokens of the right chain, γ in the authors' code.
+        alignment_level (`str`, *optional*, defaults to `"token"`):
+            What the edit script deletes, inserts and replaces: `"token"`, or `"word"` for runs of tokens between
+            whitespace borders. Words are compared by their exact text, and all tokens of a key word are key.
+        tie_break (`str`, *optional*, defaults to `"symmetric"`):
+            Which of several minimum edit scripts counts, see [`align`].
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Needed for `alignment_level="word"` only, to read the text of the tokens.
+        max_length (`int`, *optional*):
+            Maximum length of prompt and completion together, in tokens, for each chain. `None` keeps all.
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
+            Which end of a longer chain to keep: `"keep_start"` or `"keep_end"`.
+        pad_to_multiple_of (`int`, *optional*):
+            If set, the rows are padded to a multiple of this value.
+        return_tensors (`str`, *optional*, defaults to `"pt"`):
+            Type of tensor to return. Only `"pt"` is supported.
+
+    Raises:
+        ValueError: If a column is missing, weights do not fit their chain or are not finite, or an option is unknown.
+
+    Examples:
+
+    ```python
+    >>> from edit_trl import DataCollatorForDualCoT
+
+    >>> collator = DataCollatorForDualCoT(pad_token_id=0)
+    >>> batch = collator([{"prompt_ids": [1, 2], "chosen_ids": [3, 4, 9], "rejected_ids": [3, 5, 9]}])
+    >>> batch["input_ids"]
+    tensor([[1, 2, 3, 4, 9],
+            [1, 2, 3, 5, 9]])
+    >>> batch["scored_rows"], batch["scored_positions"], batch["scored_ids"]
+    (tensor([0, 1]), tensor([2, 2]), tensor([4, 5]))
+    >>> batch["scored_weights"], batch["num_completion_tokens"]
+    (tensor([ 1.0000, -0.0250]), tensor([3, 3]))
+
+    ```
+    """
+
+    pad_token_id: int
+    chosen_key_weight: float = 1.0
+    rejected_key_weight: float = 0.025
+    chosen_other_weight: float = 0.0
+    alignment_level: str = "token"
+    tie_break: str = "symmetric"
+    tokenizer: PreTrainedTokenizerBase | None = None
+    max_length: int | None = None
+    truncation_mode: str = "keep_start"
+    pad_to_multiple_of: int | None = None
+    return_tensors: str = "pt"
+    _token_texts: dict[int, str] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.alignment_level not in ("token", "word"):
+            raise ValueError(
+                f"`alignment_level` must be 'token' or 'word', got {self.alignment_level!r}. It is what the edit script "
+                'works on; pass `alignment_level="token"` for the method of the paper.'
+            )
+        if self.alignment_level == "word" and self.tokenizer is None:
+            raise ValueError(
+                "`alignment_level='word'` needs the text of the tokens, but `tokenizer` is `None`. Pass "
+                "`tokenizer=` the tokenizer that made the token IDs."
+            )
+        if self.truncation_mode not in ("keep_start", "keep_end"):
+            raise ValueError(
+                f"`truncation_mode` must be 'keep_start' or 'keep_end', got {self.truncation_mode!r}. It decides which "
+                'end of a chain longer than `max_length` survives; pass `truncation_mode="keep_start"` if in doubt.'
+            )
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        missing = [column for column in ID_COLUMNS if column not in examples[0]]
+        if missing:
+            raise ValueError(
+                f"Each example must have the columns {', '.join(f'`{column}`' for column in ID_COLUMNS)}, got "
+                f"{sorted(examples[0])}. The collator aligns token IDs: let `EDITTrainer` prepare the dataset (do not "
+                "set `skip_prepare_dataset`), or tokenize it first."
+            )
+        weighted = [self._weigh(example) for example in examples]
+        rows: list[list[int]] = []
+        num_completion_tokens: list[int] = []
+        num_key_tokens: list[int] = []
+        scored: list[tuple[int, int, int, float, bool, int]] = []
+        for side, column in enumerate(("chosen_ids", "rejected_ids")):
+            for example, sides in zip(examples, weighted, strict=True):
+                weights, is_key = sides[side]
+                prompt_length = len(example["prompt_ids"])
+                ids = list(example["prompt_ids"]) + list(example[column])
+                start, stop = self._kept(len(ids))
+                chain = len(rows)
+                # The token at position `start` opens the row: nothing predicts it.
+                first = max(prompt_length, start + 1)
+                scored.extend(
+                    (chain, t - 1 - start, ids[t], weight, key, chain)
+                    for t, weight, key in zip(
+                        range(first, stop), weights[first - prompt_length :], is_key[first - prompt_length :], strict=False
+                    )
+                    if key or weight
+                )
+                rows.append(ids[start:stop])
+                num_completion_tokens.append(max(stop - max(prompt_length, start), 0))
+                num_key_tokens.append(sum(is_key))
+
+        columns = list(zip(*scored, strict=True)) or [()] * 6
+        lengths = [len(row) for row in rows]
+        output = {
+            "input_ids": self._pad([torch.tensor(row, dtype=torch.long) for row in rows], self.pad_token_id),
+            "attention_mask": self._pad([torch.ones(length, dtype=torch.long) for length in lengths], 0),
+            "position_ids": self._pad([torch.arange(length) for length in lengths], 0),
+        }
+        names = ("scored_rows", "scored_positions", "scored_ids", "scored_weights", "scored_key", "scored_chains")
+        dtypes = (torch.long, torch.long, torch.long, torch.float, torch.bool, torch.long)
+        for name, values, dtype in zip(names, columns, dtypes, strict=True):
+            output[name] = torch.tensor(values, dtype=dtype)
+        output["num_completion_tokens"] = torch.tensor(num_completion_tokens)
+        output["num_key_tokens"] = torch.tensor(num_key_tokens)
+        output["num_tokens"] = torch.tensor(sum(lengths))
+        return output
+
+    def _weigh(self, example: dict[str, Any]) -> list[tuple[list[float], list[bool]]]:
+        """Weights and key mask of the full right chain and of the full wrong chain."""
+        if any(example.get(column) is not None for column in WEIGHT_COLUMNS):
+            sides = [_check_weights(example, side) for side in ("chosen", "rejected")]
+            return [(weights, [weight != 0 for weight in weights]) for weights in sides]
+        alignment = self._align(example["chosen_ids"], example["rejected_ids"])
+        chosen, rejected = token_weights(
+            alignment, self.chosen_key_weight, self.rejected_key_weight, self.chosen_other_weight
+        )
+        return [(chosen, alignment.chosen_key), (rejected, alignment.rejected_key)]
+
+    def _align(self, chosen_ids: list[int], rejected_ids: list[int]) -> Alignment:
+        if self.alignment_level == "token":
+            return align(chosen_ids, rejected_ids, tie_break=self.tie_break)
+        chosen_words, chosen_lengths = self._words(chosen_ids)
+        rejected_words, rejected_lengths = self._words(rejected_ids)
+        alignment = align(chosen_words, rejected_words, tie_break=self.tie_break)
+        return alignment.expand(chosen_lengths, rejected_lengths)
+
+    def _words(self, ids: list[int]) -> tuple[list[str], list[int]]:
+        """Text and number of tokens of each word of a chain."""
+        assert self.tokenizer is not None  # checked in __post_init__
+        special_ids = self.tokenizer.all_special_ids
+        for token_id in set(ids) - self._token_texts.keys():
+            self._token_texts[token_id] = decode_part(self.tokenizer, [token_id])
+        lengths = word_lengths([self._token_texts[i] for i in ids], [i in special_ids for i in ids])
+        words, start = [], 0
+        for length in lengths:
+            # Decoded together, since a character may span several tokens.
+            words.append(decode_part(self.tokenizer, ids[start : start + length]))
+            start += length
+        return words, lengths
+
+    def _kept(self, length: int) -> tuple[int, int]:
+        """Which part of a row truncation keeps, as start and stop."""
+        if self.max_length is None or length <= self.max_length:
+            return 0, length
+        return (0, self.max_length) if self.truncation_mode == "keep_start" else (length - self.max_length, length)
+
+    def _pad(self, rows: list[torch.Tensor], padding_value: int) -> torch.Tensor:
+        return pad(
+            rows, padding_value=padding_value, padding_side="right", pad_to_multiple_of=self.pad_to_multiple_of
+        )
+
+
+def _check_weights(example: dict[str, Any], side: str) -> list[float]:
+    weights, num_tokens = example.get(f"{side}_weights"), len(example[f"{side}_ids"])
+    if weights is None:
+        raise ValueError(
+            f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace the "
+            f"alignment on both sides; pass `{side}_weights=[0.0] * {num_tokens}` to leave that chain alone."
+        )
+    if len(weights) != num_tokens:
+        raise ValueError(
+            f"`{side}_weights` must hold one float per token of `{side}_ids`, expected {num_tokens}, got "
+            f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized chain, "
+            "end-of-sequence token included."
+        )
+    if not all(isinstance(weight, (int, float)) and math.isfinite(weight) for weight in weights):
+        bad = next(i for i, w in enumerate(weights) if not isinstance(w, (int, float)) or not math.isfinite(w))
+        raise ValueError(
+            f"`{side}_weights` must be finite numbers, got {weights[bad]!r} at token {bad}. The loss would not be "
+            "finite either; pass `0.0` for tokens to ignore."
+        )
+    return [float(weight) for weight in weights]

@@ -1,0 +1,352 @@
+"""
+Dual-CoT datasets: check their columns and turn every shape of TRL preference data into token IDs.
+
+A dual-CoT dataset is a TRL preference dataset: `prompt`, `chosen` (the right chain) and `rejected` (the wrong one), as
+plain text or as messages, with the prompt in a column of its own or at the start of both chains. Tokenization follows
+TRL's `DPOTrainer`, so a dataset gives the same tokens in both trainers. Truncation is left to `data_collator.py`, which
+has to align the full chains first.
+
+Preparation is where pairs that nothing can be learnt from are dropped, each with a reason that is counted and shown.
+"""
+
+import difflib
+import json
+from collections import Counter
+from copy import deepcopy
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.logging import get_logger
+from datasets import Dataset, Features, IterableDataset, Value
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from trl.data_utils import (
+    _tokenize,
+    common_prefix_length,
+    extract_prompt,
+    get_dataset_column_names,
+    is_conversational,
+    maybe_convert_to_chatml,
+)
+
+
+logger = get_logger(__name__)
+
+TEXT_COLUMNS = ("prompt", "chosen", "rejected")
+# Columns of tokenized data. The weights are optional and come as a pair.
+ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+WEIGHT_COLUMNS = ("chosen_weights", "rejected_weights")
+
+REASONS = {
+    "missing": "`prompt`, `chosen` or `rejected` is None or empty",
+    "equal": "the tokens of both chains are equal",
+    "no_room": "the prompt leaves no room for a completion under `max_length`",
+}
+
+
+def check_columns(column_names: list[str], dataset_name: str = "train") -> bool:
+    """
+    Check that a dataset has the columns of a dual-CoT dataset.
+
+    Args:
+        column_names (`list[str]`):
+            Columns of the dataset.
+        dataset_name (`str`, *optional*, defaults to `"train"`):
+            How to name the dataset in an error.
+
+    Returns:
+        `bool`: Whether the dataset is tokenized already (`prompt_ids`, `chosen_ids`, `rejected_ids`).
+
+    Raises:
+        ValueError: If columns are missing or misspelt, or hold images.
+
+    Examples:
+
+    ```python
+    >>> check_columns(["prompt", "chosen", "rejected", "task"])
+    False
+
+    ```
+    """
+    images = {"image", "images"} & set(column_names)
+    if images:
+        raise ValueError(
+            f"The {dataset_name} dataset must hold text alone, got the column `{images.pop()}`. Key tokens are found in "
+            "text; remove the column to train on the text of the pairs."
+        )
+    is_tokenized = any(column in column_names for column in ID_COLUMNS)
+    if is_tokenized:
+        required: tuple[str, ...] = ID_COLUMNS
+    else:
+        required = ("chosen", "rejected")  # the prompt may be implicit
+        weights = [column for column in WEIGHT_COLUMNS if column in column_names]
+        if weights:
+            raise ValueError(
+                f"The {dataset_name} dataset has `{weights[0]}` but is not tokenized. Weights count tokens, so they need "
+                "the tokens that they belong to: add the columns `prompt_ids`, `chosen_ids` and `rejected_ids`."
+            )
+    missing = [column for column in required if column not in column_names]
+    if not is_tokenized and "prompt" not in column_names and not missing:
+        # An implicit prompt is allowed, a misspelt one is not.
+        misspelt = difflib.get_close_matches("prompt", column_names, n=1, cutoff=0.75)
+        missing = ["prompt"] if misspelt else []
+    if missing:
+        hints = []
+        for column in missing:
+            nearest = difflib.get_close_matches(column, [c for c in column_names if c not in required], n=1, cutoff=0.6)
+            if nearest:
+                hints.append(f"rename `{nearest[0]}` to `{column}` with `dataset.rename_column()`")
+        raise ValueError(
+            f"The {dataset_name} dataset must have the columns {', '.join(f'`{c}`' for c in TEXT_COLUMNS)} (or, "
+            f"tokenized, {', '.join(f'`{c}`' for c in ID_COLUMNS)}), but {', '.join(f'`{c}`' for c in missing)} is "
+            f"missing from {sorted(column_names)}. `chosen` is the chain of thought with the right answer, `rejected` "
+            f"the one with the wrong answer: {', '.join(hints) or 'add the missing columns'}."
+        )
+    return is_tokenized
+
+
+def prepare_dual_cots(
+    dataset: Dataset | IterableDataset,
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+    *,
+    eos_token: str | None,
+    max_length: int | None = None,
+    truncation_mode: str = "keep_start",
+    num_proc: int | None = None,
+    dataset_name: str = "train",
+) -> Dataset | IterableDataset:
+    """
+    Tokenize a dual-CoT dataset and drop the pairs that nothing can be learnt from, counted by reason in a warning.
+
+    Adds the columns `prompt_ids`, `chosen_ids` and `rejected_ids` (full length, never truncated) and `length` (tokens of
+    the longer row after truncation, for `train_sampling_strategy="group_by_length"`), and keeps the others. The prompt
+    ends where TRL's `DPOTrainer` ends it. Plain text gets an end-of-sequence token if it has none; conversations get
+    what the chat template renders. Tokenized data is used as it is.
+
+    Dropped are pairs with a missing or empty text, with chains of equal tokens, and, under `"keep_start"`, with a
+    prompt that fills `max_length`. An `IterableDataset` drops them lazily and warns when it has dropped the first, the
+    tenth, the hundredth and so on.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Preference dataset, in any of TRL's shapes.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`]):
+            Tokenizer, with a chat template if the data is conversational.
+        eos_token (`str` or `None`):
+            Token that ends a plain-text completion.
+        max_length (`int`, *optional*):
+            Maximum length of prompt and completion together, in tokens.
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
+            Which end of a longer chain the collator will keep.
+        num_proc (`int`, *optional*):
+            Number of processes. Ignored for an `IterableDataset`.
+        dataset_name (`str`, *optional*, defaults to `"train"`):
+            How to name the dataset in progress bars, warnings and errors.
+
+    Returns:
+        [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: The prepared dataset.
+
+    Raises:
+        ValueError: If columns are missing or nothing is left.
+    """
+    PartialState()  # the logger asks it for the main process
+    is_iterable = isinstance(dataset, IterableDataset)
+    column_names = get_dataset_column_names(dataset)
+    is_tokenized = check_columns(column_names, dataset_name)
+    if not is_tokenized and "prompt" not in column_names:
+        _warn_of_implicit_text_prompt(next(iter(dataset)), dataset_name)
+
+    map_kwargs: dict[str, Any] = {}
+    if not is_iterable:
+        map_kwargs = {"num_proc": num_proc, "desc": f"Tokenizing {dataset_name} dataset"}
+        # Stated rather than inferred: a first batch of dropped pairs has only empty lists.
+        features = dict(dataset.features)
+        if not is_tokenized:
+            features.update({column: [Value("int32")] for column in ID_COLUMNS})
+        added = {"length": Value("int32"), "drop_reason": Value("string"), "split_prompt": Value("string")}
+        map_kwargs["features"] = Features({**features, **added})
+    prepared = dataset.map(
+        _tokenize_example,
+        fn_kwargs={
+            "processing_class": processing_class,
+            "eos_token": eos_token,
+            "max_length": max_length,
+            "truncation_mode": truncation_mode,
+        },
+        **map_kwargs,
+    )
+    counter = _DropCounter(dataset_name)
+    if is_iterable:
+        return prepared.filter(counter.keep).remove_columns(["drop_reason", "split_prompt"])
+
+    split_prompts = [text for text in prepared["split_prompt"] if text]
+    if split_prompts:
+        _warn_of_split_prompt(split_prompts[0], f"{len(split_prompts)} of {len(prepared)} pairs of the {dataset_name}")
+    reasons = prepared["drop_reason"]
+    kept = [i for i, reason in enumerate(reasons) if reason is None]
+    if len(kept) < len(reasons):
+        counter.counts.update(reason for reason in reasons if reason is not None)
+        counter.warn(len(reasons))
+        prepared = prepared.select(kept)
+    if not kept:
+        raise ValueError(
+            f"The {dataset_name} dataset must have at least one pair to learn from, but none of its {len(reasons)} is "
+            f"left: {counter.summary() or 'it is empty'}. Look at its first rows, and at `max_length` "
+            f"({max_length})."
+        )
+    return prepared.remove_columns(["drop_reason", "split_prompt"])
+
+
+def decode_part(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """
+    Text of some tokens from the middle of a text, with the whitespace they carry there.
+
+    Decoding a part on its own loses the leading space with many tokenizers, so it is decoded behind an anchor.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer that made the token IDs.
+        ids (`list[int]`):
+            Token IDs.
+
+    Returns:
+        `str`: Their text, special tokens included.
+    """
+    anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
+    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    return tokenizer.decode(anchor + list(ids), **options)[len(tokenizer.decode(anchor, **options)) :]
+
+
+class _DropCounter:
+    """Counts dropped pairs by reason; on lazy data it warns at the first, tenth, hundredth … one."""
+
+    def __init__(self, dataset_name: str) -> None:
+        self.dataset_name = dataset_name
+        self.counts: Counter[str] = Counter()
+        self.num_seen = 0
+
+    def keep(self, example: dict[str, Any]) -> bool:
+        self.num_seen += 1
+        if example["split_prompt"]:
+            _warn_of_split_prompt(example["split_prompt"], f"At least one pair of the {self.dataset_name}")
+        reason = example["drop_reason"]
+        if reason is not None:
+            self.counts[reason] += 1
+            num_dropped = sum(self.counts.values())
+            if num_dropped == 10 ** (len(str(num_dropped)) - 1):
+                self.warn(self.num_seen)
+        return reason is None
+
+    def warn(self, num_seen: int) -> None:
+        logger.warning(
+            f"Dropped {sum(self.counts.values())} of {num_seen} pairs of the {self.dataset_name} dataset: "
+            f"{self.summary()}."
+        )
+
+    def summary(self) -> str:
+        return "; ".join(f"{count} where {REASONS[reason]}" for reason, count in sorted(self.counts.items()))
+
+
+def _tokenize_example(
+    example: dict[str, Any],
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+    eos_token: str | None,
+    max_length: int | None,
+    truncation_mode: str,
+) -> dict[str, Any]:
+    """Token IDs of one pair, or empty lists and the reason to drop it."""
+    output: dict[str, Any] = {column: example.get(column) or [] for column in ID_COLUMNS}
+    reason, split_prompt = None, None
+    if "chosen_ids" not in example:
+        if _is_missing(example):
+            reason = "missing"
+        else:
+            output, split_prompt = _tokenize_pair(example, processing_class, eos_token)
+    elif not (output["chosen_ids"] and output["rejected_ids"]):
+        reason = "missing"
+
+    prompt_length = len(output["prompt_ids"])
+    length = prompt_length + max(len(output["chosen_ids"]), len(output["rejected_ids"]))
+    has_weights = example.get("chosen_weights") is not None
+    if reason is None and output["chosen_ids"] == output["rejected_ids"] and not has_weights:
+        reason = "equal"
+    elif reason is None and max_length is not None and truncation_mode == "keep_start" and prompt_length >= max_length:
+        reason = "no_room"
+    length = length if max_length is None else min(length, max_length)
+    return {**output, "length": length, "drop_reason": reason, "split_prompt": split_prompt}
+
+
+def _tokenize_pair(
+    example: dict[str, Any], processing_class: PreTrainedTokenizerBase | ProcessorMixin, eos_token: str | None
+) -> tuple[dict[str, list[int]], str | None]:
+    # Copied, since the conversion renames keys of the messages in place.
+    pair = maybe_convert_to_chatml(deepcopy({column: example[column] for column in TEXT_COLUMNS if column in example}))
+    if "prompt" not in pair:
+        pair = extract_prompt(pair)
+    prompt, chosen, rejected = (pair[column] for column in TEXT_COLUMNS)
+    template_kwargs: dict[str, Any] = {}
+    if is_conversational(pair):
+        tools = example.get("tools")
+        template_kwargs = {
+            "tools": json.loads(tools) if isinstance(tools, str) else tools,
+            **(example.get("chat_template_kwargs") or {}),
+        }
+        prompt_kwargs = {"add_generation_prompt": True, **template_kwargs}
+    else:
+        prompt_kwargs = {}
+        if eos_token is not None:
+            chosen, rejected = (
+                text if text.endswith(eos_token) else text + eos_token for text in (chosen, rejected)
+            )
+
+    prompt_ids = list(_tokenize(processing_class, prompt, **prompt_kwargs)["input_ids"])
+    chosen_ids, rejected_ids = (
+        list(_tokenize(processing_class, prompt + chain, **template_kwargs)["input_ids"])
+        for chain in (chosen, rejected)
+    )
+    # Both chains continue the same prompt, so it ends where the first of them leaves it.
+    prompt_length = min(common_prefix_length(prompt_ids, ids) for ids in (chosen_ids, rejected_ids))
+    split_prompt = None
+    if prompt_length < len(prompt_ids):
+        split_prompt = processing_class.decode(prompt_ids[prompt_length:])
+    ids = {
+        "prompt_ids": prompt_ids[:prompt_length],
+        "chosen_ids": chosen_ids[prompt_length:],
+        "rejected_ids": rejected_ids[prompt_length:],
+    }
+    return ids, split_prompt
+
+
+def _is_missing(example: dict[str, Any]) -> bool:
+    """Whether a text of the pair is None, empty or blank. A prompt may be absent, if implicit, but not empty."""
+    for column in TEXT_COLUMNS:
+        if column not in example:
+            continue
+        value = example[column]
+        if isinstance(value, list):
+            # The last message decides; an assistant turn may consist of tool calls alone.
+            last = value[-1] if value else {}
+            texts = [last.get("content") or last.get("value"), last.get("tool_calls")]
+            if not any(text.strip() if isinstance(text, str) else text for text in texts):
+                return True
+        elif value is None or not value.strip():
+            return True
+    return False
+
+
+def _warn_of_implicit_text_prompt(example: dict[str, Any], dataset_name: str) -> None:
+    if isinstance(example.get("chosen"), str):
+        logger.warning(
+            f"The {dataset_name} dataset has no `prompt` column and plain text: the longest common start of both chains "
+            "is taken as the prompt, as TRL does. Dual chains-of-thought share the start of their reasoning too, which "
+            "then does not count as completion. Add a `prompt` column to tell the two apart."
+        )
+
+
+def _warn_of_split_prompt(text: str, where: str) -> None:
+    logger.warning_once(
+        f"{where} dataset: the tokenized prompt is not a prefix of the tokenized prompt+completion, usually because the "
+        "chat template renders the prompt alone differently or because tokens merge across the boundary. The completions "
+        f"start where they diverge, and this end of the prompt is left out of the training sequence: {text!r}. The model "
+        "is trained on a context that differs from the one it sees at inference. To avoid it, use a chat template that "
+        "renders the prompt the same way in both cases, or end the prompt on a token boundary."
+    )

@@ -1,0 +1,617 @@
+"""
+The EDIT trainer: TRL's `SFTTrainer` with the data, the loss and the metrics of dual chains-of-thought.
+
+All knowledge of TRL's and transformers' internals lives here; `tests/test_internals.py` names each of them. What is
+trained is decided elsewhere: columns in `data_utils.py`, weights in `data_collator.py`, the objective in `loss.py`.
+
+Two things would surprise. The language-model head sees the scored tokens alone: a hook on it picks their hidden states,
+so the model's own forward, with its own scaling and soft-capping, gives logits for those and no others. And the loss is
+divided by the pairs of the whole optimiser step, over accumulation steps and processes alike, whatever
+`average_tokens_across_devices` says.
+
+Paper: https://huggingface.co/papers/2405.19737
+"""
+
+import difflib
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from transformers import (
+    AutoConfig,
+    DataCollator,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import EvalLoopOutput
+from trl import SFTConfig, SFTTrainer
+from trl.data_utils import get_dataset_column_names
+from trl.trainer.base_config import _BaseConfig
+from trl.trainer.utils import get_config_model_id, global_then_local_main_first, selective_log_softmax_and_entropy
+
+from .data_collator import DataCollatorForDualCoT
+from .data_utils import ID_COLUMNS, WEIGHT_COLUMNS, check_columns, prepare_dual_cots
+from .edit_config import EDITConfig
+from .loss import is_gated, krsl_loss, weighted_token_losses
+
+
+logger = get_logger(__name__)
+
+_CITATION = """\
+@inproceedings{dai2025capture,
+    title        = {{Capture the Key in Reasoning to Enhance CoT Distillation Generalization}},
+    author       = {Dai, Chengwei and Li, Kun and Zhou, Wei and Hu, Songlin},
+    year         = 2025,
+    booktitle    = {Proceedings of the 63rd Annual Meeting of the Association for Computational Linguistics},
+    url          = {https://aclanthology.org/2025.acl-long.21},
+}
+
+@misc{dai2024beyond,
+    title        = {{Beyond Imitation: Learning Key Reasoning Steps from Dual Chain-of-Thoughts in Reasoning Distillation}},
+    author       = {Dai, Chengwei and Li, Kun and Zhou, Wei and Hu, Songlin},
+    year         = 2024,
+    eprint       = {2405.19737},
+    archivePrefix= {arXiv},
+}"""
+
+# Arguments of other trainers, and what does their work here.
+_REPLACEMENTS = {
+    "ref_model": "EDIT has no reference model: leave it out. To keep the student near its start, set "
+    "`chosen_other_weight` in `EDITConfig`",
+    "beta": "EDIT's β is the strength of the push away from mistakes: set `rejected_key_weight` in `EDITConfig`",
+    "tokenizer": "pass it as `processing_class`",
+    "compute_loss_func": "the loss is that of key reasoning steps learning: subclass `EDITTrainer` and override "
+    "`compute_loss`",
+    "compute_metrics": "logits exist for scored tokens only: read the metrics under `eval_edit/`, or score generations "
+    "after training",
+    "preprocess_logits_for_metrics": "logits exist for scored tokens only: read the metrics under `eval_edit/`",
+    "formatting_func": "a pair is not one text: give the columns `prompt`, `chosen` and `rejected` with `dataset.map()`",
+}
+
+# Sums over scored tokens that each chain contributes to the metrics.
+_SUMS = (
+    "chains",
+    "loss",
+    "scored",
+    "entropy",
+    "top1",
+    "key",
+    "key_log_probs",
+    "key_top1",
+    "pushed_away",
+    "gated",
+    "completion_tokens",
+    "key_before_truncation",
+    "in_pair_without_key",
+)
+
+
+class EDITTrainer(SFTTrainer):
+    """
+    Trainer for key reasoning steps learning (KRSL), the second stage of EDIT.
+
+    Fine-tunes a student on dual chains-of-thought: for one prompt a right chain (`chosen`) and a wrong one (`rejected`)
+    that share most of their reasoning. The tokens where they part are pulled to the right chain and pushed away from
+    the wrong one. This class is a [`~trl.SFTTrainer`] and takes the preference data of a [`~trl.DPOTrainer`].
+
+    Examples:
+
+    ```python
+    from datasets import load_dataset
+    from edit_trl import EDITTrainer
+
+    trainer = EDITTrainer(
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        train_dataset=load_dataset("json", data_files="dual_cots.jsonl", split="train"),
+    )
+    trainer.train()
+    ```
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Student to be trained, as for [`~trl.SFTTrainer`]: a causal language model. A `PeftModel` whose adapter is
+            trainable goes on training it.
+        args ([`EDITConfig`], *optional*):
+            Configuration. If `None`, a default configuration is used; an [`~trl.SFTConfig`] or
+            [`~transformers.TrainingArguments`] becomes an `EDITConfig` with the same values.
+        data_collator ([`~transformers.DataCollator`], *optional*):
+            Defaults to a [`DataCollatorForDualCoT`] with the options of `args`. Another one must return the same keys.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Preference dataset with `prompt`, `chosen` and `rejected`, as text or messages; or tokenized, with
+            `prompt_ids`, `chosen_ids`, `rejected_ids` and, optionally, `chosen_weights` and `rejected_weights`.
+        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or `dict` of them, *optional*):
+            Dataset, or several by name, to use for evaluation, in the same shapes.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`], *optional*):
+            Tokenizer. Loaded from the model's name if `None`.
+        compute_loss_func, compute_metrics, preprocess_logits_for_metrics, formatting_func:
+            Refused, with what to use instead. They stand here so that a script for `SFTTrainer` gets that answer.
+        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*):
+            Callbacks, for instance [`CollapseAlarmCallback`].
+        optimizers (`tuple`, *optional*, defaults to `(None, None)`):
+            Optimizer and learning-rate scheduler, as for [`~trl.SFTTrainer`].
+        optimizer_cls_and_kwargs (`tuple`, *optional*):
+            Optimizer class and keyword arguments, as for [`~trl.SFTTrainer`].
+        quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
+            Quantization for a model given by name, as for [`~trl.SFTTrainer`].
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Adapter to train instead of the full model. Prompt learning and adapters on `lm_head` are refused.
+
+    Raises:
+        ValueError: If the dataset lacks columns or has no pair to learn from, or if the model, the adapter or an argument
+            cannot work with dual chains-of-thought.
+        TypeError: If an argument has the wrong type or is unknown.
+        FloatingPointError: While training or evaluating, if the loss is not finite.
+
+    Paper: [Capture the Key in Reasoning to Enhance CoT Distillation
+    Generalization](https://huggingface.co/papers/2405.19737).
+    """
+
+    _tag_names = ["trl", "edit"]
+    _name = "EDIT"
+    _paper = {
+        "title": "Capture the Key in Reasoning to Enhance CoT Distillation Generalization",
+        "id": "2405.19737",
+        "citation": _CITATION,
+    }
+    # `compute_loss` divides by the pairs of all accumulation steps, so `Trainer` must not divide again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: "str | PreTrainedModel | Any",
+        args: SFTConfig | TrainingArguments | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset
+        | IterableDataset
+        | DatasetDict
+        | IterableDatasetDict
+        | dict[str, Dataset | IterableDataset]
+        | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        formatting_func: Callable | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _refuse_arguments(
+            {
+                "compute_loss_func": compute_loss_func,
+                "compute_metrics": compute_metrics,
+                "preprocess_logits_for_metrics": preprocess_logits_for_metrics,
+                "formatting_func": formatting_func,
+            },
+            kwargs,
+        )
+        args = _as_edit_config(args, model)
+        _check_model(model, args)
+        _check_adapter(peft_config, model)
+        _check_datasets(train_dataset, eval_dataset)
+
+        super().__init__(
+            model=model,
+            args=args,
+            # `None`, so that `SFTTrainer` settles the pad token
+            data_collator=None,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+        )
+        parallelism = self.accelerator.parallelism_config  # may come from an accelerate config rather than from `args`
+        if parallelism is not None and (parallelism.sp_enabled or parallelism.cp_enabled):
+            raise ValueError(
+                "`EDITTrainer` does not support sequence or context parallelism, but the accelerate configuration turns "
+                "it on. Scored tokens name positions of whole rows; set `sp_size=1` and `cp_size=1`."
+            )
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise ValueError(
+                "At least one parameter of `model` must require gradients, got none. Nothing would be trained; load a "
+                "trained adapter with `PeftModel.from_pretrained(model, path, is_trainable=True)`, or pass `peft_config`."
+            )
+        self.data_collator = data_collator if data_collator is not None else self._make_data_collator()
+        self._sums: dict[str, torch.Tensor] = {}
+        forward = (self.model.get_base_model() if is_peft_model(self.model) else self.model).forward
+        self._takes_position_ids = "position_ids" in inspect.signature(forward).parameters
+
+    def _make_data_collator(self) -> DataCollatorForDualCoT:
+        args = self.args
+        return DataCollatorForDualCoT(
+            pad_token_id=self._tokenizer.pad_token_id,
+            chosen_key_weight=args.chosen_key_weight,
+            rejected_key_weight=args.rejected_key_weight,
+            chosen_other_weight=args.chosen_other_weight,
+            alignment_level=args.alignment_level,
+            tie_break=args.tie_break,
+            tokenizer=self._tokenizer,
+            max_length=args.max_length,
+            truncation_mode=args.truncation_mode,
+            pad_to_multiple_of=args.pad_to_multiple_of,
+        )
+
+    # Data
+
+    def _prepare_dataset(
+        self,
+        dataset: Dataset | IterableDataset,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+        args: EDITConfig,
+        packing: bool,
+        formatting_func: Callable | None,
+        dataset_name: str,
+    ) -> Dataset | IterableDataset:
+        if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+            raise ValueError(
+                f"The {dataset_name} dataset must not use `Dataset.with_transform()`. Preparation would bake the "
+                "transform into the tokens; make the transform return tokenized pairs and pass "
+                "`dataset_kwargs={'skip_prepare_dataset': True}`, or apply it with `Dataset.map()` first."
+            )
+        with global_then_local_main_first():
+            dataset = prepare_dual_cots(
+                dataset,
+                processing_class,
+                eos_token=self._tokenizer.eos_token,
+                max_length=args.max_length,
+                truncation_mode=args.truncation_mode,
+                num_proc=args.dataset_num_proc,
+                dataset_name=dataset_name,
+            )
+        return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # `Trainer` removes all other columns before the collator sees them, and the sampler reads the length.
+        if self._signature_columns is None:
+            self._signature_columns = [*ID_COLUMNS, *WEIGHT_COLUMNS, self.args.length_column_name]
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Number of pairs of the whole optimiser step, over accumulation steps and processes."""
+        if not batch_samples:
+            return None
+        num_pairs = sum(len(batch["num_completion_tokens"]) // 2 for batch in batch_samples)
+        # Tensor-parallel ranks hold the same pairs.
+        return self.accelerator.gather(torch.tensor([num_pairs], device=device)).sum() // self._tp_size
+
+    # Loss
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """
+        KRSL loss of a batch of the collator.
+
+        Args:
+            model ([`~torch.nn.Module`]):
+                Student, wrapped for training or not.
+            inputs (`dict[str, torch.Tensor]`):
+                Output of [`DataCollatorForDualCoT`].
+            return_outputs (`bool`, *optional*, defaults to `False`):
+                Whether to return the model's outputs too. Their logits have the shape (1, num_scored, vocabulary).
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+                Pairs of the whole optimiser step. Defaults to the pairs of this batch.
+
+        Returns:
+            `torch.Tensor` or `tuple`: The loss, in nats, or the loss and the outputs.
+
+        Raises:
+            FloatingPointError: If the loss is not finite, on any process.
+        """
+        chains, weights = inputs["scored_chains"], inputs["scored_weights"]
+        num_completion_tokens = inputs["num_completion_tokens"]
+        num_pairs = len(num_completion_tokens) // 2
+        options = {
+            "rejected_loss": self.args.rejected_loss,
+            "rejected_nll_threshold": self.args.rejected_nll_threshold,
+        }
+
+        outputs = self._forward_scored(model, inputs)
+        logits = outputs.logits.float()
+        log_probs, entropy = selective_log_softmax_and_entropy(
+            logits, inputs["scored_ids"][None], entropy_requires_grad=False
+        )
+        log_probs = log_probs[0]
+        # One row per token: a flat list of any layout has the shape that the loss takes.
+        loss = krsl_loss(
+            log_probs[:, None],
+            weights[:, None],
+            num_completion_tokens[chains],
+            num_pairs if num_items_in_batch is None else num_items_in_batch,
+            **options,
+        )
+        # Gradients are averaged over data-parallel processes, and the number of pairs is already that of all of them.
+        if num_items_in_batch is not None:
+            loss = loss * (self.accelerator.num_processes / self._tp_size)
+        if self.aux_loss_enabled:
+            steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
+
+        with torch.no_grad():
+            key = inputs["scored_key"].float()
+            is_top1 = (logits[0].argmax(dim=-1) == inputs["scored_ids"]).float()
+            token_losses = weighted_token_losses(log_probs, weights, **options)
+            per_token = torch.stack(
+                [
+                    token_losses / num_completion_tokens[chains].clamp(min=1),
+                    torch.ones_like(key),
+                    entropy[0].float(),
+                    is_top1,
+                    key,
+                    # `where`, not a product: an unscored infinity must not make the sum NaN
+                    torch.where(inputs["scored_key"], log_probs, 0.0),
+                    key * is_top1,
+                    (weights < 0).float(),
+                    is_gated(log_probs, weights, self.args.rejected_nll_threshold).float(),
+                ],
+                dim=1,
+            )
+            self._count(inputs, per_token, "train" if self.model.training else "eval")
+        if self.aux_loss_enabled and self.model.training:
+            aux_loss = self.accelerator.gather(outputs.aux_loss.detach().reshape(1)).mean().item()
+            self._metrics["train"]["aux_loss"].append(aux_loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def _forward_scored(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
+        """Forward pass whose logits are those of the scored tokens, of shape (1, num_scored, vocabulary)."""
+        model_inputs: dict[str, Any] = {
+            "input_ids": inputs["input_ids"],
+            "attention_mask": inputs["attention_mask"],
+            # The default of the model config may warn, since a cache cannot be checkpointed.
+            "use_cache": False,
+        }
+        if self._takes_position_ids:
+            model_inputs["position_ids"] = inputs["position_ids"]
+        if self.aux_loss_enabled:
+            model_inputs["output_router_logits"] = True
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        with _scored_positions_only(head, inputs["scored_rows"], inputs["scored_positions"]) as num_calls:
+            outputs = model(**model_inputs)
+        if len(num_calls) != 1:
+            raise ValueError(
+                f"{type(self.model).__name__} must call its output embeddings once per forward pass, got "
+                f"{len(num_calls)} calls. The logits of the scored tokens are taken there; pass a causal language model "
+                "whose `get_output_embeddings()` is the module that computes its logits."
+            )
+        return outputs
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, None, None]:
+        """Loss of an evaluation batch. There are no predictions: logits exist for the scored tokens alone."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs).detach(), None, None
+
+    # Metrics
+
+    def _count(self, inputs: dict[str, torch.Tensor], per_token: torch.Tensor, mode: str) -> None:
+        """Add this batch, on all processes, to the sums that the metrics are made of."""
+        num_completion_tokens = inputs["num_completion_tokens"]
+        num_chains = len(num_completion_tokens)
+        per_chain = per_token.new_zeros(num_chains, per_token.size(1))
+        per_chain.index_add_(0, inputs["scored_chains"], per_token)
+        num_key = per_chain[:, _SUMS.index("key") - 1].view(2, -1).sum(dim=0)
+        per_chain = torch.cat(
+            [
+                per_chain.new_ones(num_chains, 1),
+                per_chain,
+                num_completion_tokens[:, None],
+                inputs["num_key_tokens"][:, None],
+                (num_key == 0).repeat(2)[:, None],
+            ],
+            dim=1,
+        )
+        per_pair = per_chain.view(2, num_chains // 2, -1).transpose(0, 1).reshape(num_chains // 2, -1)
+        if mode == "train":
+            local = torch.cat([per_pair.sum(dim=0), inputs["num_tokens"].reshape(1).to(per_pair.dtype)])
+            *sums, num_tokens = self.accelerator.gather(local[None]).double().sum(dim=0).tolist()
+            self._total_train_tokens += int(num_tokens) // self._tp_size
+        else:
+            # By pair, so that the samples that pad the last batch are left out.
+            sums = self.accelerator.gather_for_metrics(per_pair).double().sum(dim=0).tolist()
+        batch_sums = torch.tensor(sums, dtype=torch.float64).view(2, -1)
+        if not math.isfinite(batch_sums[:, _SUMS.index("loss")].sum()):
+            raise FloatingPointError(
+                f"The loss must be finite, got {batch_sums[:, _SUMS.index('loss')].sum().item()} at step "
+                f"{self.state.global_step} ({mode}). The student would be lost; lower `learning_rate` or "
+                '`rejected_key_weight`, bound the push with `rejected_loss="unlikelihood"`, clip with `max_grad_norm`, or '
+                "train in bf16 instead of fp16."
+            )
+        self._sums[mode] = self._sums[mode] + batch_sums if mode in self._sums else batch_sums
+
+    def _pop_metrics(self, mode: str) -> dict[str, float]:
+        """Metrics of everything counted since the last call, by name."""
+        sums = self._sums.pop(mode, None)
+        if sums is None:
+            return {}
+        chosen, rejected = (dict(zip(_SUMS, side, strict=True)) for side in sums.tolist())
+        both = {name: chosen[name] + rejected[name] for name in _SUMS}
+        num_pairs = chosen["chains"]
+        fractions = {
+            "entropy": (both["entropy"], both["scored"]),
+            "mean_token_accuracy": (both["top1"], both["scored"]),
+            "edit/loss_chosen": (chosen["loss"], num_pairs),
+            "edit/loss_rejected": (rejected["loss"], num_pairs),
+            "edit/key_token_ratio_chosen": (chosen["key"], chosen["completion_tokens"]),
+            "edit/key_token_ratio_rejected": (rejected["key"], rejected["completion_tokens"]),
+            "edit/logps_key_chosen": (chosen["key_log_probs"], chosen["key"]),
+            "edit/logps_key_rejected": (rejected["key_log_probs"], rejected["key"]),
+            "edit/key_token_accuracy": (chosen["key_top1"], chosen["key"]),
+            "edit/rejected_gated_ratio": (both["gated"], both["pushed_away"]),
+            "edit/truncated_key_ratio": (
+                both["key_before_truncation"] - both["key"],
+                both["key_before_truncation"],
+            ),
+            "edit/pairs_without_key_tokens": (chosen["in_pair_without_key"], num_pairs),
+        }
+        # A mean over nothing is left out rather than logged as zero.
+        metrics = {name: above / below for name, (above, below) in fractions.items() if below}
+        if "edit/logps_key_chosen" in metrics and "edit/logps_key_rejected" in metrics:
+            metrics["edit/key_margin"] = metrics["edit/logps_key_chosen"] - metrics["edit/logps_key_rejected"]
+        metrics["num_tokens"] = self._total_train_tokens
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training:
+            for name, value in self._pop_metrics("train").items():
+                self._metrics["train"][name] = [value]
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
+        self._sums.pop("eval", None)
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        num_pairs = int(self._sums["eval"][0, _SUMS.index("chains")]) if "eval" in self._sums else 0
+        metrics = self._pop_metrics("eval")
+        if metrics:
+            # `Trainer` averages over batches, the last of which may be short.
+            metrics["loss"] = metrics["edit/loss_chosen"] + metrics["edit/loss_rejected"]
+        output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
+        return output._replace(num_samples=num_pairs)
+
+    # Model card
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the model card, as TRL does; a student that started from a local folder names that folder."""
+        super().create_model_card(*args, **kwargs)
+        base_model = get_config_model_id(self.model.config)
+        if self.is_world_process_zero() and (not base_model or os.path.isdir(base_model)):
+            card = Path(self.args.output_dir) / "README.md"
+            name = f"`{Path(base_model).name}`" if base_model else "a model without a name"
+            card.write_text(card.read_text().replace("[None](https://huggingface.co/None)", name))
+
+
+@contextmanager
+def _scored_positions_only(
+    head: torch.nn.Module, rows: torch.Tensor, positions: torch.Tensor
+) -> Iterator[list[torch.Size]]:
+    """
+    Let the language-model head see the hidden states at `(rows, positions)` alone, as one row.
+
+    About one token in twenty has a weight, and projecting those alone keeps the (tokens, vocabulary) logits small on
+    every device. A hook keeps what the model does around its head: scaling, soft-capping, casting, sharding.
+    """
+    calls: list[torch.Size] = []
+
+    def select(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        hidden_states, *rest = args
+        calls.append(hidden_states.shape)
+        device = hidden_states.device
+        return (hidden_states[rows.to(device), positions.to(device)][None], *rest), kwargs
+
+    handle = head.register_forward_pre_hook(select, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def _refuse_arguments(refused: dict[str, Any], unknown: dict[str, Any]) -> None:
+    for name, value in {**refused, **unknown}.items():
+        if name in _REPLACEMENTS and (value is not None or name in unknown):
+            raise ValueError(f"`EDITTrainer` does not take `{name}`: {_REPLACEMENTS[name]}.")
+        if name in unknown:
+            parameters = [p for p in inspect.signature(EDITTrainer.__init__).parameters if p not in ("self", "kwargs")]
+            nearest = difflib.get_close_matches(name, parameters, n=1)
+            raise TypeError(
+                f"`EDITTrainer` has no argument `{name}`. "
+                + (f"Did you mean `{nearest[0]}`?" if nearest else f"It takes {', '.join(parameters)}.")
+            )
+
+
+def _as_edit_config(args: Any, model: Any) -> EDITConfig:
+    if isinstance(args, EDITConfig):
+        return args
+    if args is None:
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
+        return EDITConfig(output_dir=f"{name.split('/')[-1]}-EDIT")
+    if not isinstance(args, TrainingArguments):
+        hint = ""
+        if isinstance(args, torch.nn.Module):
+            hint = " `DPOTrainer` takes its `ref_model` second; EDIT has no reference model, leave it out."
+        raise TypeError(
+            f"`args` must be an `EDITConfig`, got `{type(args).__name__}`.{hint} Pass "
+            "`args=EDITConfig(output_dir=...)`."
+        )
+    if isinstance(args, _BaseConfig) and not isinstance(args, SFTConfig):
+        raise TypeError(
+            f"`args` must be an `EDITConfig`, got a `{type(args).__name__}`. Its loss has other parameters (DPO's `beta` "
+            "is not EDIT's β), so it is not converted: pass `args=EDITConfig(output_dir=...)`, with "
+            "`rejected_key_weight` as the strength of the push away from mistakes."
+        )
+    values = args.to_dict()
+    values["hub_token"] = args.hub_token  # `to_dict` hides it
+    logger.info(
+        f"`args` is a `{type(args).__name__}`: it became an `EDITConfig` with the same values, learning rate "
+        f"{args.learning_rate} included (EDIT's own default is 5e-6)."
+    )
+    return EDITConfig(**values)
+
+
+def _check_model(model: Any, args: EDITConfig) -> None:
+    config = getattr(model, "config", None)
+    if isinstance(model, str):
+        options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
+        with suppress(OSError, ValueError):  # what cannot be loaded is for `SFTTrainer` to say
+            config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **options)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"`model` must be a causal (decoder-only) language model, got the encoder-decoder `{config.model_type}`. "
+            "Its decoder does not see prompt and completion as one text; pass a decoder-only student."
+        )
+
+
+def _check_adapter(peft_config: Any, model: Any) -> None:
+    configs = [peft_config, *(model.peft_config.values() if is_peft_model(model) else ())]
+    for config in configs:
+        if getattr(config, "is_prompt_learning", False):
+            raise ValueError(
+                f"`EDITTrainer` does not support prompt learning, got `{type(config).__name__}`. Its virtual tokens shift "
+                "the positions of the scored tokens; pass a `LoraConfig` as `peft_config`."
+            )
+
+
+def _check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
+    """Check columns before a model is loaded for nothing."""
+    named = {"train": train_dataset}
+    named.update(eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset})
+    for name, dataset in named.items():
+        if not isinstance(dataset, (Dataset, IterableDataset)):
+            if dataset is None and name != "train":
+                continue
+            raise TypeError(
+                f"`{name if name == 'train' else 'eval'}_dataset` must be a `datasets.Dataset` or `IterableDataset`, got "
+                f"`{type(dataset).__name__}`. Load one with `datasets.load_dataset(..., split='train')`."
+            )
+        if isinstance(dataset, Dataset) and len(dataset) == 0:
+            raise ValueError(
+                f"The {name} dataset must have at least one pair, got none. Look at how it was loaded or filtered."
+            )
+        check_columns(get_dataset_column_names(dataset), name)

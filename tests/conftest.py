@@ -1,0 +1,112 @@
+"""
+Tiny models and a tokenizer built here, so that the tests need neither a network nor a GPU.
+"""
+
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from accelerate import PartialState
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+# A process on a two-core machine; more threads than that cost time.
+torch.set_num_threads(int(os.environ.get("EDIT_TRL_TEST_THREADS", "1")))
+
+CHAT_TEMPLATE = (
+    "{% if tools %}<|im_start|>tools\n{{ tools | length }}<|im_end|>\n{% endif %}"
+    "{% if shout %}LOUD {% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CORPUS = [
+    "Q: Tom has 3 apples and buys 4 more. How many apples does Tom have? A: Tom has 3 + 4 = 7 apples.",
+    "Therefore, the answer is 7. Let's think step by step. First, 12 + 30 = 42. Then 42 - 5 = 37.",
+    "user assistant system tools What is 2 + 2? It is 4. It is 5. not True is False; and or True",
+    "Evaluate the expression. The result of 8 * 6 is 48, so 48 + 1 = 49. The answer is (B). Monday Tuesday",
+] * 4
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE tokenizer of 400 tokens with a chat template, an end of sequence and a pad token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<pad>", chat_template=CHAT_TEMPLATE
+    )
+
+
+def build_model(seed: int = 0, **options) -> LlamaForCausalLM:
+    """Llama of two layers and 400 tokens, randomly initialised, large enough weights for gradients to matter."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        **{
+            "vocab_size": 400,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.2,
+            "pad_token_id": 3,
+            "bos_token_id": None,
+            "eos_token_id": 2,
+            **options,
+        }
+    )
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def accelerate_state():
+    """accelerate's logger asks for its state, which the trainers' arguments normally create."""
+    PartialState()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    return build_model()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tokenizer) -> str:
+    """A saved tiny student with its tokenizer, as a path for the trainers."""
+    folder = str(tmp_path_factory.mktemp("models") / "tiny-llama")
+    build_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[dict[str, str]]:
+    """Eight plain-text pairs of different lengths."""
+    return [
+        {
+            "prompt": f"Q: What is {a} + {b} - {c}?\nA:",
+            "chosen": f" Let's think step by step. First, {a} + {b} = {a + b}. " + "So " * c
+            + f"Then {a + b} - {c} = {a + b - c}. Therefore, the answer is {a + b - c}.",
+            "rejected": f" Let's think step by step. First, {a} + {b} = {a + b + 1}. " + "So " * c
+            + f"Then {a + b + 1} - {c} = {a + b + 1 - c}. Therefore, the answer is {a + b + 1 - c}.",
+        }
+        for a, b, c in ((12, 30, 5), (3, 4, 1), (8, 6, 2), (20, 19, 7), (5, 5, 3), (41, 1, 0), (9, 33, 4), (2, 2, 6))
+    ]
