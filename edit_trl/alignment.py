@@ -89,7 +89,9 @@ class Alignment:
             starts.append(list(accumulate(lengths, initial=0)))
         chosen_starts, rejected_starts = starts
         return Alignment(
-            chosen_key=[key for key, length in zip(self.chosen_key, chosen_lengths, strict=True) for _ in range(length)],
+            chosen_key=[
+                key for key, length in zip(self.chosen_key, chosen_lengths, strict=True) for _ in range(length)
+            ],
             rejected_key=[
                 key for key, length in zip(self.rejected_key, rejected_lengths, strict=True) for _ in range(length)
             ],
@@ -101,9 +103,7 @@ class Alignment:
         )
 
 
-def align(
-    chosen: Sequence[Hashable], rejected: Sequence[Hashable], *, tie_break: str = "symmetric"
-) -> Alignment:
+def align(chosen: Sequence[Hashable], rejected: Sequence[Hashable], *, tie_break: str = "symmetric") -> Alignment:
     """
     Align the two completions of a dual chain-of-thought by a minimum edit script.
 
@@ -260,9 +260,7 @@ def word_lengths(token_texts: Sequence[str], special: Sequence[bool]) -> list[in
     """
     lengths: list[int] = []
     for i, (text, is_special) in enumerate(zip(token_texts, special, strict=True)):
-        starts_word = (
-            i == 0 or is_special or special[i - 1] or text[:1].isspace() or token_texts[i - 1][-1:].isspace()
-        )
+        starts_word = i == 0 or is_special or special[i - 1] or text[:1].isspace() or token_texts[i - 1][-1:].isspace()
         if starts_word:
             lengths.append(1)
         else:

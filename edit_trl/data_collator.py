@@ -148,7 +148,10 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 scored.extend(
                     (chain, t - 1 - start, ids[t], weight, key, chain)
                     for t, weight, key in zip(
-                        range(first, stop), weights[first - prompt_length :], is_key[first - prompt_length :], strict=False
+                        range(first, stop),
+                        weights[first - prompt_length :],
+                        is_key[first - prompt_length :],
+                        strict=False,
                     )
                     if key or weight
                 )
@@ -212,9 +215,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         return (0, self.max_length) if self.truncation_mode == "keep_start" else (length - self.max_length, length)
 
     def _pad(self, rows: list[torch.Tensor], padding_value: int) -> torch.Tensor:
-        return pad(
-            rows, padding_value=padding_value, padding_side="right", pad_to_multiple_of=self.pad_to_multiple_of
-        )
+        return pad(rows, padding_value=padding_value, padding_side="right", pad_to_multiple_of=self.pad_to_multiple_of)
 
 
 def _check_weights(example: dict[str, Any], side: str) -> list[float]:

@@ -92,7 +92,9 @@ def check_columns(column_names: list[str], dataset_name: str = "train") -> bool:
     if missing:
         hints = []
         for column in missing:
-            nearest = difflib.get_close_matches(column, [c for c in column_names if c not in required], n=1, cutoff=0.6)
+            nearest = difflib.get_close_matches(
+                column, [c for c in column_names if c not in required], n=1, cutoff=0.6
+            )
             if nearest:
                 hints.append(f"rename `{nearest[0]}` to `{column}` with `dataset.rename_column()`")
         raise ValueError(
@@ -294,9 +296,7 @@ def _tokenize_pair(
     else:
         prompt_kwargs = {}
         if eos_token is not None:
-            chosen, rejected = (
-                text if text.endswith(eos_token) else text + eos_token for text in (chosen, rejected)
-            )
+            chosen, rejected = (text if text.endswith(eos_token) else text + eos_token for text in (chosen, rejected))
 
     prompt_ids = list(_tokenize(processing_class, prompt, **prompt_kwargs)["input_ids"])
     chosen_ids, rejected_ids = (

@@ -138,6 +138,8 @@ class EDITConfig(SFTConfig):
         super().__post_init__()
         self._check_ranges()
         self._check_supported()
+        # Dispatching would slice batches by rows; each process collates its own pairs instead.
+        self.accelerator_config.dispatch_batches = False
 
     def _choose_cpu(self) -> None:
         # TRL turns bf16 on, and transformers refuses bf16 on a machine without accelerator.
@@ -202,7 +204,12 @@ class EDITConfig(SFTConfig):
     def _check_supported(self) -> None:
         refusals = [
             (self.packing, "packing=True", "a packed row would part the chains of a pair", "packing=False"),
-            (self.eval_packing, "eval_packing=True", "a packed row would part the chains of a pair", "eval_packing=None"),
+            (
+                self.eval_packing,
+                "eval_packing=True",
+                "a packed row would part the chains of a pair",
+                "eval_packing=None",
+            ),
             (
                 self.padding_free,
                 "padding_free=True",
@@ -241,6 +248,12 @@ class EDITConfig(SFTConfig):
                 "sp_size=1 and cp_size=1",
             ),
             (
+                bool(self.accelerator_config.dispatch_batches),
+                'accelerator_config={"dispatch_batches": True}',
+                "slicing a batch by rows would part the chains of a pair",
+                'accelerator_config={"dispatch_batches": False}',
+            ),
+            (
                 (self.liger_kernel_config or {}).get("fused_linear_cross_entropy", False),
                 'liger_kernel_config={"fused_linear_cross_entropy": True}',
                 "it replaces the LM head that the scored tokens go through",
@@ -249,9 +262,7 @@ class EDITConfig(SFTConfig):
         ]
         for is_set, setting, reason, instead in refusals:
             if is_set:
-                raise ValueError(
-                    f"`EDITConfig` does not support `{setting}`: {reason}. Set `{instead}` instead."
-                )
+                raise ValueError(f"`EDITConfig` does not support `{setting}`: {reason}. Set `{instead}` instead.")
 
 
 def _parse_threshold(text: str) -> float | None:

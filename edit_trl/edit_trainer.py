@@ -498,14 +498,36 @@ class EDITTrainer(SFTTrainer):
 
     # Model card
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the model card, as TRL does; a student that started from a local folder names that folder."""
-        super().create_model_card(*args, **kwargs)
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """
+        Write the model card, as TRL does, and put names where it would write "None".
+
+        Args:
+            model_name (`str`, *optional*):
+                Name of the student. Defaults to that of `output_dir`.
+            dataset_name (`str`, *optional*):
+                Name of the dataset on the Hub.
+            tags (`str` or `list[str]`, *optional*):
+                Tags to add to those of the trainer.
+        """
+        model_name = model_name or Path(self.args.output_dir).name
+        super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
+        if not self.is_world_process_zero():
+            return
+        card = Path(self.args.output_dir) / "README.md"
+        text = card.read_text()
         base_model = get_config_model_id(self.model.config)
-        if self.is_world_process_zero() and (not base_model or os.path.isdir(base_model)):
-            card = Path(self.args.output_dir) / "README.md"
+        if not base_model or os.path.isdir(base_model):
             name = f"`{Path(base_model).name}`" if base_model else "a model without a name"
-            card.write_text(card.read_text().replace("[None](https://huggingface.co/None)", name))
+            text = text.replace("[None](https://huggingface.co/None)", name)
+        if self.hub_model_id is None:
+            text = text.replace('model="None"', f'model="{self.args.output_dir}"')
+        card.write_text(text)
 
 
 @contextmanager
@@ -567,7 +589,8 @@ def _as_edit_config(args: Any, model: Any) -> EDITConfig:
             "`rejected_key_weight` as the strength of the push away from mistakes."
         )
     values = args.to_dict()
-    values["hub_token"] = args.hub_token  # `to_dict` hides it
+    # `to_dict` hides every field that ends in `_token`, whatever it holds.
+    values.update({name: getattr(args, name) for name in values if name.endswith("_token")})
     logger.info(
         f"`args` is a `{type(args).__name__}`: it became an `EDITConfig` with the same values, learning rate "
         f"{args.learning_rate} included (EDIT's own default is 5e-6)."
@@ -589,7 +612,7 @@ def _check_model(model: Any, args: EDITConfig) -> None:
 
 
 def _check_adapter(peft_config: Any, model: Any) -> None:
-    configs = [peft_config, *(model.peft_config.values() if is_peft_model(model) else ())]
+    configs = [peft_config, *(getattr(model, "peft_config", None) or {}).values()]
     for config in configs:
         if getattr(config, "is_prompt_learning", False):
             raise ValueError(

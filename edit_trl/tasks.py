@@ -150,7 +150,8 @@ class _Chain:
         """The right value, or in the place of the mistake a wrong one. `wrong` has the wrong values of each kind."""
         place = self._num_choices
         self._num_choices += 1
-        self.mistakes += [_Mistake(place, kind, v) for kind, values in wrong.items() for v in values if v != right]
+        if self.mistake is None:
+            self.mistakes += [_Mistake(place, kind, v) for kind, values in wrong.items() for v in values if v != right]
         if self.mistake is None or self.mistake.place != place:
             return right
         self._mistaken = True
@@ -654,8 +655,8 @@ def _draw_dual_cot(task: str, level: int, rng: random.Random, seen: set[str]) ->
         return None
     right = _Chain()
     reason(right)
-    # First a kind, then a place, then a value, so that kinds with many values are not more frequent for it. Early places
-    # are more likely than late ones, since their consequences run longer.
+    # First a kind, then a place, then a value, so that kinds with many values are not more frequent for it. Early
+    # places are more likely than late ones, since their consequences run longer.
     kinds = {kind: rng.random() for kind in sorted({mistake.kind for mistake in right.mistakes})}
     places = {place: rng.random() * (place + 3) for place in sorted({mistake.place for mistake in right.mistakes})}
     mistakes = rng.sample(right.mistakes, len(right.mistakes))

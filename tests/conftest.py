@@ -103,10 +103,33 @@ def pairs() -> list[dict[str, str]]:
     return [
         {
             "prompt": f"Q: What is {a} + {b} - {c}?\nA:",
-            "chosen": f" Let's think step by step. First, {a} + {b} = {a + b}. " + "So " * c
+            "chosen": f" Let's think step by step. First, {a} + {b} = {a + b}. "
+            + "So " * c
             + f"Then {a + b} - {c} = {a + b - c}. Therefore, the answer is {a + b - c}.",
-            "rejected": f" Let's think step by step. First, {a} + {b} = {a + b + 1}. " + "So " * c
+            "rejected": f" Let's think step by step. First, {a} + {b} = {a + b + 1}. "
+            + "So " * c
             + f"Then {a + b + 1} - {c} = {a + b + 1 - c}. Therefore, the answer is {a + b + 1 - c}.",
         }
         for a, b, c in ((12, 30, 5), (3, 4, 1), (8, 6, 2), (20, 19, 7), (5, 5, 3), (41, 1, 0), (9, 33, 4), (2, 2, 6))
     ]
+
+
+def build_metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """Tokenizer in the manner of sentencepiece: a mark for spaces, and bytes for characters that it does not know."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))],
+        initial_alphabet=["\n", *map(chr, range(33, 127)), "\u2581"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="session", params=["byte_level", "metaspace"])
+def any_tokenizer(request, tokenizer) -> PreTrainedTokenizerFast:
+    """One tokenizer of each kind: their tokens carry spaces in different ways."""
+    return tokenizer if request.param == "byte_level" else build_metaspace_tokenizer()

@@ -1,0 +1,569 @@
+"""
+Tests of the collator against a slow reading of the method's definitions, written here one token at a time.
+
+The alignment itself is tested in `test_alignment.py`; here it is taken as given.
+"""
+
+import copy
+import math
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from edit_trl.alignment import align
+from edit_trl.data_collator import DataCollatorForDualCoT
+
+
+PAD = 99
+SCORED = ("scored_rows", "scored_positions", "scored_ids", "scored_weights", "scored_key", "scored_chains")
+DTYPES = {
+    "input_ids": torch.long,
+    "attention_mask": torch.long,
+    "position_ids": torch.long,
+    "scored_rows": torch.long,
+    "scored_positions": torch.long,
+    "scored_ids": torch.long,
+    "scored_weights": torch.float,
+    "scored_key": torch.bool,
+    "scored_chains": torch.long,
+    "num_completion_tokens": torch.long,
+    "num_key_tokens": torch.long,
+    "num_tokens": torch.long,
+}
+
+token_ids = st.lists(st.integers(0, 4), max_size=7)
+examples_lists = st.lists(
+    st.fixed_dictionaries({"prompt_ids": token_ids, "chosen_ids": token_ids, "rejected_ids": token_ids}),
+    min_size=1,
+    max_size=4,
+)
+options_dicts = st.fixed_dictionaries(
+    {},
+    optional={
+        "chosen_key_weight": st.sampled_from([0.0, 1.0, 2.0]),
+        "rejected_key_weight": st.sampled_from([0.0, 0.025, 1.0]),
+        "chosen_other_weight": st.sampled_from([0.0, 0.3]),
+        "tie_break": st.sampled_from(["symmetric", "reference"]),
+        "max_length": st.one_of(st.none(), st.integers(1, 12)),
+        "truncation_mode": st.sampled_from(["keep_start", "keep_end"]),
+        "pad_to_multiple_of": st.sampled_from([None, 4, 8]),
+    },
+)
+
+
+def example(prompt, chosen, rejected, **weights):
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, **weights}
+
+
+def slow_rows(examples, options):
+    """Kept tokens of each row, its scored tokens, and its numbers of completion and key tokens, by the definitions."""
+    max_length, keep_start = options.get("max_length"), options.get("truncation_mode", "keep_start") == "keep_start"
+    alpha, beta = options.get("chosen_key_weight", 1.0), options.get("rejected_key_weight", 0.025)
+    gamma = options.get("chosen_other_weight", 0.0)
+    rows, scored, num_completion_tokens, num_key_tokens = [], [], [], []
+    for side in ("chosen", "rejected"):
+        for pair in examples:
+            if "chosen_weights" in pair:
+                weights = pair[f"{side}_weights"]
+                keys = [weight != 0 for weight in weights]
+            else:
+                script = align(
+                    pair["chosen_ids"], pair["rejected_ids"], tie_break=options.get("tie_break", "symmetric")
+                )
+                keys = getattr(script, f"{side}_key")
+                weights = [(alpha if key else gamma) if side == "chosen" else (-beta if key else 0.0) for key in keys]
+            # One record per token: ID, whether it is of the completion, weight, key.
+            tokens = [(token, False, 0.0, False) for token in pair["prompt_ids"]]
+            tokens += [
+                (token, True, weight, key)
+                for token, weight, key in zip(pair[f"{side}_ids"], weights, keys, strict=True)
+            ]
+            if max_length is not None and len(tokens) > max_length:
+                tokens = tokens[:max_length] if keep_start else tokens[len(tokens) - max_length :]
+            row = len(rows)
+            for position, (token, is_completion, weight, key) in enumerate(tokens):
+                if is_completion and position > 0 and (key or weight != 0):
+                    scored.append((row, position - 1, token, weight, key, row))
+            rows.append([token for token, *_ in tokens])
+            num_completion_tokens.append(sum(is_completion for _, is_completion, *_ in tokens))
+            num_key_tokens.append(sum(keys))
+    return rows, scored, num_completion_tokens, num_key_tokens
+
+
+def check_batch(batch, examples, options):
+    """Every tensor against the slow reading."""
+    rows, scored, num_completion_tokens, num_key_tokens = slow_rows(examples, options)
+    multiple = options.get("pad_to_multiple_of") or 1
+    width = math.ceil(max(map(len, rows)) / multiple) * multiple
+    assert batch.keys() == DTYPES.keys()
+    assert {name: value.dtype for name, value in batch.items()} == DTYPES
+
+    padding = [width - len(row) for row in rows]
+    assert batch["input_ids"].tolist() == [row + [PAD] * n for row, n in zip(rows, padding, strict=True)]
+    assert batch["attention_mask"].tolist() == [[1] * len(row) + [0] * n for row, n in zip(rows, padding, strict=True)]
+    assert batch["position_ids"].tolist() == [
+        [*range(len(row))] + [0] * n for row, n in zip(rows, padding, strict=True)
+    ]
+
+    found = list(zip(*(batch[name].tolist() for name in SCORED), strict=True))
+    single = torch.tensor([entry[3] for entry in scored]).tolist()
+    expected = [(*entry[:3], weight, *entry[4:]) for entry, weight in zip(scored, single, strict=True)]
+    assert sorted(found) == sorted(expected)  # each exactly once, and none other
+    for row, position, token, _, _, chain in found:
+        assert batch["input_ids"][row, position + 1] == token
+        assert batch["attention_mask"][row, position] == batch["attention_mask"][row, position + 1] == 1
+        assert chain == row
+
+    assert batch["num_completion_tokens"].tolist() == num_completion_tokens
+    assert batch["num_key_tokens"].tolist() == num_key_tokens
+    assert batch["num_tokens"].item() == sum(map(len, rows)) == batch["attention_mask"].sum()
+
+
+def key_places(batch, row, prompt_length):
+    """Which tokens of a row's completion are key."""
+    chosen = (batch["scored_rows"] == row) & batch["scored_key"]
+    return [position + 1 - prompt_length for position in batch["scored_positions"][chosen].tolist()]
+
+
+class TestLayout:
+    def test_worked_example(self):
+        """
+        Two pairs with prompts of 2 and 1 tokens. Pair 0: 11 is replaced by 21. Pair 1: the wrong chain has 22 more.
+        Rows are right 0, right 1, wrong 0, wrong 1, padded to the 5 tokens of the longest. A token at position p is
+        predicted at p - 1: 11 and 21 stand at 3, 22 at 2.
+        """
+        collator = DataCollatorForDualCoT(pad_token_id=PAD)
+
+        batch = collator([example([1, 2], [10, 11, 12], [10, 21, 12]), example([3], [13, 14], [13, 22, 14])])
+
+        assert {name: value.dtype for name, value in batch.items()} == DTYPES
+        assert batch["input_ids"].tolist() == [
+            [1, 2, 10, 11, 12],
+            [3, 13, 14, PAD, PAD],
+            [1, 2, 10, 21, 12],
+            [3, 13, 22, 14, PAD],
+        ]
+        assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0], [1] * 5, [1, 1, 1, 1, 0]]
+        assert batch["position_ids"].tolist() == [
+            [0, 1, 2, 3, 4],
+            [0, 1, 2, 0, 0],
+            [0, 1, 2, 3, 4],
+            [0, 1, 2, 3, 0],
+        ]
+        assert batch["scored_rows"].tolist() == [0, 2, 3]
+        assert batch["scored_positions"].tolist() == [2, 2, 1]
+        assert batch["scored_ids"].tolist() == [11, 21, 22]
+        assert batch["scored_weights"].tolist() == pytest.approx([1.0, -0.025, -0.025])
+        assert batch["scored_key"].tolist() == [True, True, True]
+        assert batch["scored_chains"].tolist() == [0, 2, 3]
+        assert batch["num_completion_tokens"].tolist() == [3, 2, 3, 3]
+        assert batch["num_key_tokens"].tolist() == [1, 0, 1, 1]
+        assert batch["num_tokens"].item() == 5 + 3 + 5 + 4
+
+    @given(examples=examples_lists, options=options_dicts)
+    @settings(deadline=None, max_examples=300)
+    def test_batch_is_that_of_the_definitions(self, examples, options):
+        check_batch(DataCollatorForDualCoT(pad_token_id=PAD, **options)(examples), examples, options)
+
+    @given(examples=examples_lists, options=options_dicts, data=st.data())
+    @settings(deadline=None)
+    def test_batch_with_given_weights_is_that_of_the_definitions(self, examples, options, data):
+        """Some pairs bring weights of either sign on either chain, others are aligned."""
+        for pair in examples:
+            if data.draw(st.booleans(), label="has weights"):
+                for side in ("chosen", "rejected"):
+                    length = len(pair[f"{side}_ids"])
+                    weights = st.lists(st.sampled_from([0.0, 1.5, -0.5]), min_size=length, max_size=length)
+                    pair[f"{side}_weights"] = data.draw(weights, label=side)
+
+        check_batch(DataCollatorForDualCoT(pad_token_id=PAD, **options)(examples), examples, options)
+
+    def test_pad_to_multiple_of_widens_the_rows_alone(self):
+        examples = [example([1, 2], [3, 4, 9], [3, 5, 9])]
+
+        plain = DataCollatorForDualCoT(pad_token_id=PAD)(examples)
+        padded = DataCollatorForDualCoT(pad_token_id=PAD, pad_to_multiple_of=8)(examples)
+
+        assert padded["input_ids"].shape == (2, 8)
+        assert (padded["input_ids"][:, 5:] == PAD).all() and (padded["attention_mask"][:, 5:] == 0).all()
+        for name in DTYPES:
+            if name not in ("input_ids", "attention_mask", "position_ids"):
+                assert torch.equal(padded[name], plain[name])
+
+    def test_batch_without_scored_tokens_has_empty_tensors(self):
+        batch = DataCollatorForDualCoT(pad_token_id=PAD)([example([1], [2, 3], [2, 3])])
+
+        for name in SCORED:
+            assert batch[name].shape == (0,)
+            assert batch[name].dtype == DTYPES[name]
+        assert batch["num_completion_tokens"].tolist() == [2, 2]
+
+    def test_other_columns_are_ignored(self):
+        collator = DataCollatorForDualCoT(pad_token_id=PAD)
+        pair = example([1], [2, 3], [2, 4])
+        batch = collator([{**pair, "task": "sums", "length": 3}])
+        expected = collator([pair])
+        assert all(torch.equal(batch[name], expected[name]) for name in DTYPES)
+
+    def test_lists_of_the_examples_are_not_changed(self):
+        examples = [example([1] * 4, [2, 3], [4], chosen_weights=[1.0, 0.0], rejected_weights=[-1.0])]
+        examples.append(example([1], [2, 3, 5], [2, 4, 6]))
+        before = copy.deepcopy(examples)
+        for mode in ("keep_start", "keep_end"):
+            DataCollatorForDualCoT(pad_token_id=PAD, max_length=3, truncation_mode=mode)(examples)
+        assert examples == before
+
+    def test_arrays_give_what_lists_give(self):
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, max_length=4)
+        pair = example([1, 2], [3, 4, 9], [3, 5])
+        batch, expected = (collator([p]) for p in ({k: np.array(v) for k, v in pair.items()}, pair))
+        assert all(torch.equal(batch[name], expected[name]) for name in DTYPES)
+
+
+class TestTruncation:
+    pair = example([1, 2, 3], [4, 5, 6, 7], [4, 8, 6, 9])
+
+    def batch(self, **options):
+        return DataCollatorForDualCoT(pad_token_id=PAD, **options)([self.pair])
+
+    def test_keep_start_cuts_the_end(self):
+        """Five tokens are left: the prompt and "4 5" or "4 8". The second key token of each chain is cut away."""
+        batch = self.batch(max_length=5)
+
+        assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 4, 8]]
+        assert batch["scored_ids"].tolist() == [5, 8]
+        assert batch["scored_positions"].tolist() == [3, 3]
+        assert batch["num_completion_tokens"].tolist() == [2, 2]
+        assert batch["num_key_tokens"].tolist() == [2, 2]
+
+    def test_keep_end_cuts_the_start(self):
+        """Of three tokens "5 6 7" the first opens the row: nothing predicts it, though it is key and counts."""
+        batch = self.batch(max_length=3, truncation_mode="keep_end")
+
+        assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 6, 9]]
+        assert batch["scored_ids"].tolist() == [7, 9]
+        assert batch["scored_positions"].tolist() == [1, 1]
+        assert batch["num_completion_tokens"].tolist() == [3, 3]
+
+    def test_keep_end_counts_no_prompt_token(self):
+        batch = self.batch(max_length=6, truncation_mode="keep_end")
+
+        assert batch["input_ids"].tolist() == [[2, 3, 4, 5, 6, 7], [2, 3, 4, 8, 6, 9]]
+        assert batch["num_completion_tokens"].tolist() == [4, 4]
+        assert batch["scored_positions"].tolist() == [2, 4, 2, 4]
+
+    @pytest.mark.parametrize("max_length", [1, 2, 3])
+    def test_prompt_that_fills_the_length_leaves_nothing(self, max_length):
+        batch = self.batch(max_length=max_length)
+
+        assert batch["input_ids"].tolist() == [[1, 2, 3][:max_length]] * 2
+        assert batch["num_completion_tokens"].tolist() == [0, 0]
+        assert batch["num_key_tokens"].tolist() == [2, 2]
+        assert all(len(batch[name]) == 0 for name in SCORED)
+
+    def test_empty_prompt_leaves_the_first_token_unscored(self):
+        batch = DataCollatorForDualCoT(pad_token_id=PAD)([example([], [4, 5], [8, 5, 9])])
+
+        assert batch["scored_ids"].tolist() == [9]
+        assert batch["scored_positions"].tolist() == [1]
+        assert batch["num_completion_tokens"].tolist() == [2, 3]
+        assert batch["num_key_tokens"].tolist() == [1, 2]
+
+    def test_chains_are_cut_each_on_its_own(self):
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, max_length=4)([example([1], [2, 3], [2, 3, 4, 5, 6])])
+
+        assert batch["input_ids"].tolist() == [[1, 2, 3, PAD], [1, 2, 3, 4]]
+        assert batch["num_completion_tokens"].tolist() == [2, 3]
+
+    def test_chains_are_aligned_before_they_are_cut(self):
+        """
+        The wrong chain has one token, 9, in front. Cut to three tokens, "5 6 7" and "9 5 6" differ in 7 as well,
+        although the full chains share it.
+        """
+        assert align([5, 6, 7], [9, 5, 6]).chosen_key == [False, False, True]
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, max_length=4)([example([1], [5, 6, 7], [9, 5, 6, 7])])
+
+        assert batch["input_ids"].tolist() == [[1, 5, 6, 7], [1, 9, 5, 6]]
+        assert batch["scored_ids"].tolist() == [9]
+        assert batch["scored_chains"].tolist() == [1]
+
+    def test_weights_are_cut_with_their_tokens(self):
+        pair = example([1, 2], [3, 4, 5], [3], chosen_weights=[1.0, 2.0, 3.0], rejected_weights=[-1.0])
+        for mode, ids, weights in (("keep_start", [3, 3], [1.0, -1.0]), ("keep_end", [4, 5, 3], [2.0, 3.0, -1.0])):
+            collator = DataCollatorForDualCoT(pad_token_id=PAD, max_length=3, truncation_mode=mode)
+            batch = collator([pair])
+            assert batch["scored_ids"].tolist() == ids
+            assert batch["scored_weights"].tolist() == weights
+
+
+class TestWeights:
+    pair = example([1], [3, 4, 9], [3, 5, 9])
+
+    def test_other_weight_lists_all_tokens_of_the_right_chain(self):
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, chosen_other_weight=0.25)([self.pair])
+
+        assert batch["scored_ids"].tolist() == [3, 4, 9, 5]
+        assert batch["scored_weights"].tolist() == pytest.approx([0.25, 1.0, 0.25, -0.025])
+        assert batch["scored_key"].tolist() == [False, True, False, True]
+        assert batch["num_key_tokens"].tolist() == [1, 1]
+
+    def test_strength_of_zero_keeps_the_key_tokens_listed(self):
+        """They are not trained, but their likelihood is logged."""
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, chosen_key_weight=0.0, rejected_key_weight=0.0)([self.pair])
+
+        assert batch["scored_ids"].tolist() == [4, 5]
+        assert batch["scored_weights"].tolist() == [0.0, 0.0]
+        assert not torch.signbit(batch["scored_weights"]).any()
+        assert batch["scored_key"].tolist() == [True, True]
+
+    def test_given_weights_replace_the_alignment(self):
+        """Signs are free on both chains; a token is key where its weight is not zero."""
+        pair = {**self.pair, "chosen_weights": [-1.0, 0.0, 2.0], "rejected_weights": [0.5, 0.0, 0.0]}
+
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, chosen_other_weight=7.0)([pair])
+
+        assert batch["scored_ids"].tolist() == [3, 9, 3]
+        assert batch["scored_weights"].tolist() == [-1.0, 2.0, 0.5]
+        assert batch["scored_key"].tolist() == [True, True, True]
+        assert batch["num_key_tokens"].tolist() == [2, 1]
+
+    def test_weights_of_none_are_as_good_as_no_weights(self):
+        collator = DataCollatorForDualCoT(pad_token_id=PAD)
+        batch = collator([{**self.pair, "chosen_weights": None, "rejected_weights": None}])
+        assert torch.equal(batch["scored_ids"], collator([self.pair])["scored_ids"])
+
+    def test_whole_numbers_are_weights(self):
+        pair = {**self.pair, "chosen_weights": [1, 0, 0], "rejected_weights": [0, -1, 0]}
+        assert DataCollatorForDualCoT(pad_token_id=PAD)([pair])["scored_weights"].tolist() == [1.0, -1.0]
+
+    @pytest.mark.parametrize(("given_side", "missing"), [("chosen", "rejected"), ("rejected", "chosen")])
+    def test_weights_of_one_chain_alone_are_refused(self, given_side, missing):
+        for extra in ({}, {f"{missing}_weights": None}):
+            pair = {**self.pair, f"{given_side}_weights": [1.0, 1.0, 1.0], **extra}
+            with pytest.raises(ValueError, match=rf"`{missing}_weights` is missing.*=\[0.0\] \* 3"):
+                DataCollatorForDualCoT(pad_token_id=PAD)([pair])
+
+    @pytest.mark.parametrize("side", ["chosen", "rejected"])
+    @pytest.mark.parametrize("length", [0, 2, 4])
+    def test_wrong_number_of_weights_is_refused(self, side, length):
+        pair = {
+            **self.pair,
+            "chosen_weights": [0.0] * 3,
+            "rejected_weights": [0.0] * 3,
+            f"{side}_weights": [1.0] * length,
+        }
+        with pytest.raises(
+            ValueError, match=f"`{side}_weights` must hold one float per token.*expected 3, got {length}"
+        ):
+            DataCollatorForDualCoT(pad_token_id=PAD)([pair])
+
+    @pytest.mark.parametrize("side", ["chosen", "rejected"])
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None, "1.0"])
+    def test_weight_that_is_no_finite_number_is_refused(self, side, bad):
+        pair = {**self.pair, "chosen_weights": [0.0] * 3, "rejected_weights": [0.0] * 3}
+        pair[f"{side}_weights"] = [1.0, bad, 0.0]
+        with pytest.raises(
+            ValueError, match=f"`{side}_weights` must be finite numbers, got {re.escape(repr(bad))} at token 1"
+        ):
+            DataCollatorForDualCoT(pad_token_id=PAD)([pair])
+
+
+class TestWordLevel:
+    def collator(self, tokenizer, **options):
+        return DataCollatorForDualCoT(pad_token_id=PAD, alignment_level="word", tokenizer=tokenizer, **options)
+
+    def test_all_tokens_of_a_changed_word_are_key(self, any_tokenizer):
+        """Only the last digit of the sum differs, and the full stop is part of its word; the rest is shared."""
+        prompt, chosen, rejected = (
+            any_tokenizer.encode(text, add_special_tokens=False)
+            for text in ("Q:", " First, 12 + 30 = 42. Then", " First, 12 + 30 = 47. Then")
+        )
+        assert sum(align(chosen, rejected).chosen_key) < 3
+
+        batch = self.collator(any_tokenizer)([example(prompt, chosen, rejected)])
+
+        for row, ids, word in ((0, chosen, "42."), (1, rejected, "47.")):
+            places = key_places(batch, row, len(prompt))
+            assert places == list(range(places[0], places[-1] + 1))
+            assert any_tokenizer.decode([ids[place] for place in places]).strip() == word
+        assert batch["num_key_tokens"].tolist() == [len(key_places(batch, row, len(prompt))) for row in (0, 1)]
+
+    def test_end_of_sequence_is_not_part_of_the_last_word(self, any_tokenizer):
+        eos = any_tokenizer.eos_token_id
+        chosen, rejected = (
+            [*any_tokenizer.encode(f"The answer is {answer}", add_special_tokens=False), eos]
+            for answer in ("42", "37")
+        )
+
+        batch = self.collator(any_tokenizer)([example([5], chosen, rejected)])
+
+        assert batch["scored_key"].any()
+        assert eos not in batch["scored_ids"].tolist()
+
+    @pytest.mark.parametrize(
+        ("chosen", "rejected"),
+        [
+            ("The answer is 42.", "The answer is 43."),
+            ("First, 12 + 30 = 42.\nThen 42 - 5 = 37.", "First, 12 + 30 = 43.\n\nThen 43 - 5 = 38."),
+            ("Évaluate naïve 😀 x😀y apples", "Évaluate naive 😁 x😀y apples"),
+            ("a  b   c d", "a b c  d"),
+            ("or(True)and False \t is not", "or(False)and False\t is not"),
+            ("Zwölf Boxkämpfer jagen", "Zwölf Boxkampfer jagen"),
+        ],
+    )
+    def test_words_are_those_of_the_decoded_text(self, chosen, rejected, any_tokenizer):
+        """
+        The tokenizer's own offsets say where each token starts in the text. A token whose start has whitespace on
+        either side opens a word; tokens inside one character share their offset and open none.
+        """
+        ids, words, owners = [], [], []
+        for text in (chosen, rejected):
+            encoding = any_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            starts, owner, previous = [], [], -1
+            for at, _ in encoding["offset_mapping"]:
+                if at > previous and (at == 0 or text[at - 1].isspace() or text[at].isspace()):
+                    starts.append(at)
+                owner.append(len(starts) - 1)
+                previous = at
+            ids.append(encoding["input_ids"])
+            words.append([text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)])
+            owners.append(owner)
+        script = align(*words)
+        expected = [
+            [place for place, word in enumerate(owner) if key[word]]
+            for owner, key in zip(owners, (script.chosen_key, script.rejected_key), strict=True)
+        ]
+
+        batch = self.collator(any_tokenizer)([example([5], *ids)])
+
+        assert any(expected[0])
+        assert [key_places(batch, row, 1) for row in (0, 1)] == expected
+
+    def test_words_are_split_as_a_regular_expression_splits_them(self, tokenizer):
+        """In text whose spaces all belong to the next token, words are what matches an optional space and non-spaces."""
+        chosen = " First, 12 + 30 = 42. Then the answer is (B). It is not 37."
+        rejected = " First, 12 + 30 = 47. Then the answer is (A). It is not 37."
+        ids = [tokenizer.encode(text, add_special_tokens=False) for text in (chosen, rejected)]
+        assert all(token != " " for token in map(tokenizer.decode, ids[0] + ids[1]))
+        words = [re.findall(r" ?\S+", text) for text in (chosen, rejected)]
+        expected = [
+            "".join(word for word, other in zip(*order, strict=True) if word != other)
+            for order in (words, reversed(words))
+        ]
+
+        batch = self.collator(tokenizer)([example([5], *ids)])
+
+        for row in (0, 1):
+            assert tokenizer.decode([ids[row][place] for place in key_places(batch, row, 1)]) == expected[row]
+
+    @pytest.mark.parametrize("space", ["\u3000", "\u00a0", "\u2009"])
+    def test_space_of_several_tokens_is_a_border_too(self, space, tokenizer):
+        """The bytes of these spaces are tokens of their own, whose text is no space when read one by one."""
+        num_apples = len(tokenizer.encode("apples"))
+        assert len(tokenizer.encode(f"apples{space}")) > num_apples + 1
+        chosen, rejected = (tokenizer.encode(f"apples{space}{answer}") for answer in ("42", "37"))
+
+        batch = self.collator(tokenizer)([example([5], chosen, rejected)])
+
+        for row in (0, 1):
+            places = key_places(batch, row, 1)
+            assert places and min(places) >= num_apples
+
+    def test_word_that_differs_in_one_byte_of_a_character_is_key_as_a_whole(self, any_tokenizer):
+        """The two faces differ in their last byte alone."""
+        chosen, rejected = (any_tokenizer.encode(f"so x{face}y is", add_special_tokens=False) for face in "😀😁")
+        assert sum(align(chosen, rejected).chosen_key) == 1
+
+        batch = self.collator(any_tokenizer)([example([5], chosen, rejected)])
+
+        # "x", four bytes and "y"; a space of its own token is shared.
+        assert len(key_places(batch, 0, 1)) >= 6
+        text = any_tokenizer.decode([chosen[place] for place in key_places(batch, 0, 1)])
+        assert text.strip() == "x😀y"
+
+    def test_words_are_compared_by_their_exact_text(self, tokenizer):
+        """Case and spaces count: " the" is not " The" and not "the"."""
+        chosen, rejected = (tokenizer.encode(text) for text in ("is the answer", "is The answer"))
+        batch = self.collator(tokenizer)([example([5], chosen, rejected)])
+        assert batch["num_key_tokens"].min() > 0
+
+    def test_same_text_of_other_tokens_is_shared(self, tokenizer):
+        """At word level a word is its text, however it is split into tokens."""
+        merged = tokenizer.encode("answer")
+        split = [token for character in "answer" for token in tokenizer.encode(character)]
+        examples = [example([5], merged, split)]
+        assert DataCollatorForDualCoT(pad_token_id=PAD)(examples)["num_key_tokens"].min() > 0
+
+        assert self.collator(tokenizer)(examples)["num_key_tokens"].tolist() == [0, 0]
+
+    def test_reference_tie_break_applies_to_words(self, tokenizer):
+        """From " a b" to " b a", each direction of the authors' code deletes its own last word."""
+        ids = [tokenizer.encode(text) for text in (" 3 4", " 4 3")]
+        batch = self.collator(tokenizer, tie_break="reference")([example([5], *ids)])
+        texts = [tokenizer.decode([ids[row][place] for place in key_places(batch, row, 1)]) for row in (0, 1)]
+        assert texts == [" 4", " 3"]
+
+    def test_truncation_follows_the_alignment(self, tokenizer):
+        ids = [tokenizer.encode(text) for text in (" The answer is 42", " Therefore, the answer is 42")]
+        full = self.collator(tokenizer)([example([5], *ids)])
+        cut = self.collator(tokenizer, max_length=6)([example([5], *ids)])
+        assert full["num_key_tokens"].tolist() == cut["num_key_tokens"].tolist()
+        assert key_places(cut, 1, 1) == [place for place in key_places(full, 1, 1) if place < 5]
+
+
+class TestSetup:
+    @pytest.mark.parametrize("column", ["prompt_ids", "chosen_ids", "rejected_ids"])
+    def test_missing_column_is_refused(self, column):
+        pair = example([1], [2], [3])
+        del pair[column]
+        with pytest.raises(ValueError, match="Each example must have the columns `prompt_ids`, `chosen_ids`"):
+            DataCollatorForDualCoT(pad_token_id=PAD)([pair])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"alignment_level": "sentence"}, "`alignment_level` must be 'token' or 'word', got 'sentence'"),
+            ({"alignment_level": "word"}, "needs the text of the tokens, but `tokenizer` is `None`"),
+            ({"truncation_mode": "middle"}, "`truncation_mode` must be 'keep_start' or 'keep_end', got 'middle'"),
+        ],
+    )
+    def test_bad_option_is_refused_at_once(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            DataCollatorForDualCoT(pad_token_id=PAD, **options)
+
+    def test_unknown_tie_break_is_refused(self):
+        with pytest.raises(ValueError, match="`tie_break` must be one of"):
+            DataCollatorForDualCoT(pad_token_id=PAD, tie_break="first")([example([1], [2], [3])])
+
+    def test_data_loader_with_a_worker_gives_the_same_batches(self, tokenizer, pairs):
+        rows = [
+            {f"{column}_ids": tokenizer.encode(pair[column]) for column in ("prompt", "chosen", "rejected")}
+            for pair in pairs
+        ]
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, alignment_level="word", tokenizer=tokenizer)
+        loader = DataLoader(Dataset.from_list(rows), batch_size=3, collate_fn=collator, num_workers=1)
+
+        batches = list(loader)
+
+        assert [len(batch["input_ids"]) for batch in batches] == [6, 6, 4]
+        for start, batch in zip(range(0, 8, 3), batches, strict=True):
+            expected = collator(rows[start : start + 3])
+            assert all(torch.equal(batch[name], expected[name]) for name in DTYPES)
+
+    def test_pickled_collator_gives_the_same_batch(self, tokenizer):
+        collator = DataCollatorForDualCoT(
+            pad_token_id=PAD, alignment_level="word", tokenizer=tokenizer, chosen_other_weight=0.5
+        )
+        examples = [example(*map(tokenizer.encode, ("Q:", " It is 4.", " It is 5.")))]
+        expected = collator(examples)
+
+        batch = pickle.loads(pickle.dumps(collator))(examples)
+
+        assert all(torch.equal(batch[name], expected[name]) for name in DTYPES)

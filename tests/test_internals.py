@@ -1,0 +1,386 @@
+"""
+Every private or undocumented piece of TRL and transformers that edit_trl builds on, by name.
+
+A failure here says which of them moved in a new release and where edit_trl uses it, before anything else breaks in a
+less readable way. The last test keeps the table complete: an import of a submodule that is not listed fails.
+"""
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import accelerate
+import pytest
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+from trl import SFTTrainer
+from trl.trainer.base_trainer import _BaseTrainer
+from trl.trainer.utils import generate_model_card
+
+import edit_trl
+
+
+# TRL sets `gradient_checkpointing`, which transformers 5.23 deprecates; that warning is between the two.
+pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+
+PACKAGE = Path(edit_trl.__file__).parent
+
+
+class Internal(NamedTuple):
+    """A name, the parameters it is called with, in order and by name, and who uses it for what."""
+
+    path: str
+    parameters: tuple[str, ...] | None
+    used: str
+
+
+IMPORTS = [
+    Internal(
+        "trl.data_utils._tokenize",
+        ("processing_class", "input", "apply_chat_template_kwargs"),
+        "`data_utils._tokenize_pair`, for the same tokens as `DPOTrainer`",
+    ),
+    Internal(
+        "trl.data_utils.common_prefix_length",
+        ("ids", "other_ids"),
+        "`data_utils._tokenize_pair`, for where the prompt ends",
+    ),
+    Internal(
+        "trl.data_utils.extract_prompt", ("example",), "`data_utils._tokenize_pair`, for data without a prompt column"
+    ),
+    Internal("trl.data_utils.is_conversational", ("example",), "`data_utils._tokenize_pair`, text or messages"),
+    Internal(
+        "trl.data_utils.maybe_convert_to_chatml", ("example",), "`data_utils._tokenize_pair`, for from/value messages"
+    ),
+    Internal(
+        "trl.data_utils.get_dataset_column_names",
+        ("dataset",),
+        "`data_utils.prepare_dual_cots` and `edit_trainer._check_datasets`, for lazy datasets too",
+    ),
+    Internal("trl.trainer.base_config._BaseConfig", None, "`edit_trainer._as_edit_config`, to know another config"),
+    Internal(
+        "trl.trainer.utils.pad",
+        ("tensors", "padding_value", "padding_side", "pad_to_multiple_of"),
+        "`DataCollatorForDualCoT._pad`",
+    ),
+    Internal("trl.trainer.utils.get_config_model_id", ("config",), "`edit_trainer`, to name output folder and card"),
+    Internal(
+        "trl.trainer.utils.global_then_local_main_first",
+        (),
+        "`EDITTrainer._prepare_dataset`, so that processes share the cache",
+    ),
+    Internal(
+        "trl.trainer.utils.selective_log_softmax_and_entropy",
+        ("logits", "index", "entropy_requires_grad"),
+        "`EDITTrainer.compute_loss`",
+    ),
+    Internal("transformers.data.data_collator.DataCollatorMixin", None, "base of `DataCollatorForDualCoT`"),
+    Internal("transformers.trainer_utils.EvalLoopOutput", None, "`EDITTrainer.evaluation_loop`"),
+    Internal("accelerate.utils.is_peft_model", ("model",), "`edit_trainer`, to look inside a `PeftModel`"),
+    Internal("accelerate.logging.get_logger", ("name",), "all modules that log"),
+]
+
+# Methods that `EDITTrainer` overrides or calls, with the parameters that it relies on, in order.
+METHODS = [
+    Internal(
+        "trl.SFTTrainer._prepare_dataset",
+        ("self", "dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"),
+        "overridden: `SFTTrainer.__init__` and `evaluate` call it with positional arguments",
+    ),
+    Internal("trl.SFTTrainer._set_signature_columns_if_needed", ("self",), "overridden, to keep our columns"),
+    Internal(
+        "trl.SFTTrainer.compute_loss",
+        ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
+        "overridden, with the KRSL loss",
+    ),
+    Internal(
+        "trl.SFTTrainer.prediction_step",
+        ("self", "model", "inputs", "prediction_loss_only", "ignore_keys"),
+        "overridden, as there are no predictions",
+    ),
+    Internal("trl.SFTTrainer.log", ("self", "logs", "start_time"), "overridden, to add our metrics"),
+    Internal(
+        "trl.SFTTrainer.create_model_card",
+        ("self", "model_name", "dataset_name", "tags"),
+        "overridden, for local models",
+    ),
+    Internal(
+        "transformers.Trainer._get_num_items_in_batch",
+        ("self", "batch_samples", "device"),
+        "overridden, to count pairs",
+    ),
+    Internal(
+        "transformers.Trainer.evaluation_loop",
+        ("self", "dataloader", "description", "prediction_loss_only", "ignore_keys", "metric_key_prefix"),
+        "overridden; the prefix may come as the fifth positional argument",
+    ),
+    Internal(
+        "transformers.Trainer.training_step",
+        ("self", "model", "inputs", "num_items_in_batch"),
+        "hands the number of pairs to `compute_loss`",
+    ),
+    Internal("transformers.PreTrainedModel.get_output_embeddings", ("self",), "the head that the hook sits on"),
+    Internal("accelerate.Accelerator.unwrap_model", ("self", "model"), "`EDITTrainer._forward_scored`"),
+    Internal("accelerate.Accelerator.gather_for_metrics", ("self", "input_data"), "`EDITTrainer._count`"),
+    Internal(
+        "torch.nn.Module.register_forward_pre_hook",
+        ("self", "hook", "prepend", "with_kwargs"),
+        "`_scored_positions_only`",
+    ),
+]
+
+# What the source of a function must contain, as a regular expression.
+SOURCES = [
+    (SFTTrainer.__init__, r"self\._metrics = \{\"train\": ", "`EDITTrainer.log` adds its metrics to `_metrics`"),
+    (SFTTrainer.__init__, r"self\._total_train_tokens = 0", "`EDITTrainer._count` adds tokens to it"),
+    (SFTTrainer.__init__, r"self\._tp_size = ", "`EDITTrainer` divides by the number of tensor-parallel ranks"),
+    (SFTTrainer.__init__, r"self\.aux_loss_enabled = ", "`EDITTrainer.compute_loss` adds the router's loss"),
+    (SFTTrainer.__init__, r"self\.router_aux_loss_coef = ", "`EDITTrainer.compute_loss` adds the router's loss"),
+    (SFTTrainer.__init__, r"self\._tokenizer = ", "`EDITTrainer` takes its pad and end-of-sequence tokens"),
+    (SFTTrainer.__init__, r"self\._tokenizer\.pad_token = ", "settles the pad token when `data_collator` is None"),
+    (SFTTrainer.__init__, r"self\._tokenizer\.eos_token = args\.eos_token", "settles the end-of-sequence token"),
+    (
+        SFTTrainer.__init__,
+        r"self\._prepare_dataset\(\s*train_dataset, processing_class, args, args\.packing, formatting_func, \"train\"",
+        "calls the overridden method while the trainer is built",
+    ),
+    (SFTTrainer.__init__, r"self\._skip_prepare_dataset = ", "`dataset_kwargs` decides whether data is prepared"),
+    (SFTTrainer.__init__, r"isinstance\(model\.get_output_embeddings\(\), BaseTunerLayer\)", "refuses the adapter"),
+    (SFTTrainer.log, r"self\._metrics\[mode\]\.items\(\)", "logs what `EDITTrainer.log` puts in `_metrics`"),
+    (SFTTrainer.log, r"self\._metrics\[mode\]\.clear\(\)", "forgets what it has logged"),
+    (SFTTrainer.evaluate, r"self\._prepare_dataset\(", "prepares a dataset that is passed to `evaluate`"),
+    (_BaseTrainer.create_model_card, r"\"README\.md\"", "`EDITTrainer.create_model_card` edits the file"),
+    (_BaseTrainer.create_model_card, r"os\.path\.isdir\(model_name_or_path\)", "no base model for a local folder"),
+    (_BaseTrainer.create_model_card, r"self\._paper\.get\(\"citation\"\)", "`EDITTrainer._paper`"),
+    (_BaseTrainer.create_model_card, r"self\._tag_names", "`EDITTrainer._tag_names`"),
+    (Trainer.training_step, r"if self\.loss_is_scaled_for_ga is not None", "`EDITTrainer.loss_is_scaled_for_ga`"),
+    (Trainer._remove_unused_columns, r"self\._set_signature_columns_if_needed\(\)", "asks the overridden method"),
+    (Trainer._remove_unused_columns, r"self\._signature_columns", "reads what the overridden method sets"),
+    (Trainer.__init__, r"self\._signature_columns = None", "lets the overridden method set it"),
+    (Trainer._get_train_sampler, r"self\.args\.length_column_name", '`train_sampling_strategy="group_by_length"`'),
+    (
+        Trainer.get_batch_samples,
+        r"self\._get_num_items_in_batch\(batch_samples, device\)",
+        "asks the overridden method",
+    ),
+    (
+        Trainer._run_epoch,
+        r"self\.current_gradient_accumulation_steps = len\(batch_samples\)",
+        "`EDITTrainer.compute_loss` divides the router's loss by it",
+    ),
+    (Trainer.evaluation_loop, r"self\.prediction_step\(\s*model, inputs, prediction_loss_only", "calls the override"),
+    (trl.trainer.utils.get_config_model_id, r"_name_or_path", "the name that transformers gives a loaded model"),
+]
+
+
+def resolve(path: str):
+    """Object at a dotted path, through modules and classes."""
+    parts = path.split(".")
+    for stop in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:stop]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[stop:]:
+            found = getattr(found, name)
+        return found
+    raise ModuleNotFoundError(path)
+
+
+def name_of(value) -> str:
+    return value.path if isinstance(value, Internal) else getattr(value, "__qualname__", "")
+
+
+class TestInternals:
+    @pytest.mark.parametrize("internal", [*IMPORTS, *METHODS], ids=name_of)
+    def test_exists_and_takes_what_we_pass(self, internal):
+        try:
+            found = resolve(internal.path)
+        except (ModuleNotFoundError, AttributeError) as error:
+            pytest.fail(f"`{internal.path}` is gone ({error}). Used by: {internal.used}.")
+        if internal.parameters is None:
+            assert inspect.isclass(found), f"`{internal.path}` is no class any more. Used by: {internal.used}."
+            return
+        parameters = tuple(inspect.signature(found).parameters)
+        assert parameters[: len(internal.parameters)] == internal.parameters, (
+            f"`{internal.path}` now takes {parameters}. Used by: {internal.used}."
+        )
+
+    @pytest.mark.parametrize("internal", [i for i in (*IMPORTS, *METHODS) if i.parameters is not None], ids=name_of)
+    def test_asks_for_nothing_new(self, internal):
+        """A new parameter without a default would make our calls fail."""
+        required = [
+            name
+            for name, parameter in inspect.signature(resolve(internal.path)).parameters.items()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        new = set(required) - set(internal.parameters)
+        assert not new, f"`{internal.path}` now needs {sorted(new)}. Used by: {internal.used}."
+
+    @pytest.mark.parametrize(
+        ("function", "pattern", "reason"), SOURCES, ids=[f"{row[0].__qualname__}-{row[1]}" for row in SOURCES]
+    )
+    def test_source_does_what_we_rely_on(self, function, pattern, reason):
+        source = inspect.getsource(function)
+        assert re.search(pattern, source), (
+            f"`{function.__qualname__}` no longer has /{pattern}/. It matters: {reason}."
+        )
+
+
+class TestBehaviour:
+    """Internals whose signature says too little."""
+
+    def test_overridden_methods_keep_their_parameters(self):
+        """Whoever calls `SFTTrainer`'s method may call ours with the same arguments."""
+        for name in (
+            "_prepare_dataset",
+            "_set_signature_columns_if_needed",
+            "_get_num_items_in_batch",
+            "compute_loss",
+            "prediction_step",
+            "log",
+        ):
+            ours, theirs = (
+                list(inspect.signature(getattr(trainer, name)).parameters)
+                for trainer in (edit_trl.EDITTrainer, SFTTrainer)
+            )
+            assert ours == theirs, name
+
+    def test_every_override_overrides_something(self):
+        """A method that TRL or transformers renames would silently become dead code."""
+        own = {
+            "_count",
+            "_forward_scored",
+            "_make_data_collator",
+            "_pop_metrics",
+        }
+        for name, value in vars(edit_trl.EDITTrainer).items():
+            if name.startswith("__") and name != "__init__" or name in own:
+                continue
+            assert hasattr(SFTTrainer, name), f"`{name}` is no longer part of `SFTTrainer` ({value})"
+
+    def test_loss_is_scaled_for_ga_is_an_attribute_of_the_class(self):
+        assert Trainer.loss_is_scaled_for_ga is None
+        assert edit_trl.EDITTrainer.loss_is_scaled_for_ga is True
+
+    def test_training_step_does_not_divide_a_scaled_loss(self, trainer):
+        """One pair, loss 3, four accumulation steps: 3 as it is, or 3 / 4."""
+        trainer.current_gradient_accumulation_steps = 4
+        trainer.optimizer = None
+        trainer.compute_loss = lambda model, inputs, num_items_in_batch=None: next(model.parameters()).sum() * 0 + 3.0
+        inputs, losses = {"input_ids": torch.zeros(1, 1)}, {}
+        for is_scaled in (True, False):
+            trainer.loss_is_scaled_for_ga = is_scaled
+            losses[is_scaled] = trainer.training_step(trainer.model, inputs, num_items_in_batch=torch.tensor(1)).item()
+        assert losses == {True: 3.0, False: 0.75}
+
+    def test_eval_loop_output_is_a_named_tuple(self):
+        assert EvalLoopOutput._fields == ("predictions", "label_ids", "metrics", "num_samples")
+        assert EvalLoopOutput(None, None, {}, 3)._replace(num_samples=2).num_samples == 2
+
+    def test_attributes_that_the_trainer_reads(self, trainer):
+        assert trainer._metrics.keys() == {"train", "eval"}
+        assert trainer._total_train_tokens == 0
+        assert trainer._tp_size == 1
+        assert trainer.aux_loss_enabled is False
+        assert trainer.router_aux_loss_coef == 0.0
+        assert trainer._tokenizer is trainer.processing_class
+        assert trainer.accelerator.parallelism_config is None
+
+    def test_collator_is_set_before_it_is_used(self, trainer):
+        """`Trainer` reads `data_collator` when a dataloader is built, not before."""
+        assert isinstance(trainer.data_collator, edit_trl.DataCollatorForDualCoT)
+        assert "self.data_collator" in inspect.getsource(Trainer._get_dataloader)
+
+    def test_signature_columns_are_ours(self, trainer):
+        trainer._signature_columns = None
+        trainer._set_signature_columns_if_needed()
+        assert trainer._signature_columns == [
+            "prompt_ids",
+            "chosen_ids",
+            "rejected_ids",
+            "chosen_weights",
+            "rejected_weights",
+            "length",
+        ]
+
+    def test_card_of_a_model_without_name_links_to_none(self):
+        """`EDITTrainer.create_model_card` replaces exactly this text."""
+        options = inspect.signature(generate_model_card).parameters
+        values = dict.fromkeys(options) | {"tags": [], "trainer_name": "EDIT", "model_name": "student"}
+        card = str(generate_model_card(**values))
+        assert "fine-tuned version of [None](https://huggingface.co/None)" in card
+
+    def test_selective_log_softmax_and_entropy(self):
+        """Logits log(1), log(3): probabilities 1/4, 3/4; entropy log(4) - 3/4 * log(3)."""
+        logits = torch.tensor([[[1.0, 3.0]]]).log()
+        log_probs, entropy = trl.trainer.utils.selective_log_softmax_and_entropy(
+            logits, torch.tensor([[1]]), entropy_requires_grad=False
+        )
+        torch.testing.assert_close(log_probs, torch.tensor([[0.75]]).log())
+        torch.testing.assert_close(entropy, torch.tensor([[4.0]]).log() - 0.75 * torch.tensor(3.0).log())
+
+    def test_other_configs_are_base_configs(self):
+        base = resolve("trl.trainer.base_config._BaseConfig")
+        for name in ("SFTConfig", "DPOConfig", "KTOConfig", "GRPOConfig", "RewardConfig"):
+            assert issubclass(getattr(trl, name), base), name
+
+    def test_to_dict_masks_every_token(self, tmp_path):
+        """`edit_trainer._as_edit_config` restores what is masked."""
+        config = trl.SFTConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False)
+        masked = {name for name, value in config.to_dict().items() if value == f"<{name.upper()}>"}
+        assert masked == {"hub_token", "eos_token", "pad_token"}
+
+    def test_output_embeddings_of_a_causal_model_are_its_head(self, model):
+        assert model.get_output_embeddings() is model.lm_head
+        assert PreTrainedModel.get_output_embeddings is not None
+
+
+@pytest.fixture
+def trainer(tmp_path, model, tokenizer, pairs):
+    return edit_trl.EDITTrainer(
+        model=model,
+        args=edit_trl.EDITConfig(
+            output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False
+        ),
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=tokenizer,
+    )
+
+
+def imported_names(module: Path) -> set[str]:
+    """Dotted names that a module imports from submodules of TRL, transformers and accelerate."""
+    names = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module and "." in node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if "." in alias.name}
+    return {name for name in names if name.split(".")[0] in ("accelerate", "transformers", "trl")}
+
+
+class TestTable:
+    @pytest.mark.parametrize("module", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+    def test_lists_every_import_from_a_submodule(self, module):
+        """What is exported at the top level is public; the rest may move without notice."""
+        assert imported_names(module) <= {internal.path for internal in IMPORTS}
+
+    def test_lists_nothing_that_is_not_imported(self):
+        imported = set().union(*(imported_names(module) for module in PACKAGE.rglob("*.py")))
+        assert {internal.path for internal in IMPORTS} <= imported
+
+    def test_names_imported_from_the_top_level_are_exported(self):
+        for module in PACKAGE.rglob("*.py"):
+            for node in ast.walk(ast.parse(module.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module in ("trl", "transformers", "accelerate"):
+                    package = {"trl": trl, "transformers": transformers, "accelerate": accelerate}[node.module]
+                    for alias in node.names:
+                        assert hasattr(package, alias.name) and not alias.name.startswith("_"), alias.name
