@@ -154,19 +154,16 @@ def align(chosen: Sequence[Hashable], rejected: Sequence[Hashable], *, tie_break
 
     swap = _comes_first(rejected, chosen)
     source, target = _encode(rejected, chosen) if swap else _encode(chosen, rejected)
-    opcodes = Levenshtein.opcodes(source, target)
+    script = Levenshtein.editops(source, target)
     source_key, target_key = [True] * len(source), [True] * len(target)
-    distance, blocks = 0, []
-    for tag, i, i_end, j, j_end in opcodes:
-        if tag == "equal":
-            source_key[i:i_end] = [False] * (i_end - i)
-            target_key[j:j_end] = [False] * (j_end - j)
-            blocks.append((j, j_end, i, i_end) if swap else (i, i_end, j, j_end))
-        else:
-            distance += max(i_end - i, j_end - j)
+    blocks = []
+    for i, j, size in script.as_matching_blocks():
+        if size:  # the last block is an empty one at the end
+            source_key[i : i + size] = target_key[j : j + size] = [False] * size
+            blocks.append((j, j + size, i, i + size) if swap else (i, i + size, j, j + size))
     if swap:
         source_key, target_key = target_key, source_key
-    return Alignment(source_key, target_key, distance, blocks)
+    return Alignment(source_key, target_key, len(script), blocks)
 
 
 def token_weights(
@@ -233,7 +230,7 @@ def similarity(chosen: Sequence[Hashable], rejected: Sequence[Hashable]) -> floa
     ```
     """
     longer = max(len(chosen), len(rejected))
-    return 1.0 - editdistance.eval(chosen, rejected) / longer if longer else 1.0
+    return 1.0 - editdistance.eval(*_encode(chosen, rejected)) / longer if longer else 1.0
 
 
 def word_lengths(token_texts: Sequence[str], special: Sequence[bool]) -> list[int]:
@@ -272,19 +269,19 @@ def _comes_first(a: Sequence[Hashable], b: Sequence[Hashable]) -> bool:
     """Whether `a` is before `b` in the order that makes the script independent of the order of the arguments."""
     if len(a) != len(b):
         return len(a) < len(b)
-    a, b = list(a), list(b)
-    try:
-        return a < b  # type: ignore[operator]
-    except TypeError:  # elements without an order, or of different types
-        return [(type(x).__name__, repr(x)) for x in a] < [(type(x).__name__, repr(x)) for x in b]
+    # Integers and strings have a total order. Others may have none, or a partial one, as sets do.
+    for kind in (int, str):
+        if all(isinstance(x, kind) for seq in (a, b) for x in seq):
+            return list(a) < list(b)  # type: ignore[operator]
+    return [(type(x).__name__, repr(x)) for x in a] < [(type(x).__name__, repr(x)) for x in b]
 
 
 def _encode(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[str, str]:
     """
     Write both sequences as strings in which two characters are equal exactly where two elements are.
 
-    rapidfuzz compares the elements of other sequences by their hash alone, and -1 and -2 have the same; strings it
-    compares exactly, and faster. Token IDs are their own characters.
+    rapidfuzz and editdistance compare the elements of other sequences by their hash alone, and -1 and -2 have the same;
+    strings are compared exactly, and faster. Token IDs are their own characters.
     """
     try:
         return "".join(map(chr, a)), "".join(map(chr, b))  # type: ignore[arg-type]

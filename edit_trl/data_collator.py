@@ -11,6 +11,7 @@ position predicts two tokens, one of each chain, fits the same list.
 
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -124,11 +125,11 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             )
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        missing = [column for column in ID_COLUMNS if column not in examples[0]]
-        if missing:
+        incomplete = [example for example in examples if not set(ID_COLUMNS) <= example.keys()]
+        if incomplete:
             raise ValueError(
                 f"Each example must have the columns {', '.join(f'`{column}`' for column in ID_COLUMNS)}, got "
-                f"{sorted(examples[0])}. The collator aligns token IDs: let `EDITTrainer` prepare the dataset (do not "
+                f"{sorted(incomplete[0])}. The collator aligns token IDs: let `EDITTrainer` prepare the dataset (do not "
                 "set `skip_prepare_dataset`), or tokenize it first."
             )
         weighted = [self._weigh(example) for example in examples]
@@ -197,16 +198,36 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     def _words(self, ids: list[int]) -> tuple[list[str], list[int]]:
         """Text and number of tokens of each word of a chain."""
         assert self.tokenizer is not None  # checked in __post_init__
-        special_ids = self.tokenizer.all_special_ids
-        for token_id in set(ids) - self._token_texts.keys():
-            self._token_texts[token_id] = decode_part(self.tokenizer, [token_id])
-        lengths = word_lengths([self._token_texts[i] for i in ids], [i in special_ids for i in ids])
-        words, start = [], 0
-        for length in lengths:
-            # Decoded together, since a character may span several tokens.
-            words.append(decode_part(self.tokenizer, ids[start : start + length]))
-            start += length
+        special_ids = set(self.tokenizer.all_special_ids)
+        # A character may span several tokens, so borders are looked for between characters.
+        starts, texts, special, start = [], [], [], 0
+        for stop in range(1, len(ids) + 1):
+            is_special = ids[start] in special_ids
+            text = self._text(ids[start:stop])
+            next_is_special = stop == len(ids) or ids[stop] in special_ids
+            if text.endswith("\ufffd") and stop - start < 4 and not (is_special or next_is_special):
+                continue  # UTF-8 has at most four bytes to a character
+            starts.append(start)
+            texts.append(text)
+            special.append(is_special)
+            start = stop
+        words, lengths, first = [], [], 0
+        for num_characters in word_lengths(texts, special):
+            begin = starts[first]
+            end = starts[first + num_characters] if first + num_characters < len(starts) else len(ids)
+            words.append(decode_part(self.tokenizer, ids[begin:end]))
+            lengths.append(end - begin)
+            first += num_characters
         return words, lengths
+
+    def _text(self, ids: list[int]) -> str:
+        """Text of some tokens; that of single ones is remembered."""
+        assert self.tokenizer is not None
+        if len(ids) > 1:
+            return decode_part(self.tokenizer, ids)
+        if ids[0] not in self._token_texts:
+            self._token_texts[ids[0]] = decode_part(self.tokenizer, ids)
+        return self._token_texts[ids[0]]
 
     def _kept(self, length: int) -> tuple[int, int]:
         """Which part of a row truncation keeps, as start and stop."""
@@ -231,8 +252,8 @@ def _check_weights(example: dict[str, Any], side: str) -> list[float]:
             f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized chain, "
             "end-of-sequence token included."
         )
-    if not all(isinstance(weight, (int, float)) and math.isfinite(weight) for weight in weights):
-        bad = next(i for i, w in enumerate(weights) if not isinstance(w, (int, float)) or not math.isfinite(w))
+    bad = next((i for i, w in enumerate(weights) if not isinstance(w, Real) or not math.isfinite(w)), None)
+    if bad is not None:
         raise ValueError(
             f"`{side}_weights` must be finite numbers, got {weights[bad]!r} at token {bad}. The loss would not be "
             "finite either; pass `0.0` for tokens to ignore."

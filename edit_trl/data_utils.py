@@ -12,6 +12,7 @@ Preparation is where pairs that nothing can be learnt from are dropped, each wit
 import difflib
 import json
 from collections import Counter
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -106,6 +107,30 @@ def check_columns(column_names: list[str], dataset_name: str = "train") -> bool:
     return is_tokenized
 
 
+def get_column_names(dataset: Dataset | IterableDataset, dataset_name: str = "train") -> list[str]:
+    """
+    Names of the columns of a dataset that has at least one pair.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Dataset. An `IterableDataset` that does not know its columns is asked for its first example.
+        dataset_name (`str`, *optional*, defaults to `"train"`):
+            How to name the dataset in an error.
+
+    Returns:
+        `list[str]`: The names.
+
+    Raises:
+        ValueError: If the dataset is empty.
+    """
+    with suppress(StopIteration):
+        if not isinstance(dataset, Dataset) or len(dataset) > 0:
+            return get_dataset_column_names(dataset)
+    raise ValueError(
+        f"The {dataset_name} dataset must have at least one pair, got none. Look at how it was loaded or filtered."
+    )
+
+
 def prepare_dual_cots(
     dataset: Dataset | IterableDataset,
     processing_class: PreTrainedTokenizerBase | ProcessorMixin,
@@ -152,7 +177,7 @@ def prepare_dual_cots(
     """
     PartialState()  # the logger asks it for the main process
     is_iterable = isinstance(dataset, IterableDataset)
-    column_names = get_dataset_column_names(dataset)
+    column_names = get_column_names(dataset, dataset_name)
     is_tokenized = check_columns(column_names, dataset_name)
     if not is_tokenized and "prompt" not in column_names:
         _warn_of_implicit_text_prompt(next(iter(dataset)), dataset_name)
@@ -164,7 +189,7 @@ def prepare_dual_cots(
         features = dict(dataset.features)
         if not is_tokenized:
             features.update({column: [Value("int32")] for column in ID_COLUMNS})
-        added = {"length": Value("int32"), "drop_reason": Value("string"), "split_prompt": Value("string")}
+        added = {"length": Value("int32"), "_drop_reason": Value("string"), "_split_prompt": Value("string")}
         map_kwargs["features"] = Features({**features, **added})
     prepared = dataset.map(
         _tokenize_example,
@@ -178,12 +203,12 @@ def prepare_dual_cots(
     )
     counter = _DropCounter(dataset_name)
     if is_iterable:
-        return prepared.filter(counter.keep).remove_columns(["drop_reason", "split_prompt"])
+        return prepared.filter(counter.keep).remove_columns(["_drop_reason", "_split_prompt"])
 
-    split_prompts = [text for text in prepared["split_prompt"] if text]
+    split_prompts = [text for text in prepared["_split_prompt"] if text]
     if split_prompts:
         _warn_of_split_prompt(split_prompts[0], f"{len(split_prompts)} of {len(prepared)} pairs of the {dataset_name}")
-    reasons = prepared["drop_reason"]
+    reasons = prepared["_drop_reason"]
     kept = [i for i, reason in enumerate(reasons) if reason is None]
     if len(kept) < len(reasons):
         counter.counts.update(reason for reason in reasons if reason is not None)
@@ -192,10 +217,10 @@ def prepare_dual_cots(
     if not kept:
         raise ValueError(
             f"The {dataset_name} dataset must have at least one pair to learn from, but none of its {len(reasons)} is "
-            f"left: {counter.summary() or 'it is empty'}. Look at its first rows, and at `max_length` "
+            f"left: {counter.summary()}. Look at its first rows, and at `max_length` "
             f"({max_length})."
         )
-    return prepared.remove_columns(["drop_reason", "split_prompt"])
+    return prepared.remove_columns(["_drop_reason", "_split_prompt"])
 
 
 def decode_part(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
@@ -224,13 +249,15 @@ class _DropCounter:
     def __init__(self, dataset_name: str) -> None:
         self.dataset_name = dataset_name
         self.counts: Counter[str] = Counter()
+        self.has_warned_of_split_prompt = False
         self.num_seen = 0
 
     def keep(self, example: dict[str, Any]) -> bool:
         self.num_seen += 1
-        if example["split_prompt"]:
-            _warn_of_split_prompt(example["split_prompt"], f"At least one pair of the {self.dataset_name}")
-        reason = example["drop_reason"]
+        if example["_split_prompt"] and not self.has_warned_of_split_prompt:
+            self.has_warned_of_split_prompt = True
+            _warn_of_split_prompt(example["_split_prompt"], f"At least one pair of the {self.dataset_name}")
+        reason = example["_drop_reason"]
         if reason is not None:
             self.counts[reason] += 1
             num_dropped = sum(self.counts.values())
@@ -274,7 +301,7 @@ def _tokenize_example(
     elif reason is None and max_length is not None and truncation_mode == "keep_start" and prompt_length >= max_length:
         reason = "no_room"
     length = length if max_length is None else min(length, max_length)
-    return {**output, "length": length, "drop_reason": reason, "split_prompt": split_prompt}
+    return {**output, "length": length, "_drop_reason": reason, "_split_prompt": split_prompt}
 
 
 def _tokenize_pair(
@@ -343,7 +370,7 @@ def _warn_of_implicit_text_prompt(example: dict[str, Any], dataset_name: str) ->
 
 
 def _warn_of_split_prompt(text: str, where: str) -> None:
-    logger.warning_once(
+    logger.warning(
         f"{where} dataset: the tokenized prompt is not a prefix of the tokenized prompt+completion, usually because the "
         "chat template renders the prompt alone differently or because tokens merge across the boundary. The completions "
         f"start where they diverge, and this end of the prompt is left out of the training sequence: {text!r}. The model "

@@ -146,10 +146,10 @@ class EDITConfig(SFTConfig):
         if torch.accelerator.is_available():
             return
         chosen = []
-        if not self.use_cpu:
+        if not self.use_cpu:  # type: ignore[has-type]
             self.use_cpu = True
             chosen.append("`use_cpu=True`")
-        if self.bf16 is None and not self.fp16:
+        if self.bf16 is None and not self.fp16:  # type: ignore[has-type]
             self.bf16 = False
             chosen.append("`bf16=False`")
         if chosen:

@@ -12,12 +12,14 @@ divided by the pairs of the whole optimiser step, over accumulation steps and pr
 Paper: https://huggingface.co/papers/2405.19737
 """
 
+import dataclasses
 import difflib
 import inspect
 import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,11 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
-from trl.data_utils import get_dataset_column_names
 from trl.trainer.base_config import _BaseConfig
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first, selective_log_softmax_and_entropy
 
 from .data_collator import DataCollatorForDualCoT
-from .data_utils import ID_COLUMNS, WEIGHT_COLUMNS, check_columns, prepare_dual_cots
+from .data_utils import ID_COLUMNS, WEIGHT_COLUMNS, check_columns, get_column_names, prepare_dual_cots
 from .edit_config import EDITConfig
 from .loss import is_gated, krsl_loss, weighted_token_losses
 
@@ -203,7 +204,7 @@ class EDITTrainer(SFTTrainer):
         args = _as_edit_config(args, model)
         _check_model(model, args)
         _check_adapter(peft_config, model)
-        _check_datasets(train_dataset, eval_dataset)
+        _check_datasets(train_dataset, eval_dataset, args)
 
         super().__init__(
             model=model,
@@ -264,8 +265,8 @@ class EDITTrainer(SFTTrainer):
         if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
             raise ValueError(
                 f"The {dataset_name} dataset must not use `Dataset.with_transform()`. Preparation would bake the "
-                "transform into the tokens; make the transform return tokenized pairs and pass "
-                "`dataset_kwargs={'skip_prepare_dataset': True}`, or apply it with `Dataset.map()` first."
+                "transform into the tokens; apply it with `Dataset.map()` first, or make it return tokenized pairs and pass "
+                "`dataset_kwargs={'skip_prepare_dataset': True}` and `remove_unused_columns=False`."
             )
         with global_then_local_main_first():
             dataset = prepare_dual_cots(
@@ -281,7 +282,7 @@ class EDITTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         # `Trainer` removes all other columns before the collator sees them, and the sampler reads the length.
-        if self._signature_columns is None:
+        if self._signature_columns is None:  # type: ignore[has-type]
             self._signature_columns = [*ID_COLUMNS, *WEIGHT_COLUMNS, self.args.length_column_name]
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
@@ -543,6 +544,9 @@ def _scored_positions_only(
     calls: list[torch.Size] = []
 
     def select(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if not args:  # called by keyword: the first parameter of `forward` is the hidden states
+            name, *_ = inspect.signature(module.forward).parameters
+            args = (kwargs.pop(name),)
         hidden_states, *rest = args
         calls.append(hidden_states.shape)
         device = hidden_states.device
@@ -572,8 +576,8 @@ def _as_edit_config(args: Any, model: Any) -> EDITConfig:
     if isinstance(args, EDITConfig):
         return args
     if args is None:
-        name = model if isinstance(model, str) else get_config_model_id(model.config)
-        return EDITConfig(output_dir=f"{name.split('/')[-1]}-EDIT")
+        name = model if isinstance(model, str) else get_config_model_id(model.config) or type(model).__name__
+        return EDITConfig(output_dir=f"{Path(name).name}-EDIT")
     if not isinstance(args, TrainingArguments):
         hint = ""
         if isinstance(args, torch.nn.Module):
@@ -588,9 +592,14 @@ def _as_edit_config(args: Any, model: Any) -> EDITConfig:
             "is not EDIT's β), so it is not converted: pass `args=EDITConfig(output_dir=...)`, with "
             "`rejected_key_weight` as the strength of the push away from mistakes."
         )
-    values = args.to_dict()
-    # `to_dict` hides every field that ends in `_token`, whatever it holds.
-    values.update({name: getattr(args, name) for name in values if name.endswith("_token")})
+    # Not `to_dict`, which hides tokens (`eos_token` too), loses `parallelism_config` and changes nested dictionaries.
+    values = {f.name: deepcopy(getattr(args, f.name)) for f in dataclasses.fields(args) if f.init}
+    extra = sorted(values.keys() - {f.name for f in dataclasses.fields(EDITConfig)})
+    if extra:
+        raise TypeError(
+            f"`args` must be an `EDITConfig`, got a `{type(args).__name__}` with fields of its own: "
+            f"{', '.join(f'`{name}`' for name in extra)}. They would be lost; derive the class from `EDITConfig`."
+        )
     logger.info(
         f"`args` is a `{type(args).__name__}`: it became an `EDITConfig` with the same values, learning rate "
         f"{args.learning_rate} included (EDIT's own default is 5e-6)."
@@ -604,10 +613,15 @@ def _check_model(model: Any, args: EDITConfig) -> None:
         options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
         with suppress(OSError, ValueError):  # what cannot be loaded is for `SFTTrainer` to say
             config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **options)
-    if getattr(config, "is_encoder_decoder", False):
+    if config is not None and getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"`model` must be a causal (decoder-only) language model, got the encoder-decoder `{config.model_type}`. "
             "Its decoder does not see prompt and completion as one text; pass a decoder-only student."
+        )
+    if isinstance(model, PreTrainedModel) and model.get_output_embeddings() is None:
+        raise ValueError(
+            f"`model` must be a causal language model, got `{type(model).__name__}`, which has no language-model head. "
+            "Load it with `AutoModelForCausalLM.from_pretrained(...)`, or pass its name."
         )
 
 
@@ -621,20 +635,25 @@ def _check_adapter(peft_config: Any, model: Any) -> None:
             )
 
 
-def _check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
+def _check_datasets(train_dataset: Any, eval_dataset: Any, args: EDITConfig) -> None:
     """Check columns before a model is loaded for nothing."""
+    is_prepared = (args.dataset_kwargs or {}).get("skip_prepare_dataset", False)
     named = {"train": train_dataset}
     named.update(eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset})
     for name, dataset in named.items():
+        if dataset is None and name != "train":
+            continue
         if not isinstance(dataset, (Dataset, IterableDataset)):
-            if dataset is None and name != "train":
-                continue
             raise TypeError(
-                f"`{name if name == 'train' else 'eval'}_dataset` must be a `datasets.Dataset` or `IterableDataset`, got "
-                f"`{type(dataset).__name__}`. Load one with `datasets.load_dataset(..., split='train')`."
+                f"`{name if name == 'train' else 'eval'}_dataset` must be a `datasets.Dataset` or `IterableDataset`, "
+                f"got `{type(dataset).__name__}`. Load one with `datasets.load_dataset(..., split='train')`."
             )
-        if isinstance(dataset, Dataset) and len(dataset) == 0:
+        column_names = get_column_names(dataset, name)
+        if is_prepared and isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+            continue  # its transform makes the columns
+        if not check_columns(column_names, name) and is_prepared:
             raise ValueError(
-                f"The {name} dataset must have at least one pair, got none. Look at how it was loaded or filtered."
+                f"The {name} dataset must be tokenized, since `skip_prepare_dataset` is set, got the columns "
+                f"{sorted(column_names)}. Leave `skip_prepare_dataset` out, or add the columns "
+                f"{', '.join(f'`{column}`' for column in ID_COLUMNS)}."
             )
-        check_columns(get_dataset_column_names(dataset), name)

@@ -141,7 +141,7 @@ def weighted_token_losses(
     if rejected_loss == "nll":
         return weights * -log_probs
     pushed_away = weights < 0
-    pulled = weights.clamp(min=0) * -log_probs
+    pulled = weights.clamp(min=0) * -log_probs.masked_fill(pushed_away, -1.0)
     pushed = weights.clamp(max=0) * _log1m_exp(log_probs.masked_fill(~pushed_away, -1.0))
     return pulled + pushed
 
@@ -182,9 +182,9 @@ def _log1m_exp(log_probs: torch.Tensor) -> torch.Tensor:
     """
     `log(1 - exp(x))` for x <= 0, with finite values and gradients at both ends.
 
-    The gradient p / (1 - p) grows without bound as p goes to 1, where float log-probabilities round to zero. Values
-    closer to zero than the type's resolution are moved to it and keep their gradient, so that a certain token is
-    pushed away hardest rather than not at all.
+    The slope by x, p / (1 - p), grows without bound as p goes to 1, where log-probabilities round to zero. Values closer
+    to zero than the type's resolution are moved to it and keep their slope, so nothing becomes infinite. (By the logits
+    the push fades there all the same: the softmax's own derivative, 1 - p, has rounded to zero.)
     """
     eps = torch.finfo(log_probs.dtype).eps
     x = log_probs - (log_probs.detach() + eps).clamp(min=0)

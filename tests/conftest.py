@@ -2,7 +2,12 @@
 Tiny models and a tokenizer built here, so that the tests need neither a network nor a GPU.
 """
 
+import base64
+import json
 import os
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -133,3 +138,80 @@ def build_metaspace_tokenizer() -> PreTrainedTokenizerFast:
 def any_tokenizer(request, tokenizer) -> PreTrainedTokenizerFast:
     """One tokenizer of each kind: their tokens carry spaces in different ways."""
     return tokenizer if request.param == "byte_level" else build_metaspace_tokenizer()
+
+
+class LoopbackHub:
+    """
+    What a push to the Hub needs of it, on a loopback port: creates repositories, takes commits and keeps their files.
+
+    `url` is for `HF_ENDPOINT`; `files` maps `"owner/name"` to paths and contents; `unknown` lists requests that it
+    could not answer.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, dict[str, bytes]] = {}
+        self.unknown: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                path = self.path.split("?")[0]
+                if path == "/api/repos/create":
+                    request = json.loads(body)
+                    name = f"{request['organization']}/{request['name']}"
+                    hub.files.setdefault(name, {})
+                    self.answer({"url": f"{hub.url}/{name}"})
+                elif path == "/api/validate-yaml":
+                    self.answer({"errors": [], "warnings": []})
+                elif match := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
+                    modes = [
+                        {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for file in json.loads(body)["files"]
+                    ]
+                    self.answer({"files": modes})
+                elif match := re.fullmatch(r"/api/models/(.+)/commit/main", path):
+                    for line in body.splitlines():
+                        entry = json.loads(line)
+                        if entry["key"] == "file":
+                            content = base64.b64decode(entry["value"]["content"])
+                            hub.files[match[1]][entry["value"]["path"]] = content
+                    self.answer({"commitUrl": f"{hub.url}/{match[1]}/commit/1", "commitOid": "1", "hookOutput": ""})
+                else:
+                    hub.unknown.append(f"POST {path}")
+                    self.answer({"error": "unknown"}, status=404)
+
+            def do_GET(self) -> None:
+                if self.path == "/api/whoami-v2":
+                    return self.answer({"name": "somebody", "type": "user", "orgs": []})
+                hub.unknown.append(f"GET {self.path}")
+                self.answer({"error": "unknown"}, status=404)
+
+            do_HEAD = do_GET
+
+            def answer(self, content: dict, status: int = 200) -> None:
+                data = json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment of a process that is to push here."""
+        return {"HF_ENDPOINT": self.url, "HF_TOKEN": "hf_loopback", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+
+
+@pytest.fixture
+def loopback_hub():
+    hub = LoopbackHub()
+    yield hub
+    hub.server.shutdown()

@@ -298,7 +298,7 @@ class TestSameTokensAsTRL:
             CONVERSATIONS,
             [without_prompt_column(row) for row in CONVERSATIONS],
             [{**row, "tools": json.dumps(TOOLS), "chat_template_kwargs": {"shout": True}} for row in CONVERSATIONS],
-            [SPLIT, OTHER_SPLIT],
+            [SPLIT, OTHER_SPLIT, {**SPLIT, "rejected": " is 5."}],
         ],
         ids=["plain", "plain implicit", "conversations", "conversations implicit", "template arguments", "merging"],
     )
@@ -561,6 +561,15 @@ class TestSplitPrompt:
         assert prepared["prompt_ids"] == tokenizer("The")["input_ids"]
         assert tokenizer.decode(prepared["chosen_ids"]) == f" answer is 4.{EOS}"
         assert ids_of([prepared]) == [expected_of_text(tokenizer, SPLIT)]
+
+    def test_first_chain_to_diverge_ends_the_prompt_of_both(self, tokenizer):
+        """ " ans" and "wer" merge in the right chain alone; the wrong chain takes " ans" over as well."""
+        row = {**SPLIT, "rejected": " is 5."}
+        for pair in (row, {**row, "chosen": row["rejected"], "rejected": row["chosen"]}):
+            (prepared,) = prepare([pair], tokenizer)
+
+            assert ids_of([prepared]) == [expected_of_text(tokenizer, pair)]
+            assert prepared["prompt_ids"] == tokenizer("The")["input_ids"]
 
     def test_it_is_reported_once_with_its_text_and_count(self, tokenizer, warnings):
         prepare([PLAIN[0], SPLIT, OTHER_SPLIT], tokenizer)

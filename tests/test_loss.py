@@ -360,6 +360,19 @@ class TestUnlikelihood:
             assert next_loss >= loss and next_gradient >= gradient
         assert values[-1][0] > 15 and values[-1][1] > 1e6
 
+    @pytest.mark.parametrize("log_prob", [-1e-3, -1e-4, -1e-5, -1e-6])
+    def test_nearly_certain_token_is_exact_in_single_precision(self, log_prob):
+        """1 - p is computed as -expm1(log p): as 1 - exp(log p) it would keep few of float32's digits."""
+        log_prob = torch.tensor(log_prob).item()  # as float32 holds it
+        expected, slope = -math.log(-math.expm1(log_prob)), math.exp(log_prob) / -math.expm1(log_prob)
+
+        loss, gradient = loss_and_gradient(
+            [[log_prob]], [[-1.0]], [1], 1, dtype=torch.float32, rejected_loss="unlikelihood"
+        )
+
+        assert loss.item() == pytest.approx(expected, rel=1e-6)
+        assert gradient.item() == pytest.approx(slope, rel=1e-6)
+
     def test_both_branches_meet(self):
         """Around p = 1/2, where the computation changes over, the values follow the plain formula."""
         for p in (0.499, 0.4999999, 0.5, 0.5000001, 0.501):

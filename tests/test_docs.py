@@ -1,0 +1,49 @@
+"""Every Python snippet of the README and the docs runs, with a tiny student in place of the one it names."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def snippets(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name)
+def test_snippets_run(page, tmp_path, model_folder, pairs, loopback_hub):
+    code = "\n".join(snippets(page)).replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder)
+    (tmp_path / "snippets.py").write_text(code)
+    (tmp_path / "dual_cots.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
+    environment = {**os.environ, **(loopback_hub.environment if "push_to_hub" in code else {}), "OMP_NUM_THREADS": "1"}
+    completed = subprocess.run(
+        [sys.executable, "snippets.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    # What a comment behind or below a `print` shows is what is printed.
+    printed = completed.stdout
+    for line in code.splitlines():
+        if match := re.match(r"(?:print\(.*\)  )?# (\[\(.*|\[.*\]|\d\S*)$", line):
+            assert match[1] in printed, f"{match[1]} is not in {printed}"
+
+
+def test_relative_links_lead_somewhere():
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_commands_of_the_readme_are_targets_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    commands = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert {"demo", "test"} <= set(commands)
+    for command in commands:
+        assert re.search(rf"^{command}:", makefile, flags=re.MULTILINE), command

