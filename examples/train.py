@@ -107,17 +107,12 @@ class RecipeArguments(ScriptArguments):
     )
     sft_max_steps: int = field(default=-1, metadata={"help": "Steps of stage 1, if positive, instead of epochs."})
     demo_tasks: list[str] = field(
-        default_factory=lambda: [
-            "multistep_arithmetic",
-            "object_counting",
-            "boolean_expressions",
-            "date_understanding",
-        ],
+        default_factory=lambda: ["multistep_arithmetic", "object_counting", "boolean_expressions"],
         metadata={
-            "help": "Tasks of the demo to train on, from `edit_trl.tasks`; the default are those with short chains."
+            "help": "Tasks of the demo to train on, from `edit_trl.tasks`; the default are those with the shortest chains."
         },
     )
-    demo_num_examples: int = field(default=160, metadata={"help": "Pairs of the demo to train on."})
+    demo_num_examples: int = field(default=144, metadata={"help": "Pairs of the demo to train on."})
     demo_num_questions: int = field(
         default=80, metadata={"help": "Held-back questions to score on, three quarters of them in domain."}
     )
