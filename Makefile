@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Pinned, so that two people who type `make demo` run the same arithmetic. Another build: `make demo TORCH=torch==2.12.0`.
 TORCH ?= torch==2.13.0
+# Processes that run the tests.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
@@ -13,7 +15,7 @@ demo: $(VENV)/demo
 	$(BIN)/python examples/train.py $(ARGS)
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 check: lint types test
 

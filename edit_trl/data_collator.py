@@ -9,9 +9,7 @@ position of the hidden state that predicts it. So the trainer builds logits for 
 position predicts two tokens, one of each chain, fits the same list.
 """
 
-import math
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from transformers.data.data_collator import DataCollatorMixin
 from trl.trainer.utils import pad
 
 from .alignment import Alignment, align, token_weights, word_lengths
-from .data_utils import ID_COLUMNS, WEIGHT_COLUMNS, decode_part
+from .data_utils import ID_COLUMNS, check_weights, decode_part, has_weight_columns
 
 
 @dataclass
@@ -178,8 +176,8 @@ class DataCollatorForDualCoT(DataCollatorMixin):
 
     def _weigh(self, example: dict[str, Any]) -> list[tuple[list[float], list[bool]]]:
         """Weights and key mask of the full right chain and of the full wrong chain."""
-        if any(example.get(column) is not None for column in WEIGHT_COLUMNS):
-            sides = [_check_weights(example, side) for side in ("chosen", "rejected")]
+        if has_weight_columns(example):
+            sides = [check_weights(example, side) for side in ("chosen", "rejected")]
             return [(weights, [weight != 0 for weight in weights]) for weights in sides]
         alignment = self._align(example["chosen_ids"], example["rejected_ids"])
         chosen, rejected = token_weights(
@@ -237,25 +235,3 @@ class DataCollatorForDualCoT(DataCollatorMixin):
 
     def _pad(self, rows: list[torch.Tensor], padding_value: int) -> torch.Tensor:
         return pad(rows, padding_value=padding_value, padding_side="right", pad_to_multiple_of=self.pad_to_multiple_of)
-
-
-def _check_weights(example: dict[str, Any], side: str) -> list[float]:
-    weights, num_tokens = example.get(f"{side}_weights"), len(example[f"{side}_ids"])
-    if weights is None:
-        raise ValueError(
-            f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace the "
-            f"alignment on both sides; pass `{side}_weights=[0.0] * {num_tokens}` to leave that chain alone."
-        )
-    if len(weights) != num_tokens:
-        raise ValueError(
-            f"`{side}_weights` must hold one float per token of `{side}_ids`, expected {num_tokens}, got "
-            f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized chain, "
-            "end-of-sequence token included."
-        )
-    bad = next((i for i, w in enumerate(weights) if not isinstance(w, Real) or not math.isfinite(w)), None)
-    if bad is not None:
-        raise ValueError(
-            f"`{side}_weights` must be finite numbers, got {weights[bad]!r} at token {bad}. The loss would not be "
-            "finite either; pass `0.0` for tokens to ignore."
-        )
-    return [float(weight) for weight in weights]

@@ -11,9 +11,12 @@ Preparation is where pairs that nothing can be learnt from are dropped, each wit
 
 import difflib
 import json
+import math
 from collections import Counter
 from contextlib import suppress
 from copy import deepcopy
+from importlib.metadata import version
+from numbers import Real
 from typing import Any
 
 from accelerate import PartialState
@@ -71,12 +74,14 @@ def check_columns(column_names: list[str], dataset_name: str = "train") -> bool:
     images = {"image", "images"} & set(column_names)
     if images:
         raise ValueError(
-            f"The {dataset_name} dataset must hold text alone, got the column `{images.pop()}`. Key tokens are found in "
-            "text; remove the column to train on the text of the pairs."
+            f"The {dataset_name} dataset must hold text alone, got the column `{min(images)}`. Key tokens are found in "
+            f"text; train on the text of the pairs with `dataset.remove_columns({min(images)!r})`."
         )
     is_tokenized = any(column in column_names for column in ID_COLUMNS)
     if is_tokenized:
         required: tuple[str, ...] = ID_COLUMNS
+        if any(column in column_names for column in WEIGHT_COLUMNS):
+            required += WEIGHT_COLUMNS
     else:
         required = ("chosen", "rejected")  # the prompt may be implicit
         weights = [column for column in WEIGHT_COLUMNS if column in column_names]
@@ -176,6 +181,8 @@ def prepare_dual_cots(
         ValueError: If columns are missing or nothing is left.
     """
     PartialState()  # the logger asks it for the main process
+    if not isinstance(dataset, Dataset) or dataset.format["type"] != "custom":
+        dataset = dataset.with_format(None)  # lists, whatever the format was
     is_iterable = isinstance(dataset, IterableDataset)
     column_names = get_column_names(dataset, dataset_name)
     is_tokenized = check_columns(column_names, dataset_name)
@@ -198,6 +205,8 @@ def prepare_dual_cots(
             "eos_token": eos_token,
             "max_length": max_length,
             "truncation_mode": truncation_mode,
+            # Part of the fingerprint, so that tokens cached by another version of this file are not used.
+            "code_version": version("edit-trl"),
         },
         **map_kwargs,
     )
@@ -206,7 +215,7 @@ def prepare_dual_cots(
         return prepared.filter(counter.keep).remove_columns(["_drop_reason", "_split_prompt"])
 
     split_prompts = [text for text in prepared["_split_prompt"] if text]
-    if split_prompts:
+    if split_prompts and counter.is_main_process:
         _warn_of_split_prompt(split_prompts[0], f"{len(split_prompts)} of {len(prepared)} pairs of the {dataset_name}")
     reasons = prepared["_drop_reason"]
     kept = [i for i, reason in enumerate(reasons) if reason is None]
@@ -243,6 +252,57 @@ def decode_part(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return tokenizer.decode(anchor + list(ids), **options)[len(tokenizer.decode(anchor, **options)) :]
 
 
+def has_weight_columns(example: dict[str, Any]) -> bool:
+    """
+    Whether a tokenized pair brings its own weights.
+
+    Args:
+        example (`dict[str, Any]`):
+            Tokenized pair.
+
+    Returns:
+        `bool`: Whether `chosen_weights` or `rejected_weights` is there and not `None`.
+    """
+    return any(example.get(column) is not None for column in WEIGHT_COLUMNS)
+
+
+def check_weights(example: dict[str, Any], side: str) -> list[float]:
+    """
+    Check the weight column of one chain.
+
+    Args:
+        example (`dict[str, Any]`):
+            Tokenized pair.
+        side (`str`):
+            `"chosen"` or `"rejected"`.
+
+    Returns:
+        `list[float]`: The weights of that chain.
+
+    Raises:
+        ValueError: If the column is missing, or is not one finite number per token.
+    """
+    weights, num_tokens = example.get(f"{side}_weights"), len(example[f"{side}_ids"])
+    if weights is None:
+        raise ValueError(
+            f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace the "
+            f"alignment on both sides; pass `{side}_weights=[0.0] * {num_tokens}` to leave that chain alone."
+        )
+    if len(weights) != num_tokens:
+        raise ValueError(
+            f"`{side}_weights` must hold one float per token of `{side}_ids`, expected {num_tokens}, got "
+            f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized chain, "
+            "end-of-sequence token included."
+        )
+    bad = next((i for i, w in enumerate(weights) if not isinstance(w, Real) or not math.isfinite(w)), None)
+    if bad is not None:
+        raise ValueError(
+            f"`{side}_weights` must be finite numbers, got {weights[bad]!r} at token {bad}. The loss would not be "
+            "finite either; pass `0.0` for tokens to ignore."
+        )
+    return [float(weight) for weight in weights]
+
+
 class _DropCounter:
     """Counts dropped pairs by reason; on lazy data it warns at the first, tenth, hundredth … one."""
 
@@ -250,11 +310,13 @@ class _DropCounter:
         self.dataset_name = dataset_name
         self.counts: Counter[str] = Counter()
         self.has_warned_of_split_prompt = False
+        # Decided here: the workers of a data loader, where lazy data is filtered, are no processes of the training.
+        self.is_main_process = PartialState().is_main_process
         self.num_seen = 0
 
     def keep(self, example: dict[str, Any]) -> bool:
         self.num_seen += 1
-        if example["_split_prompt"] and not self.has_warned_of_split_prompt:
+        if example["_split_prompt"] and self.is_main_process and not self.has_warned_of_split_prompt:
             self.has_warned_of_split_prompt = True
             _warn_of_split_prompt(example["_split_prompt"], f"At least one pair of the {self.dataset_name}")
         reason = example["_drop_reason"]
@@ -266,10 +328,11 @@ class _DropCounter:
         return reason is None
 
     def warn(self, num_seen: int) -> None:
-        logger.warning(
-            f"Dropped {sum(self.counts.values())} of {num_seen} pairs of the {self.dataset_name} dataset: "
-            f"{self.summary()}."
-        )
+        if self.is_main_process:
+            logger.logger.warning(
+                f"Dropped {sum(self.counts.values())} of {num_seen} pairs of the {self.dataset_name} dataset: "
+                f"{self.summary()}."
+            )
 
     def summary(self) -> str:
         return "; ".join(f"{count} where {REASONS[reason]}" for reason, count in sorted(self.counts.items()))
@@ -281,6 +344,7 @@ def _tokenize_example(
     eos_token: str | None,
     max_length: int | None,
     truncation_mode: str,
+    code_version: str,
 ) -> dict[str, Any]:
     """Token IDs of one pair, or empty lists and the reason to drop it."""
     output: dict[str, Any] = {column: example.get(column) or [] for column in ID_COLUMNS}
@@ -295,7 +359,10 @@ def _tokenize_example(
 
     prompt_length = len(output["prompt_ids"])
     length = prompt_length + max(len(output["chosen_ids"]), len(output["rejected_ids"]))
-    has_weights = example.get("chosen_weights") is not None
+    has_weights = has_weight_columns(example)
+    if has_weights and reason is None:
+        for side in ("chosen", "rejected"):
+            check_weights(example, side)
     if reason is None and output["chosen_ids"] == output["rejected_ids"] and not has_weights:
         reason = "equal"
     elif reason is None and max_length is not None and truncation_mode == "keep_start" and prompt_length >= max_length:
@@ -312,6 +379,13 @@ def _tokenize_pair(
     if "prompt" not in pair:
         pair = extract_prompt(pair)
     prompt, chosen, rejected = (pair[column] for column in TEXT_COLUMNS)
+    if len({isinstance(text, list) for text in (prompt, chosen, rejected)}) > 1:
+        raise TypeError(
+            "`prompt`, `chosen` and `rejected` must all be text or all be lists of messages, got "
+            f"{', '.join(f'`{column}`: {type(pair[column]).__name__}' for column in TEXT_COLUMNS)} in the pair whose "
+            f"prompt is {prompt!r:.200}. Wrap the text in a message: "
+            '`[{"role": "assistant", "content": text}]`.'
+        )
     template_kwargs: dict[str, Any] = {}
     if is_conversational(pair):
         tools = example.get("tools")
@@ -355,8 +429,13 @@ def _is_missing(example: dict[str, Any]) -> bool:
             texts = [last.get("content") or last.get("value"), last.get("tool_calls")]
             if not any(text.strip() if isinstance(text, str) else text for text in texts):
                 return True
-        elif value is None or not value.strip():
+        elif value is None or (isinstance(value, str) and not value.strip()):
             return True
+        elif not isinstance(value, str):
+            raise TypeError(
+                f"`{column}` must be text or a list of messages, got {type(value).__name__}: {value!r:.200}. Convert the "
+                f"column with `dataset.map(lambda pair: {{{column!r}: str(pair[{column!r}])}})`."
+            )
     return False
 
 
@@ -370,7 +449,7 @@ def _warn_of_implicit_text_prompt(example: dict[str, Any], dataset_name: str) ->
 
 
 def _warn_of_split_prompt(text: str, where: str) -> None:
-    logger.warning(
+    logger.logger.warning(
         f"{where} dataset: the tokenized prompt is not a prefix of the tokenized prompt+completion, usually because the "
         "chat template renders the prompt alone differently or because tokens merge across the boundary. The completions "
         f"start where they diverge, and this end of the prompt is left out of the training sequence: {text!r}. The model "

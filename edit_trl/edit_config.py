@@ -5,6 +5,7 @@ Defaults are the paper's or those of its reference code where these state one. W
 dual chains-of-thought is refused here, with the reason and what to set instead.
 """
 
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -232,7 +233,7 @@ class EDITConfig(SFTConfig):
                 self.loss_type != "nll",
                 f"loss_type={self.loss_type!r}",
                 "the loss is that of key reasoning steps learning",
-                'loss_type="nll", and see `rejected_loss` for the bounded variant',
+                'loss_type="nll"',
             ),
             (
                 self.label_smoothing_factor != 0,
@@ -273,7 +274,7 @@ _said: set[str] = set()
 
 
 def _say_once(message: str) -> None:
-    if message not in _said:
+    # Before `TrainingArguments` is set up there is no process group to ask, only what the launcher said.
+    if message not in _said and os.environ.get("LOCAL_RANK", "0") == "0":
         _said.add(message)
-        # The process group does not exist before `TrainingArguments` is set up, so every process decides for itself.
         logger.logger.warning(message)

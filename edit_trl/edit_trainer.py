@@ -36,7 +36,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.base_config import _BaseConfig
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first, selective_log_softmax_and_entropy
@@ -320,6 +320,7 @@ class EDITTrainer(SFTTrainer):
 
         Raises:
             FloatingPointError: If the loss is not finite, on any process.
+            ValueError: If the model does not call its output embeddings, exactly once.
         """
         chains, weights = inputs["scored_chains"], inputs["scored_weights"]
         num_completion_tokens = inputs["num_completion_tokens"]
@@ -397,6 +398,29 @@ class EDITTrainer(SFTTrainer):
                 "whose `get_output_embeddings()` is the module that computes its logits."
             )
         return outputs
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """
+        Loss and metrics of a test set. There are no predictions: logits exist for the scored tokens alone.
+
+        Args:
+            test_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+                Dual-CoT dataset, in any shape that the trainer takes.
+            ignore_keys (`list[str]`, *optional*):
+                As for [`~transformers.Trainer.predict`], without effect.
+            metric_key_prefix (`str`, *optional*, defaults to `"test"`):
+                Prefix of the metrics' names.
+
+        Returns:
+            [`~transformers.trainer_utils.PredictionOutput`]: `predictions` and `label_ids` are `None`.
+        """
+        if not self._skip_prepare_dataset:
+            test_dataset = self._prepare_dataset(
+                test_dataset, self.processing_class, self.args, False, None, metric_key_prefix
+            )
+        return super().predict(test_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
 
     def prediction_step(
         self,
@@ -521,14 +545,14 @@ class EDITTrainer(SFTTrainer):
         if not self.is_world_process_zero():
             return
         card = Path(self.args.output_dir) / "README.md"
-        text = card.read_text()
+        text = card.read_text(encoding="utf-8")
         base_model = get_config_model_id(self.model.config)
         if not base_model or os.path.isdir(base_model):
             name = f"`{Path(base_model).name}`" if base_model else "a model without a name"
             text = text.replace("[None](https://huggingface.co/None)", name)
         if self.hub_model_id is None:
             text = text.replace('model="None"', f'model="{self.args.output_dir}"')
-        card.write_text(text)
+        card.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -600,9 +624,9 @@ def _as_edit_config(args: Any, model: Any) -> EDITConfig:
             f"`args` must be an `EDITConfig`, got a `{type(args).__name__}` with fields of its own: "
             f"{', '.join(f'`{name}`' for name in extra)}. They would be lost; derive the class from `EDITConfig`."
         )
-    logger.info(
-        f"`args` is a `{type(args).__name__}`: it became an `EDITConfig` with the same values, learning rate "
-        f"{args.learning_rate} included (EDIT's own default is 5e-6)."
+    logger.warning(
+        f"`args` is a `{type(args).__name__}` and became an `EDITConfig` with the same values, its learning rate of "
+        f"{args.learning_rate:g} included; EDIT's own default is 5e-6. Pass an `EDITConfig` to silence this."
     )
     return EDITConfig(**values)
 

@@ -8,7 +8,7 @@ needs and runs this):
     python examples/train.py
 
 Your own pairs (a dataset on the Hub, or a JSON or Parquet file, with `prompt`, `chosen` and `rejected`) on one GPU, with
-the hyperparameters of the paper:
+the rates, epochs and adapters that the paper reports for a student of 7B parameters:
 
     accelerate launch --config_file examples/accelerate_configs/single_gpu.yaml examples/train.py \
         --dataset_name dual_cots.jsonl --model_name_or_path meta-llama/Llama-2-7b-hf --output_dir student \
@@ -18,7 +18,9 @@ the hyperparameters of the paper:
 
 On four GPUs use `examples/accelerate_configs/multi_gpu.yaml`. Every flag can stand in a file: `--config recipe.yaml`.
 Flags without a prefix are `EDITConfig`'s and belong to stage 2; stage 1 shares them but for the few that start with
-`sft_`. Stage 1 is saved in `output_dir/sft`, stage 2 in `output_dir`.
+`sft_`. Stage 1 is saved in `output_dir/sft`, stage 2 in `output_dir`. An interrupted run goes on with
+`--resume_from_checkpoint true`: a finished stage 1 is not trained again. `--push_to_hub` pushes `output_dir`, `sft/` in it.
+FSDP and DeepSpeed take the same paths as in TRL's scripts and have not been tried.
 """
 
 import gc
@@ -26,6 +28,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass, field, fields
@@ -38,6 +41,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, load_dataset
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
 from trl import (
     ModelConfig,
     ScriptArguments,
@@ -50,6 +54,7 @@ from trl import (
 )
 
 from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align, similarity
+from edit_trl.data_utils import check_columns
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots, read_answer
 
 
@@ -137,58 +142,73 @@ def main() -> None:
     demo = script_args.dataset_name is None
     train_dataset, questions = demo_data(script_args, training_args.seed) if demo else (load_pairs(script_args), [])
     if model_args.model_name_or_path is None:
-        with state.main_process_first():
+        with state.local_main_process_first():
             model_args.model_name_or_path = demo_student()
     tokenizer = AutoTokenizer.from_pretrained(
-        tokenizer_source(model_args.model_name_or_path), trust_remote_code=training_args.trust_remote_code
+        tokenizer_source(model_args.model_name_or_path),
+        revision=model_args.model_revision,
+        trust_remote_code=training_args.trust_remote_code,
     )
     if state.is_main_process:
         describe(train_dataset, tokenizer, script_args, training_args, model_args)
 
-    scores: dict[str, dict[str, list[bool]]] = {}
-    student = model_args.model_name_or_path
-    sft_folder = os.path.join(training_args.output_dir, "sft")
-    trainer: SFTTrainer | None = None
-    if 1 in script_args.stages:
-        sft_args = stage_1_config(script_args, training_args, sft_folder)
-        trainer = SFTTrainer(
-            train_dataset=right_chains(train_dataset),
-            processing_class=tokenizer,
-            **student_options(student, model_args, sft_args),
-        )
-        if questions:
-            scores["before"] = score(trainer, tokenizer, questions, script_args.score_batch_size)
-        run(trainer, script_args)
-        student = sft_folder
-        if questions:
-            scores["after stage 1 (SFT)"] = score(trainer, tokenizer, questions, script_args.score_batch_size)
-
+    # No stage may fail on the data after an hour of the one before it.
     if 2 in script_args.stages:
-        trainer = EDITTrainer(
-            train_dataset=train_dataset,
+        check_columns(train_dataset.column_names)
+    sft_dataset = right_chains(train_dataset) if 1 in script_args.stages else None
+
+    scores: dict[str, dict[str, list[bool]]] = {}
+    hub_dataset = script_args.dataset_name
+    if hub_dataset is not None and os.path.exists(hub_dataset):
+        hub_dataset = None
+
+    def run(trainer_class: type[SFTTrainer], args: SFTConfig, dataset: Dataset, student: str, name: str) -> int:
+        """Train one stage, save and score the student, and let go of the memory. Returns the number of steps."""
+        trainer = trainer_class(
+            train_dataset=dataset,
             processing_class=tokenizer,
-            callbacks=[CollapseAlarmCallback()],
-            **student_options(student, model_args, training_args),
+            callbacks=[CollapseAlarmCallback()] if trainer_class is EDITTrainer else None,
+            **student_options(student, model_args, args),
         )
         if questions and not scores:
             scores["before"] = score(trainer, tokenizer, questions, script_args.score_batch_size)
-        run(trainer, script_args, resume_from_checkpoint=training_args.resume_from_checkpoint)
-        num_steps = trainer.state.max_steps
+        state.print(f"\n{name}: {args.output_dir}")
+        trainer.train(resume_from_checkpoint=checkpoint(args))
+        if args.push_to_hub:  # saves, writes the card and pushes
+            trainer.push_to_hub(dataset_name=hub_dataset)
+            state.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
+        else:
+            trainer.save_model()
+            trainer.create_model_card(dataset_name=hub_dataset)
         if questions:
-            scores["after stage 2 (KRSL)"] = score(trainer, tokenizer, questions, script_args.score_batch_size)
+            scores[name] = score(trainer, tokenizer, questions, script_args.score_batch_size)
+        num_steps = trainer.state.global_step
+        state.wait_for_everyone()
+        trainer.accelerator.free_memory()
+        del trainer
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return num_steps
 
+    student = model_args.model_name_or_path
+    sft_folder = os.path.join(training_args.output_dir, "sft")
+    if 1 in script_args.stages:
+        if training_args.resume_from_checkpoint and is_finished(sft_folder):
+            state.print(f"Stage 1 is finished: {sft_folder}")
+        else:
+            sft_args = stage_1_config(script_args, training_args, sft_folder)
+            run(SFTTrainer, sft_args, sft_dataset, student, "after stage 1 (SFT)")
+            remove_checkpoints(sft_folder)  # not to be pushed with stage 2
+        student = sft_folder
+    if 2 in script_args.stages:
+        num_steps = run(EDITTrainer, training_args, train_dataset, student, "after stage 2 (KRSL)")
     if script_args.control:
-        control_args = stage_1_config(script_args, training_args, os.path.join(training_args.output_dir, "control"))
+        folder = os.path.join(training_args.output_dir, "control")
+        control_args = stage_1_config(script_args, training_args, folder)
         control_args.learning_rate, control_args.max_steps = training_args.learning_rate, num_steps
-        control = SFTTrainer(
-            train_dataset=right_chains(train_dataset),
-            processing_class=tokenizer,
-            **student_options(student, model_args, control_args),
-        )
-        run(control, script_args)
-        if questions:
-            name = f"stage 1 continued ({num_steps} steps)"
-            scores[name] = score(control, tokenizer, questions, script_args.score_batch_size)
+        run(SFTTrainer, control_args, sft_dataset, student, "stage 1 continued")
+        remove_checkpoints(folder)
 
     if state.is_main_process and scores:
         print(table(scores))
@@ -197,12 +217,6 @@ def main() -> None:
             for name, by_task in scores.items()
         }
         Path(training_args.output_dir, "scores.json").write_text(json.dumps(rows, indent=2) + "\n")
-    assert trainer is not None
-    if training_args.push_to_hub:
-        trainer.push_to_hub(
-            dataset_name=None if os.path.exists(script_args.dataset_name or "") else script_args.dataset_name
-        )
-        trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
 
 
 # Arguments
@@ -218,6 +232,17 @@ def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
     script_args, training_args, model_args = parsed
     if script_args.dataset_streaming:
         raise ValueError("`dataset_streaming` is not supported: the stages count epochs. Leave it out.")
+    if training_args.eval_strategy != "no":
+        raise ValueError(
+            f"The recipe does not evaluate while it trains, got `eval_strategy={training_args.eval_strategy}`. Leave it "
+            "out, or give `EDITTrainer` an `eval_dataset` in a script of your own."
+        )
+    resume = training_args.resume_from_checkpoint
+    if resume and resume.lower() != "true" and script_args.stages == [1, 2]:
+        raise ValueError(
+            f"`resume_from_checkpoint` must be `true` when both stages run, got {resume}. Each finds its own last "
+            "checkpoint; to go on from another one pass `--stages` too."
+        )
     return script_args, training_args, model_args
 
 
@@ -231,11 +256,30 @@ def stage_1_config(script_args: RecipeArguments, training_args: EDITConfig, outp
             "learning_rate": script_args.sft_learning_rate,
             "num_train_epochs": script_args.sft_num_train_epochs,
             "max_steps": script_args.sft_max_steps,
-            "resume_from_checkpoint": None,
-            "push_to_hub": False,
-            "hub_token": None,
+            "push_to_hub": training_args.push_to_hub and script_args.stages == [1],
+            "hub_model_id": training_args.hub_model_id or Path(training_args.output_dir).name,
         }
     )
+
+
+def is_finished(folder: str) -> bool:
+    """Whether a stage was saved here: its checkpoints are in folders of their own."""
+    return any(Path(folder, name).exists() for name in ("adapter_config.json", "config.json"))
+
+
+def checkpoint(args: SFTConfig) -> str | None:
+    """Checkpoint to go on from: `true` means the last one, if there is one."""
+    if not args.resume_from_checkpoint or args.resume_from_checkpoint.lower() != "true":
+        return args.resume_from_checkpoint
+    return get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
+
+
+def remove_checkpoints(folder: str) -> None:
+    """Remove the checkpoints of a stage that is finished."""
+    if PartialState().is_main_process:
+        for path in Path(folder).glob("checkpoint-*"):
+            shutil.rmtree(path)
+    PartialState().wait_for_everyone()
 
 
 # Data
@@ -273,13 +317,21 @@ def right_chains(dataset: Dataset) -> Dataset:
             f"Stage 1 needs the texts `prompt` and `chosen`, got the columns {dataset.column_names}. It trains on right "
             "chains of thought; pass `--stages 2` to start with stage 2."
         )
+    # An implicit prompt is what both chains begin with, so both are needed.
+    needed = ("prompt", "chosen") if "prompt" in dataset.column_names else ("chosen", "rejected")
+
+    def is_complete(pair: dict[str, Any]) -> bool:
+        texts = [pair[column] for column in needed]
+        return all(text.strip() if isinstance(text, str) else text for text in texts)
+
     num_pairs = len(dataset)
-    dataset = dataset.filter(lambda pair: bool(pair["chosen"]) and bool(pair.get("prompt", True)))
-    if len(dataset) < num_pairs:
-        PartialState().print(
-            f"Stage 1 leaves out {num_pairs - len(dataset)} of {num_pairs} pairs without right chain."
-        )
-    dataset = maybe_extract_prompt(dataset) if isinstance(dataset, dict) else dataset.map(maybe_extract_prompt)
+    with PartialState().local_main_process_first():
+        dataset = dataset.filter(is_complete)
+        if len(dataset) < num_pairs:
+            PartialState().print(
+                f"Stage 1 leaves out {num_pairs - len(dataset)} of {num_pairs} pairs with empty texts."
+            )
+        dataset = dataset.map(maybe_extract_prompt)
     kept = [name for name in ("prompt", "chosen", "tools", "chat_template_kwargs") if name in dataset.column_names]
     return dataset.select_columns(kept).rename_column("chosen", "completion")
 
@@ -298,7 +350,7 @@ def describe(
     )
     print(f"Pairs: {len(dataset)} ({source})\nLearning rates: {rates}")
     sample = dataset.select(range(min(len(dataset), 1000)))
-    texts = [(pair["chosen"], pair["rejected"]) for pair in sample if "chosen" in pair]
+    texts = [(pair["chosen"], pair["rejected"]) for pair in sample if {"chosen", "rejected"} <= pair.keys()]
     pairs = [
         tuple(tokenizer(text)["input_ids"] for text in pair)
         for pair in texts
@@ -347,6 +399,7 @@ def demo_student() -> str:
         model.save_pretrained(unfinished)
         AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(unfinished)
         os.chmod(unfinished, 0o755)
+        shutil.rmtree(cache, ignore_errors=True)  # what an older, unfinished attempt left
         os.replace(unfinished, cache)
         os.mkdir(unfinished)  # for the context manager to remove
     return str(cache)
@@ -376,23 +429,13 @@ def student_options(student: str, model_args: ModelConfig, args: SFTConfig) -> d
             "peft_config": get_peft_config(model_args),
             "quantization_config": quantization_config,
         }
-    init_kwargs.update(args.model_init_kwargs or {})
+    init_kwargs.update(trust_remote_code=args.trust_remote_code, **(args.model_init_kwargs or {}))
     args.model_init_kwargs = None  # used here, so not for the trainer to use
     if quantization_config is not None:
         init_kwargs.update(
             quantization_config=quantization_config, device_map={"": PartialState().local_process_index}
         )
     return {"model": AutoPeftModelForCausalLM.from_pretrained(student, is_trainable=True, **init_kwargs), "args": args}
-
-
-def run(trainer: SFTTrainer, script_args: RecipeArguments, resume_from_checkpoint: str | None = None) -> None:
-    """Train, then save the student with its tokenizer and model card."""
-    trainer.accelerator.print(f"\n{trainer._name}: {trainer.args.output_dir}")
-    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
-    trainer.save_model()
-    name = script_args.dataset_name
-    trainer.create_model_card(dataset_name=name if name and not os.path.exists(name) else None)
-    trainer.accelerator.wait_for_everyone()
 
 
 # Scoring
@@ -404,6 +447,8 @@ def score(trainer: SFTTrainer, tokenizer: Any, questions: list[DualCoT], batch_s
     model.eval()
     use_cache, model.config.use_cache = model.config.use_cache, True
     padding_side, tokenizer.padding_side = tokenizer.padding_side, "left"
+    # Right chains are the measure of how long a reply may be.
+    max_new_tokens = 32 + max(len(ids) for ids in tokenizer([q.chosen for q in questions])["input_ids"])
     marks: list[tuple[str, bool]] = []
     with (
         PartialState().split_between_processes(sorted(questions, key=lambda q: len(q.question))) as own,
@@ -414,10 +459,8 @@ def score(trainer: SFTTrainer, tokenizer: Any, questions: list[DualCoT], batch_s
             inputs = tokenizer([q.to_pair()["prompt"] for q in batch], return_tensors="pt", padding=True).to(
                 model.device
             )
-            # Right chains are the measure of how long a reply may be.
-            longest = max(len(ids) for ids in tokenizer([q.chosen for q in batch])["input_ids"])
             tokens = model.generate(
-                **inputs, max_new_tokens=longest + 32, do_sample=False, pad_token_id=tokenizer.pad_token_id
+                **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
             )
             replies = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             marks += [(q.task, read_answer(reply) == q.answer) for q, reply in zip(batch, replies, strict=True)]
@@ -435,6 +478,15 @@ def wilson_interval(num_right: int, num: int) -> tuple[float, float]:
     centre = (num_right + z * z / 2) / (num + z * z)
     half = z * math.sqrt(num_right * (num - num_right) / num + z * z / 4) / (num + z * z)
     return centre - half, centre + half
+
+
+def paired_difference(pairs: list[tuple[bool, bool]]) -> tuple[float, float, float]:
+    """Difference of two accuracies on the same questions, between the ends of its 95 % interval."""
+    differences = [int(first) - int(second) for first, second in pairs]
+    mean = sum(differences) / len(differences)
+    variance = sum((difference - mean) ** 2 for difference in differences) / len(differences)
+    half = 1.96 * math.sqrt(variance / len(differences))
+    return mean - half, mean, mean + half
 
 
 def table(scores: dict[str, dict[str, list[bool]]]) -> str:
@@ -455,8 +507,17 @@ def table(scores: dict[str, dict[str, list[bool]]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "-" * len(lines[0]))
-    note = "Held-back questions of the demo, greedy decoding, one seed: differences inside the intervals are noise."
-    return "\n" + "\n".join([*lines, note])
+    lines.append(
+        "Held-back questions of the demo, greedy decoding, one seed: differences inside the intervals are noise."
+    )
+    krsl, continued = (scores.get(name) for name in ("after stage 2 (KRSL)", "stage 1 continued"))
+    if krsl and continued:
+        pairs = [
+            pair for task in IN_DOMAIN_TASKS for pair in zip(krsl.get(task, []), continued.get(task, []), strict=True)
+        ]
+        low, difference, high = paired_difference(pairs)
+        lines.append(f"Stage 2 against stage 1 continued, in domain: {difference:+.1%} [{low:+.1%}, {high:+.1%}]")
+    return "\n" + "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -638,3 +638,30 @@ class TestDecodePart:
     def test_bytes_of_one_character_are_read_together(self, any_tokenizer):
         ids = any_tokenizer.encode("x😀y", add_special_tokens=False)
         assert decode_part(any_tokenizer, ids).strip() == "x😀y"
+
+
+class TestBadRows:
+    def test_weights_are_checked_before_training(self, tokenizer):
+        row = {"prompt_ids": [5], "chosen_ids": [6, 7], "rejected_ids": [8]}
+        for weights, message in (
+            ({"chosen_weights": [1.0], "rejected_weights": [0.0]}, "one float per token of `chosen_ids`, expected 2"),
+            ({"chosen_weights": [1.0, float("nan")], "rejected_weights": [0.0]}, "must be finite numbers"),
+            ({"chosen_weights": [1.0, 0.0]}, "`rejected_weights` is missing"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                prepare_dual_cots(Dataset.from_list([{**row, **weights}]), tokenizer, eos_token=tokenizer.eos_token)
+
+    def test_other_types_are_named(self, tokenizer):
+        numbers = Dataset.from_list([{"prompt": "Q", "chosen": 1, "rejected": 2}])
+        with pytest.raises(TypeError, match="`chosen` must be text or a list of messages, got int"):
+            prepare_dual_cots(numbers, tokenizer, eos_token=None)
+        mixed = Dataset.from_list([{"prompt": [{"role": "user", "content": "Q"}], "chosen": "a", "rejected": "b"}])
+        with pytest.raises(TypeError, match="must all be text or all be lists of messages"):
+            prepare_dual_cots(mixed, tokenizer, eos_token=None)
+
+    def test_the_format_of_a_dataset_does_not_matter(self, tokenizer):
+        rows = [{"prompt_ids": [5, 6], "chosen_ids": [7, 8], "rejected_ids": [7, 9]}] * 2
+        plain = Dataset.from_list(rows)
+        for kind in ("torch", "numpy"):
+            prepared = prepare_dual_cots(plain.with_format(kind), tokenizer, eos_token=None)
+            assert prepared[0]["chosen_ids"] == [7, 8]

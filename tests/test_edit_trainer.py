@@ -264,6 +264,10 @@ class TestLoss:
         loss = trainer.compute_loss(trainer.model, first_batch(trainer))
         loss.backward()
         assert loss.item() == 0
+        metrics = trainer._pop_metrics("train")
+        assert metrics["edit/pairs_without_key_tokens"] == 1
+        assert metrics["edit/truncated_key_ratio"] == 1
+        assert "edit/logps_key_chosen" not in metrics  # a mean over nothing
         assert all(not gradient.any() for gradient in gradients(trainer.model).values())
 
     def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(self, tmp_path, pairs):
@@ -359,6 +363,20 @@ class TestDenominator:
             )
 
 
+class TestStreaming:
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_an_iterable_dataset_trains_like_a_map_style_one(self, tmp_path, twelve_pairs, num_workers, caplog):
+        """In order, one shard; a pair that nothing can be learnt from is left out on the way."""
+        options = {"per_device_train_batch_size": 4, "max_steps": 3, "train_sampling_strategy": "sequential"}
+        whole, _ = train_parameters(tmp_path, twelve_pairs, **options)
+        bad = {**twelve_pairs[0], "rejected": None}
+        stream = Dataset.from_list([*twelve_pairs[:3], bad, *twelve_pairs[3:]]).to_iterable_dataset()
+        streamed, _ = train_parameters(tmp_path, stream, dataloader_num_workers=num_workers, **options)
+        assert_same_parameters(whole, streamed)
+        if num_workers == 0:  # a worker says it in its own process
+            assert "Dropped 1 of 4 pairs of the train dataset" in caplog.text
+
+
 class TestResume:
     @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
     def test_an_interrupted_run_ends_with_the_same_parameters(self, tmp_path, twelve_pairs, optim):
@@ -451,6 +469,20 @@ class TestEvaluate:
         assert fresh["test_loss"] == pytest.approx(
             plain_loss(trainer.model, tokenizer, twelve_pairs[8:], trainer.args).item(), abs=1e-5
         )
+
+    def test_predict_takes_raw_pairs_and_gives_metrics_alone(self, tmp_path, twelve_pairs, tokenizer):
+        trainer = make_trainer(tmp_path, twelve_pairs, tokenizer=tokenizer)
+        output = trainer.predict(Dataset.from_list(twelve_pairs[:5]))
+        assert output.predictions is None
+        expected = plain_loss(trainer.model, tokenizer, twelve_pairs[:5], trainer.args).item()
+        assert output.metrics["test_loss"] == pytest.approx(expected, abs=1e-5)
+
+    def test_a_loss_that_is_not_finite_stops_an_evaluation_too(self, tmp_path, pairs):
+        model = build_model()
+        with torch.no_grad():
+            model.lm_head.weight[0, 0] = float("nan")
+        with pytest.raises(FloatingPointError, match="eval"):
+            make_trainer(tmp_path, pairs, model).evaluate(Dataset.from_list(pairs))
 
     def test_evaluation_during_training_leaves_the_training_metrics_alone(self, tmp_path, twelve_pairs):
         options = {"per_device_train_batch_size": 4, "logging_steps": 3}

@@ -4,11 +4,14 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +23,7 @@ REAL_PAIRS = ROOT.parent / "shared" / "data" / "bbh_dual_cots.jsonl"
 def launch(command: str, folder: Path, environment: dict[str, str] | None = None, ok: bool = True) -> str:
     """Run a command with this interpreter's tools, in a folder, and return what it printed."""
     completed = subprocess.run(
-        [sys.executable, "-m", *command.split()],
+        [sys.executable, *command.split()],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})},
         stdout=subprocess.PIPE,
@@ -32,23 +35,24 @@ def launch(command: str, folder: Path, environment: dict[str, str] | None = None
     return completed.stdout
 
 
-ACCELERATE = f"accelerate.commands.launch --config_file {ROOT}/examples/accelerate_configs/cpu.yaml {RECIPE}"
+ACCELERATE = f"-m accelerate.commands.launch --config_file {ROOT}/examples/accelerate_configs/cpu.yaml {RECIPE}"
 
 
 class TestRecipe:
     def test_one_process_trains_scores_saves_and_pushes(self, tmp_path, model_folder, loopback_hub):
         output = launch(
             f"{ACCELERATE} --model_name_or_path {model_folder} --output_dir student {SHORT} --control --push_to_hub "
-            "--hub_model_id somebody/student",
+            "--hub_model_id somebody/student --save_strategy steps --save_steps 1",
             tmp_path,
             loopback_hub.environment,
         )
         scores = json.loads((tmp_path / "student" / "scores.json").read_text())
-        assert list(scores) == ["before", "after stage 1 (SFT)", "after stage 2 (KRSL)", "stage 1 continued (2 steps)"]
+        assert list(scores) == ["before", "after stage 1 (SFT)", "after stage 2 (KRSL)", "stage 1 continued"]
         for by_task in scores.values():
             assert sum(num for _, num in by_task.values()) == 8
         assert "accuracy, % [95 % interval]" in output
         assert "Key tokens of the right chains: " in output
+        assert "Stage 2 against stage 1 continued, in domain: " in output
         for folder in ("student", "student/sft", "student/control"):
             for file in ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"):
                 assert (tmp_path / folder / file).exists(), f"{folder}/{file}"
@@ -56,6 +60,7 @@ class TestRecipe:
         files = loopback_hub.files["somebody/student"]
         assert files["adapter_model.safetensors"] == (tmp_path / "student" / "adapter_model.safetensors").read_bytes()
         assert {"adapter_config.json", "tokenizer.json", "README.md", "sft/adapter_model.safetensors"} <= files.keys()
+        assert not [path for path in files if "checkpoint-" in path or path.startswith("control")]
         card = files["README.md"].decode()
         header = card.split("---")[1]
         assert "- trl" in header
@@ -66,7 +71,7 @@ class TestRecipe:
 
     def test_two_processes_score_every_question_once(self, tmp_path, model_folder):
         output = launch(
-            f"accelerate.commands.launch --multi_gpu --num_processes 2 {RECIPE} --model_name_or_path {model_folder} "
+            f"-m accelerate.commands.launch --multi_gpu --num_processes 2 {RECIPE} --model_name_or_path {model_folder} "
             f"--output_dir student {SHORT} --demo_num_questions 9",
             tmp_path,
             {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
@@ -85,28 +90,43 @@ class TestRecipe:
             f"model_name_or_path: {model_folder}\ndataset_name: pairs.jsonl\nreport_to: none\nmax_steps: 1\n"
             "sft_max_steps: 1\noutput_dir: from_yaml\nrejected_nll_threshold: none\n"
         )
-        output = launch(f"runpy {RECIPE} --config recipe.yaml --output_dir student --stages 1", tmp_path)
-        assert "Stage 1 leaves out 1 of 9 pairs" in output
+        output = launch(f"{RECIPE} --config recipe.yaml --output_dir student --stages 1", tmp_path)
+        assert "Stage 1 leaves out 1 of 9 pairs with empty texts" in output
         assert (tmp_path / "student" / "sft" / "model.safetensors").exists()
         assert not (tmp_path / "student" / "model.safetensors").exists()
         output = launch(
-            f"runpy {RECIPE} --config recipe.yaml --output_dir student --stages 2 --model_name_or_path student/sft",
+            f"{RECIPE} --config recipe.yaml --output_dir student --stages 2 --model_name_or_path student/sft",
             tmp_path,
         )
         assert "Dropped 1 of 9 pairs of the train dataset" in output
         assert (tmp_path / "student" / "model.safetensors").exists()
         assert not (tmp_path / "from_yaml").exists()
 
+    def test_stage_2_goes_on_with_the_adapter_of_a_finished_stage_1(self, tmp_path, model_folder):
+        """At a learning rate of zero the adapter of stage 2 is that of stage 1."""
+        command = f"{RECIPE} --model_name_or_path {model_folder} --output_dir student {SHORT} --demo_num_questions 0"
+        launch(f"{command} --stages 1", tmp_path)
+        output = launch(f"{command} --resume_from_checkpoint true --learning_rate 0", tmp_path)
+        assert "Stage 1 is finished" in output
+        first, second = (
+            load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("student/sft", "student")
+        )
+        assert any(value.abs().max() > 0 for name, value in first.items() if "lora_B" in name)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
+            ("--eval_strategy epoch", "The recipe does not evaluate while it trains"),
+            ("--resume_from_checkpoint some/where", "`resume_from_checkpoint` must be `true` when both stages run"),
             ("--rejected_key_wight 0.1", "--rejected_key_wight"),
             ("--stages 3", "`stages` must be 1, 2 or both"),
             ("--stages 2 --control", "`control` compares stage 2 with more of stage 1"),
         ],
     )
     def test_mistakes_in_the_arguments_are_named(self, tmp_path, arguments, message):
-        output = launch(f"runpy {RECIPE} {arguments}", tmp_path, ok=False)
+        output = launch(f"{RECIPE} {arguments}", tmp_path, ok=False)
         assert message in output
 
     def test_without_the_package_of_the_student_an_error_says_what_to_install(self, tmp_path):
@@ -127,9 +147,42 @@ class TestRecipe:
     @pytest.mark.skipif(not REAL_PAIRS.exists(), reason="the real pairs are not there")
     def test_real_pairs(self, tmp_path, model_folder):
         output = launch(
-            f"runpy {RECIPE} --dataset_name {REAL_PAIRS} --model_name_or_path {model_folder} --max_length 1024 "
+            f"{RECIPE} --dataset_name {REAL_PAIRS} --model_name_or_path {model_folder} --max_length 1024 "
             "--max_steps 2 --sft_max_steps 2 --per_device_train_batch_size 2 --report_to none --logging_steps 1",
             tmp_path,
         )
         assert "Pairs: 42" in output
         assert "'edit/key_token_ratio_chosen'" in output
+
+
+class TestIntervals:
+    @pytest.fixture(scope="class")
+    def recipe(self):
+        return runpy.run_path(RECIPE)
+
+    def test_wilson_interval_is_that_of_the_books(self, recipe):
+        """8 of 10: (0.8 + 1.96^2/20 -+ 1.96 sqrt(0.8*0.2/10 + 1.96^2/400)) / (1 + 1.96^2/10) = 0.4902 and 0.9433."""
+        assert recipe["wilson_interval"](8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+        low, high = recipe["wilson_interval"](0, 10)
+        assert low == pytest.approx(0, abs=1e-12)
+        assert 0 < high < 0.3
+
+    def test_paired_difference_counts_the_questions_on_which_two_students_differ(self, recipe):
+        """Of 10 questions 3 are gained and 1 is lost: +0.2, variance 0.4 - 0.04, half 1.96 * sqrt(0.36 / 10)."""
+        pairs = [(True, False)] * 3 + [(False, True)] + [(True, True)] * 4 + [(False, False)] * 2
+        half = 1.96 * (0.36 / 10) ** 0.5
+        assert recipe["paired_difference"](pairs) == pytest.approx((0.2 - half, 0.2, 0.2 + half))
+
+    def test_table_has_a_row_per_task_and_a_column_per_student(self, recipe):
+        scores = {
+            "before": {"navigate": [False] * 4, "word_sorting": [False, True]},
+            "after stage 2 (KRSL)": {"navigate": [True] * 3 + [False], "word_sorting": [True, True]},
+            "stage 1 continued": {"navigate": [True] * 2 + [False] * 2, "word_sorting": [True, True]},
+        }
+        lines = recipe["table"](scores).splitlines()
+        row = next(line for line in lines if line.startswith("  navigate"))
+        assert row.split()[1] == "4"
+        assert "0 [0, 49]" in row
+        assert "75 [30, 95]" in row
+        assert not any(line.startswith("  object_counting") for line in lines)
+        assert lines[-1].startswith("Stage 2 against stage 1 continued, in domain: +25.0% [")

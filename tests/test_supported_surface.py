@@ -85,7 +85,7 @@ REFUSED = {
     "assistant_only_loss": (True, "the alignment decides which tokens are trained. Set `assistant_only_loss=False`"),
     "completion_only_loss": (False, "no key tokens. Set `completion_only_loss=None`"),
     "eval_packing": (True, "part the chains of a pair. Set `eval_packing=None`"),
-    "loss_type": ("dft", 'Set `loss_type="nll", and see `rejected_loss` for the bounded variant'),
+    "loss_type": ("dft", 'Set `loss_type="nll"` instead'),
     "packing": (True, "part the chains of a pair. Set `packing=False`"),
     "padding_free": (True, "Set `padding_free=False`"),
     # SFTTrainer
