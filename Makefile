@@ -1,11 +1,13 @@
 # One command each: `make demo`, `make test`, `make check`. All work in `.venv`, which they create.
 PYTHON ?= python3
-# Pinned, so that two people who type `make demo` run the same arithmetic. Another build: `make demo TORCH=torch==2.12.0`.
+# Pinned, so that two people who type `make demo` run the same arithmetic. On Linux PyPI has the CUDA build, of several GB;
+# the small one: `make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"`.
 TORCH ?= torch==2.13.0
 # Processes that run the tests.
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+# Neither the demo nor the tests need the Hub. A student from there: `make demo HF_HUB_OFFLINE=0 ARGS="--model_name_or_path ..."`.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -36,7 +38,7 @@ clean:
 $(VENV)/base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 

@@ -155,11 +155,12 @@ class TestRecipe:
         assert "'edit/key_token_ratio_chosen'" in output
 
 
-class TestIntervals:
-    @pytest.fixture(scope="class")
-    def recipe(self):
-        return runpy.run_path(RECIPE)
+@pytest.fixture(scope="module")
+def recipe():
+    return runpy.run_path(RECIPE)
 
+
+class TestIntervals:
     def test_wilson_interval_is_that_of_the_books(self, recipe):
         """8 of 10: (0.8 + 1.96^2/20 -+ 1.96 sqrt(0.8*0.2/10 + 1.96^2/400)) / (1 + 1.96^2/10) = 0.4902 and 0.9433."""
         assert recipe["wilson_interval"](8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
