@@ -83,6 +83,7 @@ IMPORTS = [
     ),
     Internal("transformers.data.data_collator.DataCollatorMixin", None, "base of `DataCollatorForDualCoT`"),
     Internal("transformers.trainer_utils.EvalLoopOutput", None, "`EDITTrainer.evaluation_loop`"),
+    Internal("transformers.trainer_utils.PredictionOutput", None, "`EDITTrainer.predict`"),
     Internal("accelerate.utils.is_peft_model", ("model",), "`edit_trainer`, to look inside a `PeftModel`"),
     Internal("accelerate.logging.get_logger", ("name",), "all modules that log"),
 ]
