@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import inspect
 import json
-import logging
 import re
 import sys
 from contextlib import nullcontext
