@@ -10,6 +10,7 @@ position predicts two tokens, one of each chain, fits the same list.
 """
 
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -198,7 +199,10 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         assert self.tokenizer is not None  # checked in __post_init__
         special_ids = set(self.tokenizer.all_special_ids)
         # A character may span several tokens, so borders are looked for between characters.
-        starts, texts, special, start = [], [], [], 0
+        texts: list[str] = []
+        special: list[bool] = []
+        starts: list[int] = []
+        start = 0
         for stop in range(1, len(ids) + 1):
             is_special = ids[start] in special_ids
             text = self._text(ids[start:stop])
@@ -209,14 +213,11 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             texts.append(text)
             special.append(is_special)
             start = stop
-        words, lengths, first = [], [], 0
-        for num_characters in word_lengths(texts, special):
-            begin = starts[first]
-            end = starts[first + num_characters] if first + num_characters < len(starts) else len(ids)
-            words.append(decode_part(self.tokenizer, ids[begin:end]))
-            lengths.append(end - begin)
-            first += num_characters
-        return words, lengths
+        borders = list(accumulate(word_lengths(texts, special), initial=0))
+        starts.append(len(ids))
+        # Joined rather than decoded again: the texts of single tokens are remembered, and a chain has hundreds.
+        words = ["".join(texts[i:j]) for i, j in pairwise(borders)]
+        return words, [starts[j] - starts[i] for i, j in pairwise(borders)]
 
     def _text(self, ids: list[int]) -> str:
         """Text of some tokens; that of single ones is remembered."""

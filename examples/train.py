@@ -31,6 +31,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,8 @@ def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
 
 def stage_1_config(script_args: RecipeArguments, training_args: EDITConfig, output_dir: str) -> SFTConfig:
     """Stage 2's arguments as far as `SFTConfig` has them, with those of stage 1 in their place."""
-    values = {f.name: getattr(training_args, f.name) for f in fields(SFTConfig) if f.init}
+    # Copied, since a trainer changes the nested ones (`gradient_checkpointing_kwargs`, say) in place.
+    values = {f.name: deepcopy(getattr(training_args, f.name)) for f in fields(SFTConfig) if f.init}
     return SFTConfig(
         **{
             **values,
