@@ -5,10 +5,11 @@ The collator aligns the full completions, so truncation cannot invent difference
 together. It leaves tokenization to `data_utils.py` and the loss to `loss.py`.
 
 A batch lists the tokens that are scored (key or weighted) instead of carrying `labels`: each names the row and the
-position of the hidden state that predicts it. So the trainer builds logits for those alone, and a layout in which one
-position predicts two tokens, one of each chain, fits the same list.
+position of the hidden state that predicts it. So the trainer builds logits for those alone, and the same list serves
+every layout: two rows per pair, one row that holds the common start once (`shared_prefix.py`), or no padding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
@@ -20,6 +21,7 @@ from trl.trainer.utils import pad
 
 from .alignment import Alignment, align, token_weights, word_lengths
 from .data_utils import ID_COLUMNS, check_weights, decode_part, has_weight_columns
+from .shared_prefix import CHOSEN, LAYOUTS, SHARED, share_prefix, shared_length
 
 
 @dataclass
@@ -32,10 +34,18 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     alignment; a token is then key where its weight is not zero. Other columns are ignored. No example is ever dropped:
     a pair without weighted tokens adds zero to the loss.
 
-    Returns a dictionary of tensors for B examples. Row b is the right chain of example b, row B + b its wrong chain,
-    each with the prompt in front and padding on the right:
+    Returns a dictionary of tensors for B examples. Chain b is the right chain of example b, chain B + b its wrong one,
+    each with the prompt in front. They are laid out in rows, with padding on the right:
 
-    - `"input_ids"`, `"attention_mask"`, `"position_ids"` of shape (2B, length).
+    - `"padded"`: row c is chain c.
+    - `"shared_prefix"`: row b is pair b, the common start of its chains once, see [`~shared_prefix.share_prefix`].
+    - `"padding_free"`: one row with all chains, without padding.
+
+    - `"input_ids"`, `"attention_mask"`, `"position_ids"` of shape (2B, length), (B, length) or (1, length); no
+      attention mask if padding-free.
+    - `"branch_ids"` of shape (B, length), in shared rows: 0 for what both chains share, 1 for the right, 2 for the wrong.
+    - `"cu_seq_lens_q"`, `"cu_seq_lens_k"` of shape (2B + 1,), `"max_length_q"`, `"max_length_k"` (`int`), if padding-free:
+      where each chain begins, and the longest one.
     - `"scored_rows"`, `"scored_positions"` of shape (num_scored,): where the hidden state is that predicts the token,
       one position before the token itself.
     - `"scored_ids"`, `"scored_weights"`, `"scored_key"`, `"scored_chains"` of shape (num_scored,): token ID, signed
@@ -68,7 +78,10 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
             Which end of a longer chain to keep: `"keep_start"` or `"keep_end"`.
         pad_to_multiple_of (`int`, *optional*):
-            If set, the rows are padded to a multiple of this value.
+            If set, the rows are padded to a multiple of this value. Not used by `"padding_free"`.
+        layout (`str`, *optional*, defaults to `"padded"`):
+            How chains become rows: `"padded"`, `"shared_prefix"` or `"padding_free"`. [`EDITTrainer`] passes the cheapest
+            that is right for the model.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of tensor to return. Only `"pt"` is supported.
 
@@ -103,6 +116,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     max_length: int | None = None
     truncation_mode: str = "keep_start"
     pad_to_multiple_of: int | None = None
+    layout: str = "padded"
     return_tensors: str = "pt"
     _token_texts: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
@@ -111,6 +125,11 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             raise ValueError(
                 f"`alignment_level` must be 'token' or 'word', got {self.alignment_level!r}. It is what the edit script "
                 'works on; pass `alignment_level="token"` for the method of the paper.'
+            )
+        if self.layout not in LAYOUTS:
+            raise ValueError(
+                f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, got {self.layout!r}. It is how chains become "
+                'rows; pass `layout="padded"`, which every model takes.'
             )
         if self.alignment_level == "word" and self.tokenizer is None:
             raise ValueError(
@@ -132,21 +151,21 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 "set `skip_prepare_dataset`), or tokenize it first."
             )
         weighted = [self._weigh(example) for example in examples]
-        rows: list[list[int]] = []
+        # Of all right chains, then of all wrong ones.
+        chains: list[list[int]] = []
         num_completion_tokens: list[int] = []
         num_key_tokens: list[int] = []
-        scored: list[tuple[int, int, int, float, bool, int]] = []
+        scored: list[tuple[int, int, int, float, bool]] = []
         for side, column in enumerate(("chosen_ids", "rejected_ids")):
             for example, sides in zip(examples, weighted, strict=True):
                 weights, is_key = sides[side]
                 prompt_length = len(example["prompt_ids"])
                 ids = list(example["prompt_ids"]) + list(example[column])
                 start, stop = self._kept(len(ids))
-                chain = len(rows)
-                # The token at position `start` opens the row: nothing predicts it.
+                # The token at position `start` opens the chain: nothing predicts it.
                 first = max(prompt_length, start + 1)
                 scored.extend(
-                    (chain, t - 1 - start, ids[t], weight, key, chain)
+                    (len(chains), t - 1 - start, ids[t], weight, key)
                     for t, weight, key in zip(
                         range(first, stop),
                         weights[first - prompt_length :],
@@ -155,25 +174,75 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                     )
                     if key or weight
                 )
-                rows.append(ids[start:stop])
+                chains.append(ids[start:stop])
                 num_completion_tokens.append(max(stop - max(prompt_length, start), 0))
                 num_key_tokens.append(sum(is_key))
 
-        columns = list(zip(*scored, strict=True)) or [()] * 6
-        lengths = [len(row) for row in rows]
-        output = {
-            "input_ids": self._pad([torch.tensor(row, dtype=torch.long) for row in rows], self.pad_token_id),
-            "attention_mask": self._pad([torch.ones(length, dtype=torch.long) for length in lengths], 0),
-            "position_ids": self._pad([torch.arange(length) for length in lengths], 0),
-        }
-        names = ("scored_rows", "scored_positions", "scored_ids", "scored_weights", "scored_key", "scored_chains")
-        dtypes = (torch.long, torch.long, torch.long, torch.float, torch.bool, torch.long)
-        for name, values, dtype in zip(names, columns, dtypes, strict=True):
-            output[name] = torch.tensor(values, dtype=dtype)
+        output, rows, columns = self._lay_out(chains)
+        scored_chains, positions, *values = zip(*scored, strict=True) if scored else [()] * 5
+        places = [columns[chain][t] for chain, t in zip(scored_chains, positions, strict=True)]
+        output["scored_rows"] = torch.tensor([rows[chain] for chain in scored_chains], dtype=torch.long)
+        output["scored_positions"] = torch.tensor(places, dtype=torch.long)
+        output["scored_chains"] = torch.tensor(scored_chains, dtype=torch.long)
+        dtypes = {"scored_ids": torch.long, "scored_weights": torch.float, "scored_key": torch.bool}
+        for (name, dtype), column_values in zip(dtypes.items(), values, strict=True):
+            output[name] = torch.tensor(column_values, dtype=dtype)
         output["num_completion_tokens"] = torch.tensor(num_completion_tokens)
         output["num_key_tokens"] = torch.tensor(num_key_tokens)
-        output["num_tokens"] = torch.tensor(sum(lengths))
         return output
+
+    def row_length(self, example: dict[str, Any]) -> int:
+        """
+        Tokens that an example takes in a batch, for samplers that group examples by length. It is not aligned.
+
+        Args:
+            example (`dict[str, Any]`):
+                Tokenized pair.
+
+        Returns:
+            `int`: Tokens of the longer of its two rows (`"padded"`), of its one row (`"shared_prefix"`), or of both
+            chains (`"padding_free"`).
+        """
+        chains = []
+        for column in ("chosen_ids", "rejected_ids"):
+            ids = list(example["prompt_ids"]) + list(example[column])
+            chains.append(ids[slice(*self._kept(len(ids)))])
+        if self.layout == "padded":
+            return max(map(len, chains))
+        return sum(map(len, chains)) - (shared_length(*chains) if self.layout == "shared_prefix" else 0)
+
+    def _lay_out(self, chains: list[list[int]]) -> tuple[dict[str, Any], Sequence[int], list[Sequence[int]]]:
+        """Model inputs; the row of each chain; the place in its row of each token of each chain."""
+        if self.layout == "padding_free":
+            borders = list(accumulate(map(len, chains), initial=0))
+            output: dict[str, Any] = {
+                "input_ids": torch.tensor([[token for chain in chains for token in chain]], dtype=torch.long),
+                "position_ids": torch.tensor([[t for chain in chains for t in range(len(chain))]], dtype=torch.long),
+                "num_tokens": torch.tensor(borders[-1]),
+            }
+            # Names of transformers' FlashAttention arguments. No attention mask: it would hide the borders.
+            output["cu_seq_lens_q"] = output["cu_seq_lens_k"] = torch.tensor(borders, dtype=torch.int32)
+            output["max_length_q"] = output["max_length_k"] = max(map(len, chains))
+            return output, [0] * len(chains), [range(i, j) for i, j in pairwise(borders)]
+
+        num_pairs = len(chains) // 2
+        output = {}
+        columns: list[Sequence[int]] = [range(len(chain)) for chain in chains]
+        if self.layout == "shared_prefix":
+            laid_out = [share_prefix(*pair) for pair in zip(chains[:num_pairs], chains[num_pairs:], strict=True)]
+            input_ids, position_ids, branch_ids = map(list, zip(*laid_out, strict=True))
+            output["branch_ids"] = self._pad(branch_ids, SHARED)
+            rows = [*range(num_pairs), *range(num_pairs)]
+            columns[num_pairs:] = [
+                [place for place, branch in enumerate(row) if branch != CHOSEN] for row in branch_ids
+            ]
+        else:
+            input_ids, position_ids, rows = chains, columns, list(range(len(chains)))
+        output["input_ids"] = self._pad(input_ids, self.pad_token_id)
+        output["attention_mask"] = self._pad([[1] * len(row) for row in input_ids], 0)
+        output["position_ids"] = self._pad(position_ids, 0)
+        output["num_tokens"] = torch.tensor(sum(map(len, input_ids)))
+        return output, rows, columns
 
     def _weigh(self, example: dict[str, Any]) -> list[tuple[list[float], list[bool]]]:
         """Weights and key mask of the full right chain and of the full wrong chain."""
@@ -234,5 +303,10 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             return 0, length
         return (0, self.max_length) if self.truncation_mode == "keep_start" else (length - self.max_length, length)
 
-    def _pad(self, rows: list[torch.Tensor], padding_value: int) -> torch.Tensor:
-        return pad(rows, padding_value=padding_value, padding_side="right", pad_to_multiple_of=self.pad_to_multiple_of)
+    def _pad(self, rows: list[list[int]], padding_value: int) -> torch.Tensor:
+        return pad(
+            [torch.tensor(row, dtype=torch.long) for row in rows],
+            padding_value=padding_value,
+            padding_side="right",
+            pad_to_multiple_of=self.pad_to_multiple_of,
+        )

@@ -149,10 +149,9 @@ def prepare_dual_cots(
     """
     Tokenize a dual-CoT dataset and drop the pairs that nothing can be learnt from, counted by reason in a warning.
 
-    Adds the columns `prompt_ids`, `chosen_ids` and `rejected_ids` (full length, never truncated) and `length` (tokens of
-    the longer row after truncation, for `train_sampling_strategy="group_by_length"`), and keeps the others. The prompt
-    ends where TRL's `DPOTrainer` ends it. Plain text gets an end-of-sequence token if it has none; conversations get
-    what the chat template renders. Tokenized data is used as it is.
+    Adds the columns `prompt_ids`, `chosen_ids` and `rejected_ids` (full length, never truncated) and keeps the others. The
+    prompt ends where TRL's `DPOTrainer` ends it. Plain text gets an end-of-sequence token if it has none; conversations
+    get what the chat template renders. Tokenized data is used as it is.
 
     Dropped are pairs with a missing or empty text, with chains of equal tokens, and, under `"keep_start"`, with a
     prompt that fills `max_length`. An `IterableDataset` drops them lazily and warns when it has dropped the first, the
@@ -196,7 +195,7 @@ def prepare_dual_cots(
         features = dict(dataset.features)
         if not is_tokenized:
             features.update({column: [Value("int32")] for column in ID_COLUMNS})
-        added = {"length": Value("int32"), "_drop_reason": Value("string"), "_split_prompt": Value("string")}
+        added = {"_drop_reason": Value("string"), "_split_prompt": Value("string")}
         map_kwargs["features"] = Features({**features, **added})
     prepared = dataset.map(
         _tokenize_example,
@@ -358,7 +357,6 @@ def _tokenize_example(
         reason = "missing"
 
     prompt_length = len(output["prompt_ids"])
-    length = prompt_length + max(len(output["chosen_ids"]), len(output["rejected_ids"]))
     has_weights = has_weight_columns(example)
     if has_weights and reason is None:
         for side in ("chosen", "rejected"):
@@ -367,8 +365,7 @@ def _tokenize_example(
         reason = "equal"
     elif reason is None and max_length is not None and truncation_mode == "keep_start" and prompt_length >= max_length:
         reason = "no_room"
-    length = length if max_length is None else min(length, max_length)
-    return {**output, "length": length, "_drop_reason": reason, "_split_prompt": split_prompt}
+    return {**output, "_drop_reason": reason, "_split_prompt": split_prompt}
 
 
 def _tokenize_pair(

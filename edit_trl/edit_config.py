@@ -56,6 +56,13 @@ class EDITConfig(SFTConfig):
             Key tokens of the rejected chain whose negative log-likelihood, in nats, is above this are left alone. The
             default is that of the authors' code. `None` pushes without limit.
 
+        > Parameters that control the speed
+
+        shared_prefix (`bool`, *optional*, defaults to `True`):
+            Whether to compute what both chains of a pair share only once, wherever that is right for the model: one
+            row per pair, or, under FlashAttention, rows without padding. Loss and gradients are those of two padded
+            rows per pair, which `False` always uses.
+
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
     > - `learning_rate`: Defaults to `5e-6`, the paper's rate of the second stage, instead of `2e-5`.
@@ -131,6 +138,16 @@ class EDITConfig(SFTConfig):
         metadata={
             "help": "Key tokens of the rejected chain whose negative log-likelihood, in nats, is above this are left "
             "alone. `None` pushes without limit."
+        },
+    )
+
+    # Parameters that control the speed
+    shared_prefix: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether to compute what both chains of a pair share only once, wherever that is right for the "
+            "model: one row per pair, or, under FlashAttention, rows without padding. Loss and gradients are those of "
+            "two padded rows per pair, which `False` always uses."
         },
     )
 

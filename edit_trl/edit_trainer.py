@@ -45,9 +45,19 @@ from .data_collator import DataCollatorForDualCoT
 from .data_utils import ID_COLUMNS, WEIGHT_COLUMNS, check_columns, get_column_names, prepare_dual_cots
 from .edit_config import EDITConfig
 from .loss import is_gated, krsl_loss, weighted_token_losses
+from .shared_prefix import attention_masks, choose_layout, separate, shared_length
 
 
 logger = get_logger(__name__)
+
+# Root mean square difference, in nats, that the log-probabilities of the same tokens may have in two layouts, by whether
+# the model computes in fp32. Rounding gives up to 4e-6 in fp32 and 6e-2 in bf16 (SmolLM2-135M); a mask that lets branches
+# see each other 0.9 and more, and 5e-4 in a model with random weights; positions that do not restart 0.3 and 1e-4.
+_LAYOUT_TOLERANCE = {True: 5e-5, False: 0.15}
+
+# Logits of the scored tokens that are held at once, over tokens and vocabulary: 512 MiB in fp32, a few times that with
+# what is computed from them. More go through TRL's fused head. Tokens of the key kind alone stay far below.
+_MAX_LOGITS = 2**27
 
 _CITATION = """\
 @inproceedings{dai2025capture,
@@ -231,10 +241,16 @@ class EDITTrainer(SFTTrainer):
                 "At least one parameter of `model` must require gradients, got none. Nothing would be trained; load a "
                 "trained adapter with `PeftModel.from_pretrained(model, path, is_trainable=True)`, or pass `peft_config`."
             )
+        base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        self._takes_position_ids = "position_ids" in inspect.signature(base_model.forward).parameters
+        self._layout = "padded"
+        self._layout_is_checked = False
+        if args.shared_prefix:
+            self._layout, reason = choose_layout(base_model, self.aux_loss_enabled)
+            if reason is not None:
+                self._warn_of_padding(reason)
         self.data_collator = data_collator if data_collator is not None else self._make_data_collator()
         self._sums: dict[str, torch.Tensor] = {}
-        forward = (self.model.get_base_model() if is_peft_model(self.model) else self.model).forward
-        self._takes_position_ids = "position_ids" in inspect.signature(forward).parameters
 
     def _make_data_collator(self) -> DataCollatorForDualCoT:
         args = self.args
@@ -249,6 +265,7 @@ class EDITTrainer(SFTTrainer):
             max_length=args.max_length,
             truncation_mode=args.truncation_mode,
             pad_to_multiple_of=args.pad_to_multiple_of,
+            layout=self._layout,
         )
 
     # Data
@@ -284,6 +301,28 @@ class EDITTrainer(SFTTrainer):
         # `Trainer` removes all other columns before the collator sees them, and the sampler reads the length.
         if self._signature_columns is None:  # type: ignore[has-type]
             self._signature_columns = [*ID_COLUMNS, *WEIGHT_COLUMNS, self.args.length_column_name]
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
+        return super()._get_train_sampler(
+            self._with_lengths(self.train_dataset if train_dataset is None else train_dataset)
+        )
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> torch.utils.data.Sampler | None:
+        return super()._get_eval_sampler(self._with_lengths(eval_dataset))
+
+    def _with_lengths(self, dataset: Any) -> Any:
+        """The dataset, with the tokens that each pair takes in a batch if the sampler is to group pairs by them."""
+        column = self.args.length_column_name
+        is_grouped = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        if not is_grouped or not isinstance(dataset, Dataset) or column in dataset.column_names:
+            return dataset
+        row_length = self._make_data_collator().row_length
+        with global_then_local_main_first():
+            return dataset.map(
+                lambda example: {column: row_length(example)},
+                num_proc=self.args.dataset_num_proc,
+                desc="Measuring pairs",
+            )
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         """Number of pairs of the whole optimiser step, over accumulation steps and processes."""
@@ -330,12 +369,8 @@ class EDITTrainer(SFTTrainer):
             "rejected_nll_threshold": self.args.rejected_nll_threshold,
         }
 
-        outputs = self._forward_scored(model, inputs)
-        logits = outputs.logits.float()
-        log_probs, entropy = selective_log_softmax_and_entropy(
-            logits, inputs["scored_ids"][None], entropy_requires_grad=False
-        )
-        log_probs = log_probs[0]
+        inputs = self._in_right_layout(model, inputs)
+        log_probs, entropy, is_top1, outputs = self._score(model, inputs)
         # One row per token: a flat list of any layout has the shape that the loss takes.
         loss = krsl_loss(
             log_probs[:, None],
@@ -353,14 +388,13 @@ class EDITTrainer(SFTTrainer):
 
         with torch.no_grad():
             key = inputs["scored_key"].float()
-            is_top1 = (logits[0].argmax(dim=-1) == inputs["scored_ids"]).float()
             token_losses = weighted_token_losses(log_probs, weights, **options)
             per_token = torch.stack(
                 [
                     token_losses / num_completion_tokens[chains].clamp(min=1),
                     torch.ones_like(key),
-                    entropy[0].float(),
-                    is_top1,
+                    entropy.float(),
+                    is_top1.float(),
                     key,
                     # `where`, not a product: an unscored infinity must not make the sum NaN
                     torch.where(inputs["scored_key"], log_probs, 0.0),
@@ -376,21 +410,115 @@ class EDITTrainer(SFTTrainer):
             self._metrics["train"]["aux_loss"].append(aux_loss)
         return (loss, outputs) if return_outputs else loss
 
-    def _forward_scored(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
-        """Forward pass whose logits are those of the scored tokens, of shape (1, num_scored, vocabulary)."""
-        model_inputs: dict[str, Any] = {
-            "input_ids": inputs["input_ids"],
-            "attention_mask": inputs["attention_mask"],
-            # The default of the model config may warn, since a cache cannot be checkpointed.
-            "use_cache": False,
+    def _in_right_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The batch as it is, if this model gives the tokens of its layout what they have in rows of their own."""
+        layout = (
+            "shared_prefix" if "branch_ids" in inputs else "padding_free" if "cu_seq_lens_q" in inputs else "padded"
+        )
+        if layout == self._layout != "padded" and not self._layout_is_checked:
+            self._check_layout(model, inputs)
+        return inputs if layout in ("padded", self._layout) else separate(inputs)
+
+    def _check_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> None:
+        """
+        Compare the layout with two rows per pair, on the longest pair of a batch, and go back to these on a difference.
+        """
+        padded = separate(inputs)
+        lengths = padded["attention_mask"].sum(dim=1).view(2, -1)
+        longest = int(lengths.sum(dim=0).argmax())
+        chosen, rejected = (
+            padded["input_ids"][side * lengths.size(1) + longest, : lengths[side, longest]].tolist() for side in (0, 1)
+        )
+        # What comes before the chains part is computed alike.
+        parting = shared_length(chosen, rejected) + 1
+        pair = {
+            "prompt_ids": [],
+            "chosen_ids": chosen,
+            "rejected_ids": rejected,
+            "chosen_weights": [float(t >= parting) for t in range(len(chosen))],
+            "rejected_weights": [float(t >= parting) for t in range(len(rejected))],
         }
-        if self._takes_position_ids:
-            model_inputs["position_ids"] = inputs["position_ids"]
-        if self.aux_loss_enabled:
-            model_inputs["output_router_logits"] = True
+        log_probs, error = [], None
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                for layout in ("padded", self._layout):
+                    batch = DataCollatorForDualCoT(self._tokenizer.pad_token_id, layout=layout)([pair])
+                    log_probs.append(self._score(model, self._prepare_inputs(batch))[0].float())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as exception:  # a mask that a model cannot read may fail in any way
+            if not log_probs:
+                raise  # it is not the mask
+            error = f"it fails on one with `{type(exception).__name__}: {exception}`"
+        finally:
+            model.train(was_training)
+
+        difference = padded["input_ids"].new_tensor(math.inf, dtype=torch.float)
+        if error is None:
+            squares = (log_probs[0] - log_probs[1]).square().nan_to_num(nan=math.inf)
+            difference = (squares.sum() / max(len(squares), 1)).sqrt()
+        # The same verdict on every process
+        difference = self.accelerator.gather(difference.reshape(1)).max().item()
+        tolerance = _LAYOUT_TOLERANCE[self._is_exact()]
+        self._layout_is_checked = True
+        if difference > tolerance:
+            self._layout = "padded"
+            self._warn_of_padding(
+                error
+                or f"in the longest pair of the first batch, log-probabilities differ by {difference:.2g} nats (root mean "
+                f"square) from those in rows of their own, and rounding explains {tolerance:g}"
+            )
+
+    def _is_exact(self) -> bool:
+        """Whether the model computes in fp32, without autocast or quantized weights."""
+        is_float = self.model.get_input_embeddings().weight.dtype == torch.float32
+        is_quantized = getattr(self.model, "is_quantized", False)
+        return is_float and not (self.args.bf16 or self.args.fp16 or self.args.tf32 or is_quantized)
+
+    def _warn_of_padding(self, reason: str) -> None:
+        logger.warning(
+            f"Training {type(self.model).__name__} on two padded rows per pair instead of one shared row: {reason}. The loss "
+            "is the same, a step takes longer. Set `shared_prefix=False` to silence this."
+        )
+
+    def _score(
+        self, model: torch.nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
+        """
+        Log-probability, entropy and whether it is the first choice of each scored token, all of shape (num_scored,), and
+        the model's outputs.
+        """
+        num_scored = len(inputs["scored_ids"])
+        if self.accelerator.num_processes > 1:
+            # All processes take the same path, since both gather a sharded head, in ways of their own.
+            local = torch.tensor([num_scored], device=inputs["scored_ids"].device)
+            num_scored = int(self.accelerator.gather(local).max())
+        if num_scored * self.model.config.get_text_config().vocab_size > _MAX_LOGITS:
+            return self._score_in_chunks(model, inputs)
+        outputs = self._forward_scored(model, inputs)
+        logits = outputs.logits.float()
+        log_probs, entropy = selective_log_softmax_and_entropy(
+            logits, inputs["scored_ids"][None], entropy_requires_grad=False
+        )
+        return log_probs[0], entropy[0], logits[0].argmax(dim=-1) == inputs["scored_ids"], outputs
+
+    def _score_in_chunks(
+        self, model: torch.nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
+        """The same by TRL's fused head, which never holds the logits of all tokens. Without Triton it scores all positions."""
+        places = inputs["scored_rows"], inputs["scored_positions"]
+        labels = torch.full_like(inputs["input_ids"], -100)
+        labels[places] = inputs["scored_ids"]
+        outputs = model(**self._model_inputs(inputs), shift_labels=labels, fused_lm_head=True)
+        return outputs.log_probs[places], outputs.entropy[places], outputs.is_top1[places], outputs
+
+    def _forward_scored(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Any:
+        """Forward pass whose logits are those of the scored tokens, of shape (1, num_scored, vocabulary)."""
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         with _scored_positions_only(head, inputs["scored_rows"], inputs["scored_positions"]) as num_calls:
-            outputs = model(**model_inputs)
+            outputs = model(**self._model_inputs(inputs))
         if len(num_calls) != 1:
             raise ValueError(
                 f"{type(self.model).__name__} must call its output embeddings once per forward pass, got "
@@ -398,6 +526,24 @@ class EDITTrainer(SFTTrainer):
                 "whose `get_output_embeddings()` is the module that computes its logits."
             )
         return outputs
+
+    def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        names = ("input_ids", "attention_mask", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+        model_inputs = {name: inputs[name] for name in names if name in inputs}
+        # The default of the model config may warn, since a cache cannot be checkpointed.
+        model_inputs["use_cache"] = False
+        if self._takes_position_ids:
+            model_inputs["position_ids"] = inputs["position_ids"]
+        if self.aux_loss_enabled:
+            model_inputs["output_router_logits"] = True
+        if "branch_ids" in inputs:
+            model_inputs["attention_mask"] = attention_masks(
+                inputs["branch_ids"],
+                inputs["position_ids"],
+                self.model.config.get_text_config(),
+                self.model.get_input_embeddings().weight.dtype,
+            )
+        return model_inputs
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"

@@ -10,7 +10,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from datasets import Dataset, IterableDataset, Value
+from datasets import Dataset, IterableDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import DPOTrainer
@@ -329,7 +329,7 @@ class TestTokenizedData:
 
         prepared = prepare(rows, tokenizer, max_length=3)
 
-        assert list(prepared.remove_columns("length")) == rows
+        assert list(prepared) == rows
 
     def test_weights_are_kept(self, tokenizer):
         """Chains of equal tokens are worth keeping when their weights differ."""
@@ -343,7 +343,7 @@ class TestTokenizedData:
                 "rejected_weights": [0.0],
             },
         ]
-        assert list(prepare(rows, tokenizer).remove_columns("length")) == rows
+        assert list(prepare(rows, tokenizer)) == rows
 
     @pytest.mark.parametrize("column", ["chosen_ids", "rejected_ids"])
     @pytest.mark.parametrize("empty", [[], None])
@@ -364,18 +364,8 @@ class TestColumns:
 
         prepared = prepare(rows, tokenizer)
 
-        assert set(prepared.column_names) == {"prompt", "chosen", "rejected", "task", "id", *IDS, "length"}
+        assert set(prepared.column_names) == {"prompt", "chosen", "rejected", "task", "id", *IDS}
         assert list(prepared.select_columns(["prompt", "chosen", "rejected", "task", "id"])) == rows
-        assert prepared.features["length"] == Value("int32")
-
-    @pytest.mark.parametrize(("max_length", "expected"), [(None, [5, 4]), (10, [5, 4]), (4, [4, 4]), (3, [3, 3])])
-    def test_length_is_that_of_the_longer_row_after_truncation(self, max_length, expected, tokenizer):
-        """Pair 0: prompt of 2, chains of 3 and 2 tokens, 5 in the longer row. Pair 1: 1 and chains of 1 and 3: 4."""
-        assert prepare(TOKENIZED, tokenizer, max_length=max_length)["length"] == expected
-
-    def test_length_is_that_of_the_tokenized_text(self, tokenizer):
-        for row in prepare(PLAIN + PLAIN, tokenizer):
-            assert row["length"] == len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
     def test_text_is_never_truncated(self, tokenizer):
         for mode in ("keep_start", "keep_end"):

@@ -26,6 +26,7 @@ DEFAULTS = {
     "chosen_other_weight": 0.0,
     "rejected_loss": "nll",
     "rejected_nll_threshold": 20.0,
+    "shared_prefix": True,
 }
 OVERRIDDEN = {"learning_rate": 5e-6}
 
@@ -182,6 +183,7 @@ class TestCommandLine:
             "chosen_other_weight": 0.25,
             "rejected_loss": "unlikelihood",
             "rejected_nll_threshold": 7.5,
+            "shared_prefix": False,
         }
         assert set(values) == set(DEFAULTS)
         config = parse(*(str(part) for name, value in values.items() for part in (f"--{name}", value)))

@@ -219,7 +219,7 @@ class TestLoss:
         assert_same_parameters(gradients(sft.model), gradients(trainer.model), atol=1e-5)
 
     def test_padding_on_the_left_and_more_of_it_changes_nothing(self, tmp_path, pairs, tokenizer):
-        trainer = make_trainer(tmp_path, pairs, tokenizer=tokenizer)
+        trainer = make_trainer(tmp_path, pairs, tokenizer=tokenizer, shared_prefix=False)
         batch = first_batch(trainer)
         trainer.model.eval()
         loss = trainer.compute_loss(trainer.model, dict(batch))
@@ -528,6 +528,9 @@ class TestMetrics:
             ]
             alignment = align(*chains)
             num_kept_keys = 0
+            rows = [(prompt + chain)[: args.max_length] for chain in chains]
+            # Both rows, but for what they share; the last shared token begins both branches.
+            add("tokens", sum(map(len, rows)) - (len(os.path.commonprefix(rows)) - 1))
             for side, chain, keys in (
                 ("chosen", chains[0], alignment.chosen_key),
                 ("rejected", chains[1], alignment.rejected_key),
@@ -535,7 +538,6 @@ class TestMetrics:
                 ids = (prompt + chain)[: args.max_length]
                 logits = model(torch.tensor([ids])).logits[0]
                 kept = len(ids) - len(prompt)
-                add("tokens", len(ids))
                 add(f"completion_{side}", kept)
                 add("keys_before", sum(keys))
                 for t in range(kept):

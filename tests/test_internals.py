@@ -16,7 +16,9 @@ import accelerate
 import pytest
 import torch
 import transformers
+import transformers.masking_utils
 import trl
+from conftest import build_model
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
@@ -113,6 +115,16 @@ METHODS = [
         "overridden, for local models",
     ),
     Internal(
+        "transformers.Trainer._get_train_sampler",
+        ("self", "train_dataset"),
+        "overridden, to add the lengths of the rows; called with and without a dataset",
+    ),
+    Internal(
+        "transformers.Trainer._get_eval_sampler",
+        ("self", "eval_dataset"),
+        "overridden, to add the lengths of the rows",
+    ),
+    Internal(
         "transformers.Trainer._get_num_items_in_batch",
         ("self", "batch_samples", "device"),
         "overridden, to count pairs",
@@ -154,6 +166,21 @@ SOURCES = [
     ),
     (SFTTrainer.__init__, r"self\._skip_prepare_dataset = ", "`dataset_kwargs` decides whether data is prepared"),
     (SFTTrainer.__init__, r"isinstance\(model\.get_output_embeddings\(\), BaseTunerLayer\)", "refuses the adapter"),
+    (
+        SFTTrainer.__init__,
+        r"outputs=\(\"log_probs\", \"entropy\", \"is_top1\"\)",
+        "`EDITTrainer._score_in_chunks` takes these three from it",
+    ),
+    (
+        trl.trainer.utils.add_fused_lm_head,
+        r"labels = shift_labels\n",
+        "`EDITTrainer._score_in_chunks` passes labels that need no shift",
+    ),
+    (
+        transformers.masking_utils._preprocess_mask_arguments,
+        r"isinstance\(attention_mask, \(torch\.Tensor, BlockMask\)\) and len\(attention_mask\.shape\) == 4:\s+return True, attention_mask",
+        "`shared_prefix.attention_masks`: a mask of four dimensions goes to the layers as it is",
+    ),
     (SFTTrainer.log, r"self\._metrics\[mode\]\.items\(\)", "logs what `EDITTrainer.log` puts in `_metrics`"),
     (SFTTrainer.log, r"self\._metrics\[mode\]\.clear\(\)", "forgets what it has logged"),
     (SFTTrainer.evaluate, r"self\._prepare_dataset\(", "prepares a dataset that is passed to `evaluate`"),
@@ -239,11 +266,24 @@ class TestInternals:
 class TestBehaviour:
     """Internals whose signature says too little."""
 
+    def test_recurrent_models_say_so(self):
+        """`shared_prefix.choose_layout` asks the class."""
+        assert PreTrainedModel._is_stateful is False
+        assert transformers.MambaForCausalLM._is_stateful is transformers.FalconH1ForCausalLM._is_stateful is True
+
+    def test_models_keep_the_name_of_their_attention(self):
+        """`shared_prefix.choose_layout` and `attention_masks` ask the config."""
+        model = build_model(attn_implementation="eager")
+        assert model.config.get_text_config()._attn_implementation == "eager"
+        assert build_model().config._attn_implementation == "sdpa"
+
     def test_overridden_methods_keep_their_parameters(self):
         """Whoever calls `SFTTrainer`'s method may call ours with the same arguments."""
         for name in (
             "_prepare_dataset",
             "_set_signature_columns_if_needed",
+            "_get_train_sampler",
+            "_get_eval_sampler",
             "_get_num_items_in_batch",
             "compute_loss",
             "prediction_step",
@@ -258,10 +298,18 @@ class TestBehaviour:
     def test_every_override_overrides_something(self):
         """A method that TRL or transformers renames would silently become dead code."""
         own = {
+            "_check_layout",
             "_count",
             "_forward_scored",
+            "_in_right_layout",
+            "_is_exact",
             "_make_data_collator",
+            "_model_inputs",
             "_pop_metrics",
+            "_score",
+            "_score_in_chunks",
+            "_warn_of_padding",
+            "_with_lengths",
         }
         for name, value in vars(edit_trl.EDITTrainer).items():
             if name.startswith("__") and name != "__init__" or name in own:

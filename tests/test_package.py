@@ -45,6 +45,7 @@ TRAINING_MODULES = [
     "edit_trl.edit_config",
     "edit_trl.edit_trainer",
     "edit_trl.loss",
+    "edit_trl.shared_prefix",
 ]
 HEAVY = ["accelerate", "datasets", "openai", "peft", "torch", "transformers", "trl"]
 # Distributions whose name is not that of their module.

@@ -35,6 +35,7 @@ from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, SFTConfig, SFTTr
 from trl.trainer.base_config import _BaseConfig
 
 from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer
+from edit_trl.shared_prefix import separate
 
 
 pytestmark = [
@@ -373,7 +374,7 @@ class TestDataOptions:
     def test_max_length(self, build):
         assert first_batch(build())["input_ids"].size(1) > 40
         trainer = build({"max_length": 40})
-        assert first_batch(trainer)["input_ids"].size(1) == 40
+        assert first_batch(trainer)["position_ids"].max() == 39
         train(trainer)
 
     def test_max_length_none(self, build):
@@ -385,7 +386,8 @@ class TestDataOptions:
         says = nullcontext() if truncation_mode == "keep_start" else pytest.warns(FutureWarning, match="'keep_end'")
         with says:
             trainer = build(config, train_dataset=Dataset.from_list(LONG))
-        row = trainer.data_collator([trainer.train_dataset[0]])["input_ids"][0].tolist()
+        batch = separate(trainer.data_collator([trainer.train_dataset[0]]))
+        row = batch["input_ids"][0].tolist()
         full = LONG[0]["prompt_ids"] + LONG[0]["chosen_ids"]
         assert row == (full[:30] if truncation_mode == "keep_start" else full[-30:])
         train(trainer)
@@ -477,7 +479,8 @@ class TestDataOptions:
         trainer = build({"train_sampling_strategy": "group_by_length"}, train_dataset=dataset)
         sampler = trainer._get_train_sampler()
         assert isinstance(sampler, LengthGroupedSampler)
-        assert sampler.lengths == list(trainer.train_dataset["length"]) == ([5] * 8 + [63] * 8) * 4
+        # A pair of `TOKENIZED` shares 3 of its 5 + 5 tokens, one of `LONG` shares its prompt of 3; the last is repeated.
+        assert sampler.lengths == ([5 + 5 - 2] * 8 + [63 + 63 - 2] * 8) * 4
         lengths = [set(batch["attention_mask"].sum(dim=1).tolist()) for batch in trainer.get_train_dataloader()]
         assert len(lengths) == 32
         assert sum(len(batch) > 1 for batch in lengths) <= 4

@@ -1,0 +1,230 @@
+"""
+Compute what the two chains of a pair share only once.
+
+A pair in one row: the common start of both chains, then what is left of the right one, then of the wrong one. Positions
+restart where a branch begins, and an attention mask lets a token see its own branch and the common start, so that every
+token gets the hidden state that it has in a row of its own. FlashAttention takes no such mask; there the chains follow
+one another in a single row without padding, as in TRL's padding-free batches.
+
+A branch repeats the last shared token. So each position predicts one token, not the first token of both branches, and
+TRL's fused head can score the row as well; it costs one token per pair.
+
+Wrong masks train a wrong model in silence. `choose_layout` therefore refuses every model that is known to mix tokens
+other than by a mask, with the reason, and `edit_trainer.py` compares both layouts on a real pair before it trains.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+
+
+LAYOUTS = ("padded", "shared_prefix", "padding_free")
+
+# Branches of a row, as `branch_ids` number them.
+SHARED, CHOSEN, REJECTED = 0, 1, 2
+
+# What a layout adds to a batch, beyond the inputs that every layout has.
+_LAYOUT_KEYS = ("branch_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+
+# Options of attention windows that a model applies by itself, by a token's place in the row.
+_OTHER_WINDOWS = (
+    "window_size",
+    "attention_window_size",
+    "attention_chunk_size",
+    "local_attention",
+    "keep_window_size",
+)
+
+
+def share_prefix(chosen: list[int], rejected: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """
+    Put two chains into one row that holds their common start once.
+
+    Args:
+        chosen (`list[int]`):
+            Token IDs of the right chain, prompt included.
+        rejected (`list[int]`):
+            Token IDs of the wrong chain, prompt included.
+
+    Returns:
+        `tuple[list[int], list[int], list[int]]`: Token IDs of the row; position of each token in its own chain; branch
+        of each token: 0 for the common start, 1 for the rest of the right chain, 2 for the rest of the wrong one. Both
+        branches begin with the last token that the chains have in common, so token t of the right chain is token t of
+        the row.
+
+    Examples:
+
+    ```python
+    >>> input_ids, position_ids, branch_ids = share_prefix([5, 6, 7, 8], [5, 6, 9])
+    >>> input_ids
+    [5, 6, 7, 8, 6, 9]
+    >>> position_ids
+    [0, 1, 2, 3, 1, 2]
+    >>> branch_ids
+    [0, 1, 1, 1, 2, 2]
+
+    ```
+    """
+    shared = shared_length(chosen, rejected)
+    return (
+        chosen + rejected[shared:],
+        [*range(len(chosen)), *range(shared, len(rejected))],
+        [SHARED] * shared + [CHOSEN] * (len(chosen) - shared) + [REJECTED] * (len(rejected) - shared),
+    )
+
+
+def shared_length(chosen: list[int], rejected: list[int]) -> int:
+    """
+    Tokens of two chains that a shared row holds only once: their common start but for its last token.
+
+    Args:
+        chosen (`list[int]`):
+            Token IDs of the right chain, prompt included.
+        rejected (`list[int]`):
+            Token IDs of the wrong chain, prompt included.
+
+    Returns:
+        `int`: Number of tokens.
+
+    Examples:
+
+    ```python
+    >>> shared_length([5, 6, 7, 8], [5, 6, 9]), shared_length([5], [6])
+    (1, 0)
+
+    ```
+    """
+    parting = (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
+    return max(next(parting, min(len(chosen), len(rejected))) - 1, 0)
+
+
+def attention_masks(
+    branch_ids: torch.Tensor, position_ids: torch.Tensor, config: Any, dtype: torch.dtype
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """
+    Attention masks of shared rows, in the form that transformers hands on to the layers as it is.
+
+    A token sees the tokens before it in its own branch and in the common start. Padding, at the end of a row, counts as
+    common start: no real token comes after it.
+
+    Args:
+        branch_ids (`torch.Tensor` of shape `(B, length)`):
+            Branch of each token, as [`share_prefix`] gives it.
+        position_ids (`torch.Tensor` of shape `(B, length)`):
+            Position of each token in its own chain. A sliding window counts these.
+        config ([`~transformers.PreTrainedConfig`]):
+            Config of the (text) model: its attention implementation, layer types and sliding window.
+        dtype (`torch.dtype`):
+            Type of the hidden states. Eager attention adds its mask to the scores.
+
+    Returns:
+        `torch.Tensor` of shape `(B, 1, length, length)`, or a `dict` of them by layer type for a model that has several:
+        of booleans for sdpa, of 0 and the type's minimum for eager attention.
+    """
+    length = branch_ids.size(1)
+    causal = torch.ones(length, length, dtype=torch.bool, device=branch_ids.device).tril()
+    keys, queries = branch_ids[:, None, :], branch_ids[:, :, None]
+    full = causal & ((keys == SHARED) | (keys == queries))
+    masks = {"full_attention": full}
+    sliding_window = getattr(config, "sliding_window", None)
+    if sliding_window is not None:
+        distance = position_ids[:, :, None] - position_ids[:, None, :]
+        masks["sliding_attention"] = full & (distance < sliding_window)
+    # Without layer types, as in Mistral, a window holds for all layers.
+    layer_types = set(getattr(config, "layer_types", None) or list(masks)[-1:])
+    masks = {name: masks[name][:, None] for name in layer_types}
+    if config._attn_implementation == "eager":
+        lowest = torch.finfo(dtype).min
+        masks = {name: torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, lowest) for name, mask in masks.items()}
+    return masks if len(masks) > 1 else masks[layer_types.pop()]
+
+
+def separate(batch: dict[str, Any]) -> dict[str, Any]:
+    """
+    Give each chain of a shared or padding-free batch its own padded row.
+
+    Args:
+        batch (`dict[str, Any]`):
+            Batch of [`DataCollatorForDualCoT`] with `layout="shared_prefix"` or `layout="padding_free"`.
+
+    Returns:
+        `dict[str, Any]`: The same pairs with `layout="padded"`, but for the value and the multiple of the padding.
+    """
+    num_chains = len(batch["num_completion_tokens"])
+    input_ids = batch["input_ids"]
+    # Which tokens of which row each chain consists of, in order.
+    if "branch_ids" in batch:
+        branch_ids, chains = batch["branch_ids"].repeat(2, 1), torch.arange(num_chains, device=input_ids.device)
+        sides = torch.where(chains < num_chains // 2, CHOSEN, REJECTED)[:, None]
+        sources = chains % (num_chains // 2)
+        belongs = batch["attention_mask"].bool()[sources] & ((branch_ids == SHARED) | (branch_ids == sides))
+    else:
+        borders = batch["cu_seq_lens_q"][:, None]
+        places = torch.arange(input_ids.size(1), device=input_ids.device)
+        sources = torch.zeros(num_chains, dtype=torch.long, device=input_ids.device)
+        belongs = (borders[:-1] <= places) & (places < borders[1:])
+    rows, columns = belongs.nonzero(as_tuple=True)
+    positions = belongs.cumsum(dim=1) - 1  # of each token in its chain
+    shape = (num_chains, int(positions.max()) + 1)
+
+    padded: dict[str, torch.Tensor] = {}
+    values = {
+        "input_ids": input_ids[sources[rows], columns],
+        "attention_mask": torch.ones_like(rows),
+        "position_ids": positions[rows, columns],
+    }
+    for name, value in values.items():
+        padded[name] = input_ids.new_zeros(shape)
+        padded[name][rows, positions[rows, columns]] = value
+    return {
+        **{name: value for name, value in batch.items() if name not in _LAYOUT_KEYS},
+        **padded,
+        "scored_rows": batch["scored_chains"],
+        "scored_positions": positions[batch["scored_chains"], batch["scored_positions"]],
+        "num_tokens": torch.ones_like(rows).sum(),
+    }
+
+
+def choose_layout(model: torch.nn.Module, aux_loss_enabled: bool = False) -> tuple[str, str | None]:
+    """
+    The cheapest layout that is right for a model.
+
+    Shared rows need attention that takes a mask (sdpa or eager), positions that are given, and no other way for tokens
+    to meet: no recurrence, no convolution, no windows but those that a mask makes. Padding-free rows are for
+    FlashAttention.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Causal language model, not wrapped.
+        aux_loss_enabled (`bool`, *optional*, defaults to `False`):
+            Whether the load-balancing loss of a mixture of experts is part of the loss. It counts each token that is
+            in the batch, so a shared token would count once.
+
+    Returns:
+        `tuple[str, str | None]`: `"shared_prefix"`, `"padding_free"` or `"padded"`, and the reason for the last.
+    """
+    config = model.config.get_text_config()
+    attention = str(config._attn_implementation)
+    layer_types = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
+    windows = [name for name in _OTHER_WINDOWS if getattr(config, name, None)]
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return "padded", "its forward takes no `position_ids`"
+    if getattr(model, "_is_stateful", False):
+        return "padded", "it has recurrent layers"
+    if any(isinstance(module, torch.nn.Conv1d) for module in model.modules()):
+        return "padded", "it has convolution layers"
+    if layer_types:
+        return "padded", f"it has layers of type {', '.join(map(repr, sorted(layer_types)))}"
+    if windows:
+        return "padded", f"its config has `{windows[0]}`, an attention window that no mask makes"
+    if "flash" in attention:
+        return "padding_free", None
+    if attention not in ("sdpa", "eager"):
+        return "padded", f"its attention is {attention!r}, which takes no mask of ours"
+    if aux_loss_enabled:
+        return "padded", (
+            "its router's load-balancing loss counts tokens, and would count shared ones once (pass "
+            "`router_aux_loss_coef=0.0` to train without it)"
+        )
+    return "shared_prefix", None
