@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from test_model_families import FAMILIES, build_family, gradients
-from transformers import LlamaForCausalLM, TrainerCallback
+from transformers import AttentionInterface, AttentionMaskInterface, LlamaForCausalLM, TrainerCallback
 
 from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, edit_trainer, shared_prefix
 
@@ -178,6 +179,59 @@ class TestModels:
         model = build_family(family, attn_implementation=attention, **MODELS[family])
         found = step(build(model), layout="padding_free")
         assert_same(found, step(build(model, shared_prefix=False)), rtol=1e-4)
+
+
+def varlen_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **kwargs):
+    """FlashAttention's contract on the CPU: no mask, causal attention between the borders that it is given, if any."""
+    assert attention_mask is None
+    if cu_seq_lens_q is None:  # padded on the right
+        length = query.size(2)
+        cu_seq_lens_q = kwargs["cu_seq_lens_k"] = torch.tensor([0, length], dtype=torch.int32)
+        kwargs["max_length_q"] = kwargs["max_length_k"] = length
+    assert torch.equal(cu_seq_lens_q, kwargs["cu_seq_lens_k"]) and cu_seq_lens_q.dtype == torch.int32
+    assert kwargs["max_length_q"] == kwargs["max_length_k"] == int(cu_seq_lens_q.diff().max())
+    groups = query.size(1) // key.size(1)
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    borders = cu_seq_lens_q.tolist()
+    assert borders[-1] == query.size(2)
+    parts = [
+        torch.nn.functional.scaled_dot_product_attention(
+            query[:, :, i:j], key[:, :, i:j], value[:, :, i:j], is_causal=True, scale=scaling
+        )
+        for i, j in pairwise(borders)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+class TestFlashAttention:
+    @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox", "phi3"])
+    def test_gets_the_borders_between_chains(self, family, build, warnings, monkeypatch):
+        monkeypatch.setattr(edit_trainer, "choose_layout", lambda *args: ("padding_free", None))
+        AttentionInterface.register("varlen", varlen_attention)
+        AttentionMaskInterface.register("varlen", lambda *args, **kwargs: None)
+        model = build_family(family)
+        expected = step(build(model, shared_prefix=False))
+        model.set_attn_implementation("varlen")
+        trainer = build(model)
+        found = step(trainer)
+        assert trainer._layout == "padding_free" and warnings == []
+        assert_same(found, expected, rtol=1e-4)
+
+    def test_whose_model_ignores_the_borders_is_seen(self, build, model, warnings, monkeypatch):
+        monkeypatch.setattr(edit_trainer, "choose_layout", lambda *args: ("padding_free", None))
+
+        def without_borders(module, query, key, value, attention_mask, **kwargs):
+            borders = torch.tensor([0, query.size(2)], dtype=torch.int32)
+            kwargs.update(cu_seq_lens_q=borders, cu_seq_lens_k=borders, max_length_q=query.size(2))
+            return varlen_attention(module, query, key, value, None, **{**kwargs, "max_length_k": query.size(2)})
+
+        AttentionInterface.register("without_borders", without_borders)
+        AttentionMaskInterface.register("without_borders", lambda *args, **kwargs: None)
+        model.set_attn_implementation("without_borders")
+        trainer = build(model)
+        step(trainer)
+        assert trainer._layout == "padded"
+        assert len(warnings) == 1 and "log-probabilities differ" in warnings[0]
 
 
 OPTIONS = {
