@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
 from edit_trl.alignment import Alignment, align, similarity, token_weights, word_lengths
 
@@ -31,7 +32,20 @@ ALPHABETS = {
     "words": ["the", " the", "", "The"],
     "tuples": [(1, "a"), ("a", 1), (1, 2), ()],
     "mixed": [1, "a", None, -1, -2, (1, "a"), 2.5],
+    "byte order marks": [0xFEFF, 0xFFFE, 0, 0xFFFF],
+    "surrogate pairs": [0xD83D, 0xDE00, 0x1F600],
+    "booleans": [True, False, 1, 0, 2],
+    "equal numbers": [1, 1.0, True, 0, 0.0],
 }
+# Pairs over one of the alphabets, of equal length more often than chance has it: then the elements' order decides.
+alphabet_pairs = st.sampled_from(list(ALPHABETS.values())).flatmap(
+    lambda alphabet: st.one_of(
+        st.tuples(*[st.lists(st.sampled_from(alphabet), max_size=16)] * 2),
+        st.lists(st.tuples(*[st.sampled_from(alphabet)] * 2), max_size=16).map(
+            lambda pairs: ([a for a, _ in pairs], [b for _, b in pairs])
+        ),
+    )
+)
 TIE_BREAKS = ["symmetric", "reference"]
 # What an unambiguous script must be, and both tie orders have to find.
 UNIQUE = [
@@ -94,6 +108,32 @@ def reference_mask(source, target):
             key[i - 1] = a[i - 1] != b[j - 1]
             i, j = i - 1, j - 1
     return [False] * prefix + key
+
+
+def symmetric_alignment(chosen, rejected):
+    """What rapidfuzz finds from the smaller sequence to the larger, one element and one matching block at a time."""
+
+    def order(chain):
+        for kind in (int, str):
+            if all(isinstance(x, kind) for x in [*chosen, *rejected]):
+                return len(chain), list(chain)
+        return len(chain), [(type(x).__name__, repr(x)) for x in chain]
+
+    swap = order(rejected) < order(chosen)
+    source, target = (rejected, chosen) if swap else (chosen, rejected)
+    codes = {}
+    script = Levenshtein.editops(*("".join(codes.setdefault(x, chr(len(codes))) for x in s) for s in (source, target)))
+    blocks = [(i, i + size, j, j + size) for i, j, size in script.as_matching_blocks() if size]
+    if swap:
+        blocks = [(j, j_end, i, i_end) for i, i_end, j, j_end in blocks]
+    kept = {i for start, stop, _, _ in blocks for i in range(start, stop)}
+    rejected_kept = {j for _, _, start, stop in blocks for j in range(start, stop)}
+    return Alignment(
+        [i not in kept for i in range(len(chosen))],
+        [j not in rejected_kept for j in range(len(rejected))],
+        len(script),
+        blocks,
+    )
 
 
 def check_script(alignment, chosen, rejected):
@@ -192,6 +232,39 @@ class TestAlign:
             assert alignment.chosen_key == reference_mask(chosen, rejected)
             assert alignment.rejected_key == reference_mask(rejected, chosen)
 
+    @settings(deadline=None, max_examples=400)
+    @given(pair=alphabet_pairs)
+    def test_script_is_the_one_from_the_smaller_sequence_to_the_larger(self, pair):
+        assert align(*pair) == symmetric_alignment(*pair)
+        check_swap(*pair)
+
+    @settings(deadline=None, max_examples=150)
+    @given(chosen=st.lists(st.integers(-3, 3) | st.integers(0, 2**33)), rejected=st.lists(st.integers(-3, 3)))
+    def test_integers_of_any_size_are_elements(self, chosen, rejected):
+        assert align(chosen, rejected) == symmetric_alignment(chosen, rejected)
+        assert align(chosen, chosen[::-1]) == symmetric_alignment(chosen, chosen[::-1])
+
+    @pytest.mark.parametrize("size", [4, 300, 49152, 151936])
+    @pytest.mark.parametrize("length", [65, 200, 1100, 2200])
+    def test_long_chains_have_the_same_script_too(self, length, size):
+        """rapidfuzz has other ways for more than 64 elements, and from about 2,000 on."""
+        chosen, rejected = long_pair(length, length // 10, size, seed=length)
+        for pair in ((chosen, rejected), (chosen, rejected[:length] + chosen[: length - len(rejected)])):
+            assert align(*pair) == symmetric_alignment(*pair)
+            check_swap(*pair)
+
+    def test_every_code_point_is_an_element_like_others(self):
+        """Surrogates, byte order marks and the last character are token IDs; no two of them are taken for one."""
+        ids = [0xFEFF, 0xFFFE, 0, 0xD7FF, 0xD800, 0xDBFF, 0xDC00, 0xDFFF, 0xE000, 0xFFFF, 0x10000, 0x10FFFF]
+        for first, second in itertools.permutations(ids, 2):
+            assert align([first, second], [second, first]).distance == 2
+            assert align([first, 1, second], [first, second]).chosen_key == [False, True, False]
+
+    def test_bytes_are_sequences_of_integers(self):
+        """Four bytes are four elements, not one integer of the machine."""
+        assert align(b"2+2=4...", b"2+2=5...") == align(list(b"2+2=4..."), list(b"2+2=5..."))
+        assert align(bytearray(b"abcd"), b"abcde").rejected_key == mask("....x")
+
     def test_elements_whose_order_is_partial_are_symmetric_too(self):
         """Of two disjoint sets neither is less than the other, so `<` cannot tell which chain comes first."""
         sets = [frozenset({0}), frozenset({1})]
@@ -254,6 +327,14 @@ class TestAlign:
         assert {type(key) for key in alignment.chosen_key + alignment.rejected_key} == {bool}
         assert {type(alignment.distance), *(type(border) for block in alignment.blocks for border in block)} == {int}
 
+    @pytest.mark.parametrize("ids", [[9, 10], [-1, -9], [9 * 10**9, 10**10]])
+    def test_order_of_numpy_integers_is_that_of_integers(self, ids):
+        """Written out, 10 comes before 9, and -1 before -9; as integers, after."""
+        chosen, rejected = ids, ids[::-1]
+
+        assert align(np.array(chosen), np.array(rejected)) == align(chosen, rejected)
+        assert align(np.array(rejected), np.array(chosen)) == align(rejected, chosen)
+
     def test_inputs_are_not_changed(self):
         chosen, rejected = [1, 2, 3], [3, 1]
         for tie_break in TIE_BREAKS:
@@ -300,6 +381,27 @@ class TestReferenceTieBreak:
 
             assert alignment.chosen_key == reference_mask(chosen, rejected)
             assert alignment.rejected_key == reference_mask(rejected, chosen)
+
+    @settings(deadline=None, max_examples=200)
+    @given(pair=alphabet_pairs)
+    def test_masks_are_those_of_the_walk_back_on_any_elements(self, pair):
+        chosen, rejected = pair
+
+        alignment = align(chosen, rejected, tie_break="reference")
+
+        assert alignment.chosen_key == reference_mask(chosen, rejected)
+        assert alignment.rejected_key == reference_mask(rejected, chosen)
+        assert alignment.distance == distance_table(chosen, rejected)[-1][-1]
+
+    def test_swapping_the_chains_swaps_the_masks(self):
+        """Each direction has its own script, so the right chain's mask is the wrong chain's of the swapped pair."""
+        chosen, rejected = long_pair(120, 40, 3)
+
+        one = align(chosen, rejected, tie_break="reference")
+        other = align(rejected, chosen, tie_break="reference")
+
+        assert (one.chosen_key, one.rejected_key) == (other.rejected_key, other.chosen_key)
+        assert one.distance == other.distance
 
     def test_directions_may_disagree(self):
         """
