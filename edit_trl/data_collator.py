@@ -193,15 +193,15 @@ class DataCollatorForDualCoT(DataCollatorMixin):
 
     def row_length(self, example: dict[str, Any]) -> int:
         """
-        Tokens that an example takes in a batch, for samplers that group examples by length. It is not aligned.
+        Width of the row of an example, for samplers that group examples by length. It is not aligned.
 
         Args:
             example (`dict[str, Any]`):
                 Tokenized pair.
 
         Returns:
-            `int`: Tokens of the longer of its two rows (`"padded"`), of its one row (`"shared_prefix"`), or of both
-            chains (`"padding_free"`).
+            `int`: Tokens of the longer of its two rows (`"padded"`), of its one row (`"shared_prefix"`), or of what it
+            adds to the row of all (`"padding_free"`).
         """
         chains = []
         for column in ("chosen_ids", "rejected_ids"):

@@ -438,10 +438,15 @@ class EDITTrainer(SFTTrainer):
             "chosen_weights": [float(t >= parting) for t in range(len(chosen))],
             "rejected_weights": [float(t >= parting) for t in range(len(rejected))],
         }
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
         log_probs, error = [], None
         was_training = model.training
         model.eval()
         try:
+            if window is not None:
+                # A window that the masks do not make shows only in chains that are longer.
+                config.sliding_window = min(window, max(len(chosen), len(rejected)) // 2 + 1)
             with torch.no_grad():
                 for layout in ("padded", self._layout):
                     batch = DataCollatorForDualCoT(self._tokenizer.pad_token_id, layout=layout)([pair])
@@ -454,6 +459,8 @@ class EDITTrainer(SFTTrainer):
             error = f"it fails on one with `{type(exception).__name__}: {exception}`"
         finally:
             model.train(was_training)
+            if window is not None:
+                config.sliding_window = window
 
         difference = padded["input_ids"].new_tensor(math.inf, dtype=torch.float)
         if error is None:

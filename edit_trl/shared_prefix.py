@@ -166,7 +166,7 @@ def separate(batch: dict[str, Any]) -> dict[str, Any]:
         belongs = (borders[:-1] <= places) & (places < borders[1:])
     rows, columns = belongs.nonzero(as_tuple=True)
     positions = belongs.cumsum(dim=1) - 1  # of each token in its chain
-    shape = (num_chains, int(positions.max()) + 1)
+    shape = (num_chains, int(belongs.sum(dim=1).max()))
 
     padded: dict[str, torch.Tensor] = {}
     values = {
@@ -206,7 +206,8 @@ def choose_layout(model: torch.nn.Module, aux_loss_enabled: bool = False) -> tup
     """
     config = model.config.get_text_config()
     attention = str(config._attn_implementation)
-    layer_types = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
+    layer_types = set(getattr(config, "layer_types", None) or [])
+    other_types = sorted(layer_types - {"full_attention", "sliding_attention"})
     windows = [name for name in _OTHER_WINDOWS if getattr(config, name, None)]
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return "padded", "its forward takes no `position_ids`"
@@ -214,8 +215,12 @@ def choose_layout(model: torch.nn.Module, aux_loss_enabled: bool = False) -> tup
         return "padded", "it has recurrent layers"
     if any(isinstance(module, torch.nn.Conv1d) for module in model.modules()):
         return "padded", "it has convolution layers"
-    if layer_types:
-        return "padded", f"it has layers of type {', '.join(map(repr, sorted(layer_types)))}"
+    if other_types:
+        return "padded", f"it has layers of type {', '.join(map(repr, other_types))}"
+    if "sliding_attention" in layer_types and getattr(config, "sliding_window", None) is None:
+        return "padded", "it has layers of type 'sliding_attention', but no `sliding_window`"
+    if getattr(config, "alibi", False):
+        return "padded", "its positions are distances within the row (ALiBi)"
     if windows:
         return "padded", f"its config has `{windows[0]}`, an attention window that no mask makes"
     if "flash" in attention:

@@ -22,6 +22,7 @@ from edit_trl.data_collator import DataCollatorForDualCoT
 
 
 PAD = 99
+LAYOUTS = ("padded", "shared_prefix", "padding_free")
 SCORED = ("scored_rows", "scored_positions", "scored_ids", "scored_weights", "scored_key", "scored_chains")
 DTYPES = {
     "input_ids": torch.long,
@@ -37,6 +38,8 @@ DTYPES = {
     "num_key_tokens": torch.long,
     "num_tokens": torch.long,
 }
+BORDERS = {"cu_seq_lens_q": torch.int32, "cu_seq_lens_k": torch.int32}
+LONGEST = ("max_length_q", "max_length_k")
 
 token_ids = st.lists(st.integers(0, 4), max_size=7)
 examples_lists = st.lists(
@@ -124,6 +127,56 @@ def check_batch(batch, examples, options):
     assert batch["num_completion_tokens"].tolist() == num_completion_tokens
     assert batch["num_key_tokens"].tolist() == num_key_tokens
     assert batch["num_tokens"].item() == sum(map(len, rows)) == batch["attention_mask"].sum()
+
+
+def places_of_chains(batch):
+    """Row and place of each token of each chain, by what the class says of its layouts."""
+    num_chains = len(batch["num_completion_tokens"])
+    if "cu_seq_lens_q" in batch:
+        borders = batch["cu_seq_lens_q"].tolist()
+        return [[(0, place) for place in range(*borders[chain : chain + 2])] for chain in range(num_chains)]
+    num_pairs = num_chains // 2
+    places = []
+    for chain in range(num_chains):
+        row, others = (chain % num_pairs, (0, 1 + chain // num_pairs)) if "branch_ids" in batch else (chain, None)
+        real = [place for place, value in enumerate(batch["attention_mask"][row].tolist()) if value]
+        places.append([(row, place) for place in real if others is None or batch["branch_ids"][row, place] in others])
+    return places
+
+
+def check_layout(batch, examples, options):
+    """Every tensor of any layout against the slow reading: its chains, and what is scored of each."""
+    chains, scored, num_completion_tokens, num_key_tokens = slow_rows(examples, options)
+    places = places_of_chains(batch)
+    assert [[batch["input_ids"][place].item() for place in chain] for chain in places] == chains
+    assert [[batch["position_ids"][place].item() for place in chain] for chain in places] == [
+        [*range(len(chain))] for chain in chains
+    ]
+    # The rest is padding, at the end of a row.
+    used = {place for chain in places for place in chain}
+    lengths = [sum(r == row for r, _ in used) for row in range(len(batch["input_ids"]))]
+    multiple = (options.get("pad_to_multiple_of") if "attention_mask" in batch else None) or 1
+    assert batch["input_ids"].size(1) == math.ceil(max(lengths) / multiple) * multiple
+    assert batch["num_tokens"].item() == sum(lengths)
+    for row, (ids, length) in enumerate(zip(batch["input_ids"].tolist(), lengths, strict=True)):
+        assert {place for r, place in used if r == row} == set(range(length))
+        assert ids[length:] == [PAD] * (len(ids) - length)
+
+    # Each entry where its chain has the token before it.
+    found = list(zip(*(batch[name].tolist() for name in SCORED), strict=True))
+    single = torch.tensor([entry[3] for entry in scored]).tolist()
+    expected = [
+        (*places[chain][t], token, weight, key, chain)
+        for (chain, t, token, _, key, _), weight in zip(scored, single, strict=True)
+    ]
+    assert sorted(found) == sorted(expected)
+    predicted = {}
+    for row, place, token, *_, chain in found:
+        assert chains[chain][places[chain].index((row, place)) + 1] == token
+        assert predicted.setdefault((row, place), token) == token  # a place predicts one token, whatever the chain
+
+    assert batch["num_completion_tokens"].tolist() == num_completion_tokens
+    assert batch["num_key_tokens"].tolist() == num_key_tokens
 
 
 def key_places(batch, row, prompt_length):
@@ -225,6 +278,205 @@ class TestLayout:
         pair = example([1, 2], [3, 4, 9], [3, 5])
         batch, expected = (collator([p]) for p in ({k: np.array(v) for k, v in pair.items()}, pair))
         assert all(torch.equal(batch[name], expected[name]) for name in DTYPES)
+
+
+class TestSharedPrefix:
+    def collator(self, **options):
+        return DataCollatorForDualCoT(pad_token_id=PAD, layout="shared_prefix", **options)
+
+    def test_worked_example(self):
+        """
+        Pair 0: 1 2 10 are common; 1 2 are held once, both branches begin with 10. 11 is replaced by 21 and predicted
+        by either 10, at places 2 and 5. Pair 1: 3 13 are common; the wrong chain has 22 more, predicted by the second
+        13, at place 3. Row 0 has 2 + 3 + 3 tokens, row 1 has 1 + 2 + 3.
+        """
+        batch = self.collator()([example([1, 2], [10, 11, 12], [10, 21, 12]), example([3], [13, 14], [13, 22, 14])])
+
+        assert {name: value.dtype for name, value in batch.items()} == {**DTYPES, "branch_ids": torch.long}
+        assert batch["input_ids"].tolist() == [[1, 2, 10, 11, 12, 10, 21, 12], [3, 13, 14, 13, 22, 14, PAD, PAD]]
+        assert batch["attention_mask"].tolist() == [[1] * 8, [1] * 6 + [0] * 2]
+        assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3, 4], [0, 1, 2, 1, 2, 3, 0, 0]]
+        assert batch["branch_ids"].tolist() == [[0, 0, 1, 1, 1, 2, 2, 2], [0, 1, 1, 2, 2, 2, 0, 0]]
+        assert batch["scored_rows"].tolist() == [0, 0, 1]
+        assert batch["scored_positions"].tolist() == [2, 5, 3]
+        assert batch["scored_ids"].tolist() == [11, 21, 22]
+        assert batch["scored_weights"].tolist() == pytest.approx([1.0, -0.025, -0.025])
+        assert batch["scored_key"].tolist() == [True, True, True]
+        assert batch["scored_chains"].tolist() == [0, 2, 3]
+        assert batch["num_completion_tokens"].tolist() == [3, 2, 3, 3]
+        assert batch["num_key_tokens"].tolist() == [1, 0, 1, 1]
+        assert batch["num_tokens"].item() == 8 + 6
+
+    @pytest.mark.parametrize(
+        ("chosen", "rejected", "input_ids", "entry"),
+        [
+            ([5, 6], [5], [1, 5, 6, 5], (1, 6, 0)),  # the wrong chain ends early
+            ([5], [5, 6], [1, 5, 5, 6], (2, 6, 1)),
+            ([7, 5], [5], [1, 7, 5, 1, 5], (0, 7, 0)),  # nothing shared but the prompt's last token
+        ],
+    )
+    def test_key_token_on_one_side_alone(self, chosen, rejected, input_ids, entry):
+        """`entry` is the place, the token and the chain of the only key token."""
+        batch = self.collator()([example([1], chosen, rejected)])
+
+        assert batch["input_ids"].tolist() == [input_ids]
+        assert [batch[name].item() for name in ("scored_positions", "scored_ids", "scored_chains")] == list(entry)
+        assert batch["scored_key"].tolist() == [True]
+
+    def test_identical_chains_may_have_weights(self):
+        """
+        Row 1 | 2 3 | 3 is shared but for the last token. 2 and 3 of either chain are predicted at places 0 and 1 of
+        the common start, 3 of the wrong chain where the right chain has it too.
+        """
+        pair = example([1], [2, 3], [2, 3], chosen_weights=[0.5, 1.0], rejected_weights=[0.0, -1.0])
+
+        batch = self.collator()([pair])
+
+        assert batch["input_ids"].tolist() == [[1, 2, 3, 3]]
+        assert batch["branch_ids"].tolist() == [[0, 0, 1, 2]]
+        assert batch["position_ids"].tolist() == [[0, 1, 2, 2]]
+        assert batch["scored_positions"].tolist() == [0, 1, 1]
+        assert batch["scored_ids"].tolist() == [2, 3, 3]
+        assert batch["scored_weights"].tolist() == [0.5, 1.0, -1.0]
+        assert batch["scored_chains"].tolist() == [0, 0, 1]
+
+    def test_chains_cut_at_the_start_share_what_is_left(self):
+        """
+        "3 5 6" and "4 8 9" are left of the chains, so nothing is shared. Chains of one length lose the same tokens:
+        "2 3 5" and "2 3 8" share 2.
+        """
+        options = {"max_length": 3, "truncation_mode": "keep_end"}
+
+        longer, equal = self.collator(**options)(
+            [example([1, 2, 3], [5, 6], [4, 8, 9]), example([1, 2], [3, 5], [3, 8])]
+        )["input_ids"].tolist()
+
+        assert longer == [3, 5, 6, 4, 8, 9]
+        assert equal == [2, 3, 5, 3, 8, PAD]
+
+    def test_pad_to_multiple_of_widens_the_row(self):
+        """Row 1 | 2 3 | 2 4 5 of six tokens becomes one of eight; padding counts as common start."""
+        examples = [example([1, 2], [3], [4, 5])]
+
+        plain, padded = (self.collator(**options)(examples) for options in ({}, {"pad_to_multiple_of": 8}))
+
+        assert padded["input_ids"].tolist() == [[1, 2, 3, 2, 4, 5, PAD, PAD]]
+        assert padded["attention_mask"].tolist() == [[1] * 6 + [0] * 2]
+        assert padded["position_ids"].tolist() == [[0, 1, 2, 1, 2, 3, 0, 0]]
+        assert padded["branch_ids"].tolist() == [[0, 1, 1, 2, 2, 2, 0, 0]]
+        for name in DTYPES:
+            if name not in ("input_ids", "attention_mask", "position_ids"):
+                assert torch.equal(padded[name], plain[name])
+
+
+class TestPaddingFree:
+    def test_worked_example(self):
+        """
+        The chains "1 2 3" and "4 5 6 7", then the wrong ones "1 2 8 9" and "4 5 6". They begin at 0, 3, 7 and 11 of
+        14 tokens. 7 stands alone in pair 1; 3 is replaced by 8 and 9 follows in pair 0.
+        """
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, layout="padding_free", pad_to_multiple_of=8)
+
+        batch = collator([example([1, 2], [3], [8, 9]), example([4], [5, 6, 7], [5, 6])])
+
+        assert batch.keys() == (DTYPES.keys() - {"attention_mask"}) | BORDERS.keys() | set(LONGEST)
+        for name, dtype in {**DTYPES, **BORDERS}.items():
+            assert name == "attention_mask" or batch[name].dtype == dtype
+        assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 1, 2, 8, 9, 4, 5, 6]]
+        assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]]
+        assert batch["cu_seq_lens_q"].tolist() == batch["cu_seq_lens_k"].tolist() == [0, 3, 7, 11, 14]
+        assert [batch[name] for name in LONGEST] == [4, 4]
+        assert [type(batch[name]) for name in LONGEST] == [int, int]
+        assert batch["scored_rows"].tolist() == [0] * 4
+        assert batch["scored_positions"].tolist() == [1, 5, 8, 9]
+        assert batch["scored_ids"].tolist() == [3, 7, 8, 9]
+        assert batch["scored_weights"].tolist() == pytest.approx([1.0, 1.0, -0.025, -0.025])
+        assert batch["scored_chains"].tolist() == [0, 1, 2, 2]
+        assert batch["num_completion_tokens"].tolist() == [1, 3, 2, 2]
+        assert batch["num_tokens"].item() == 14
+
+    def test_first_token_of_a_chain_is_not_predicted_by_the_chain_before(self):
+        """Without prompts the first tokens 4 and 8 follow on nothing, though 4 stands right before 8."""
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, layout="padding_free")([example([], [4], [8, 9])])
+
+        assert batch["input_ids"].tolist() == [[4, 8, 9]]
+        assert batch["scored_ids"].tolist() == [9]
+        assert batch["scored_positions"].tolist() == [1]
+
+    @given(examples=examples_lists, options=options_dicts)
+    @settings(deadline=None, max_examples=50)
+    def test_borders_are_those_of_the_chains(self, examples, options):
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, layout="padding_free", **options)(examples)
+
+        lengths = [len(chain) for chain in slow_rows(examples, options)[0]]
+        assert batch["cu_seq_lens_q"].diff().tolist() == lengths
+        assert torch.equal(batch["cu_seq_lens_q"], batch["cu_seq_lens_k"])
+        assert [batch[name] for name in LONGEST] == [max(lengths)] * 2
+        assert batch["input_ids"].shape == (1, sum(lengths))
+
+
+class TestEveryLayout:
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @given(examples=examples_lists, options=options_dicts, data=st.data())
+    @settings(deadline=None)
+    def test_batch_is_that_of_the_definitions(self, layout, examples, options, data):
+        """Pairs are aligned, bring weights of either sign on either chain, or are the same chain twice."""
+        for pair in examples:
+            kind = data.draw(st.sampled_from(["aligned", "weighted", "identical", "begins alike"]), label="kind")
+            if kind in ("identical", "begins alike"):
+                pair["rejected_ids"] = pair["chosen_ids"] + (pair["rejected_ids"] if kind == "begins alike" else [])
+            if kind in ("weighted", "identical"):
+                for side in ("chosen", "rejected"):
+                    length = len(pair[f"{side}_ids"])
+                    weights = st.lists(st.sampled_from([0.0, 1.5, -0.5]), min_size=length, max_size=length)
+                    pair[f"{side}_weights"] = data.draw(weights, label=side)
+
+        check_layout(DataCollatorForDualCoT(pad_token_id=PAD, layout=layout, **options)(examples), examples, options)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @given(
+        pair=st.fixed_dictionaries({"prompt_ids": token_ids, "chosen_ids": token_ids, "rejected_ids": token_ids}),
+        max_length=st.one_of(st.none(), st.integers(1, 12)),
+        truncation_mode=st.sampled_from(["keep_start", "keep_end"]),
+    )
+    @settings(deadline=None)
+    def test_row_length_is_the_width_of_a_batch_of_one(self, layout, pair, **options):
+        """Without padding up to a multiple. The row of a shared or padding-free pair holds all of its tokens."""
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, layout=layout, **options)
+
+        batch = collator([pair])
+
+        assert collator.row_length(pair) == batch["input_ids"].size(1)
+        if layout != "padded":
+            assert collator.row_length(pair) == batch["num_tokens"].item()
+
+    @pytest.mark.parametrize(("layout", "length"), [("padded", 5), ("shared_prefix", 7), ("padding_free", 9)])
+    def test_row_length_of_an_example(self, layout, length):
+        """
+        Chains "1 2 3 4" and "1 2 3 5 6": 5 of the longer one; 2 + (3 4) + (3 5 6); 4 + 5. Weights are not read.
+        """
+        pair = example([1, 2], [3, 4], [3, 5, 6], chosen_weights=[1.0])
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, layout=layout, pad_to_multiple_of=8)
+
+        assert collator.row_length(pair) == length
+        assert collator.row_length({name: np.array(value) for name, value in pair.items()}) == length
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_batch_without_scored_tokens_has_empty_tensors(self, layout):
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, layout=layout)([example([1], [2, 3], [2, 3])])
+
+        for name in SCORED:
+            assert batch[name].shape == (0,)
+            assert batch[name].dtype == DTYPES[name]
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_arrays_give_what_lists_give(self, layout):
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, max_length=4, layout=layout)
+        pair = example([1, 2], [3, 4, 9], [3, 5])
+        batch, expected = (collator([p]) for p in ({k: np.array(v) for k, v in pair.items()}, pair))
+        assert batch.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(batch[name], value) if isinstance(value, torch.Tensor) else batch[name] == value
 
 
 class TestTruncation:
@@ -532,6 +784,12 @@ class TestSetup:
             ({"alignment_level": "sentence"}, "`alignment_level` must be 'token' or 'word', got 'sentence'"),
             ({"alignment_level": "word"}, "needs the text of the tokens, but `tokenizer` is `None`"),
             ({"truncation_mode": "middle"}, "`truncation_mode` must be 'keep_start' or 'keep_end', got 'middle'"),
+            (
+                {"layout": "packed"},
+                "`layout` must be one of 'padded', 'shared_prefix', 'padding_free', got 'packed'. It is how chains "
+                'become rows; pass `layout="padded"`, which every model takes.',
+            ),
+            ({"layout": None}, "`layout` must be one of .* got None"),
         ],
     )
     def test_bad_option_is_refused_at_once(self, options, message):

@@ -21,7 +21,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from test_model_families import FAMILIES, build_family, gradients
-from transformers import AttentionInterface, AttentionMaskInterface, LlamaForCausalLM, TrainerCallback
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    MoshiConfig,
+    TrainerCallback,
+)
 
 from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, edit_trainer, shared_prefix
 
@@ -485,6 +492,15 @@ class TestCheck:
         trainer = build(build_family(family, **MODELS[family]))
         step(trainer)
         assert trainer._layout == "padded" and len(warnings) == 1
+
+    def test_sees_a_window_that_the_model_does_not_apply(self, build, warnings):
+        """Moshi's text model has one in its config. It is shrunk for the check, so that short chains tell."""
+        sizes = {"vocab_size": 400, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        model = AutoModelForCausalLM.from_config(MoshiConfig(**sizes, sliding_window=3000))
+        trainer = build(model)
+        step(trainer)
+        assert trainer._layout == "padded" and len(warnings) == 1
+        assert model.config.sliding_window == 3000
 
     def test_happens_once_and_leaves_no_trace(self, build, model):
         trainer = build(model)
