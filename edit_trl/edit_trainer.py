@@ -429,15 +429,13 @@ class EDITTrainer(SFTTrainer):
         chosen, rejected = (
             padded["input_ids"][side * lengths.size(1) + longest, : lengths[side, longest]].tolist() for side in (0, 1)
         )
-        # What comes before the chains part is computed alike.
+        pair: dict[str, list] = {"prompt_ids": [], "chosen_ids": chosen, "rejected_ids": rejected}
+        # What comes before the chains part is computed alike. Of the rest, some 256 tokens are enough.
         parting = shared_length(chosen, rejected) + 1
-        pair = {
-            "prompt_ids": [],
-            "chosen_ids": chosen,
-            "rejected_ids": rejected,
-            "chosen_weights": [float(t >= parting) for t in range(len(chosen))],
-            "rejected_weights": [float(t >= parting) for t in range(len(rejected))],
-        }
+        stride = 1 + (len(chosen) + len(rejected) - 2 * parting) // 256
+        for side, chain in (("chosen", chosen), ("rejected", rejected)):
+            is_scored = [t >= parting and (len(chain) - 1 - t) % stride == 0 for t in range(len(chain))]
+            pair[f"{side}_weights"] = list(map(float, is_scored))
         config = self.model.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         log_probs, error = [], None

@@ -1,0 +1,632 @@
+"""
+What a training step on pairs costs, by layout: time, tokens, projected positions and, on request, memory; and what
+collating and aligning the pairs costs beside it.
+
+A step is forward and backward pass of one batch, in full fine-tuning, without the optimizer. The layouts take turns on
+each batch, in an order that rotates, so that a machine that slows down slows all of them. Losses are compared as well:
+all layouts of EDIT compute the same one.
+
+- `full_logits`: two padded rows per pair and fp32 logits of all positions, the authors' way.
+- `padded`, `shared_prefix`, `padding_free`: `EDITTrainer` on two padded rows per pair, on one row that holds the common
+  start once, on a single row without padding.
+- `sft`: TRL's `SFTTrainer` on the right chains alone, completion-only loss. Without Triton, on a CPU for instance, its
+  head projects all positions, there and back.
+- `sft_compact`: the same loss with only the completions projected, as TRL's head does on a GPU, and without metrics.
+- `dpo`: TRL's `DPOTrainer` on the pairs. The reference's log-probabilities come with the batch, so this is the policy
+  alone; its head is that of `sft`.
+
+Examples:
+
+    python benchmarks/training_step.py --model tiny
+    python benchmarks/training_step.py --model HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --memory
+
+Seconds belong to one machine. Ratios depend on it less, and on vocabulary, lengths, threads and model all the same.
+"""
+
+import argparse
+import ctypes
+import json
+import logging
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import timeit
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import psutil
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.trainer.utils import disable_dropout_in_model
+
+from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, align, krsl_loss
+from edit_trl.data_utils import ID_COLUMNS, TEXT_COLUMNS, prepare_dual_cots
+from edit_trl.edit_trainer import _MAX_LOGITS, _scored_positions_only
+
+
+EDIT_LAYOUTS = ("full_logits", "padded", "shared_prefix", "padding_free")
+LAYOUTS = (*EDIT_LAYOUTS, "sft", "sft_compact", "dpo")
+MIB = 2**20
+
+Batch = dict[str, Any]
+
+
+@dataclass
+class Layout:
+    """A way to compute the gradients of a batch, and what was measured of it."""
+
+    name: str
+    batches: list[Batch]
+    compute_loss: Callable[[PreTrainedModel, Batch], torch.Tensor]
+    # TRL's trainers patch the forward of their model. Here they share one model, and each brings its own patch.
+    forward: Callable
+    trainer: Any
+    collate_seconds: float  # of processor time, of all batches
+    num_pairs: list[int]  # by batch
+    losses: tuple[float, ...] = ()  # by batch
+    wall: list[float] = field(default_factory=list)  # seconds of all batches, by repeat
+    cpu: list[float] = field(default_factory=list)
+
+    @property
+    def mean_loss(self) -> float:
+        """Of all pairs."""
+        return float(np.average(self.losses, weights=self.num_pairs))
+
+
+def build_layout(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[list[dict]],
+    args: argparse.Namespace,
+) -> Layout:
+    """Trainer and collated batches of a layout."""
+    vars(model).pop("forward", None)  # what the trainer before has left there
+    options = {
+        "output_dir": args.output_dir,
+        "max_length": None,
+        "bf16": args.autocast,
+        "use_cpu": args.device == "cpu",
+        "gradient_checkpointing": args.gradient_checkpointing,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": args.seed,
+    }
+    inputs, trainer = batches, None
+    if name == "full_logits":
+        collate = DataCollatorForDualCoT(
+            tokenizer.pad_token_id, chosen_other_weight=args.chosen_other_weight, pad_to_multiple_of=args.pad_to
+        )
+    elif name in EDIT_LAYOUTS:
+        trainer = EDITTrainer(
+            model=model,
+            args=EDITConfig(shared_prefix=name != "padded", chosen_other_weight=args.chosen_other_weight, **options),
+            train_dataset=Dataset.from_list(batches[0]),
+            processing_class=tokenizer,
+        )
+        if name == "padding_free":  # which the trainer chooses by itself for FlashAttention only
+            trainer._layout = trainer.data_collator.layout = name
+    elif name == "dpo":
+        # Preparation wants text, which generated pairs do not have: the trainer gets a stand-in, and the pairs go to its
+        # collator. With `precompute_ref_log_probs` it reads the reference's log-probabilities from the batch.
+        stand_in = Dataset.from_list([{"prompt": "1 + 1 =", "chosen": " 2", "rejected": " 3"}])
+        config = DPOConfig(precompute_ref_log_probs=True, **options)
+        trainer = DPOTrainer(model=model, args=config, train_dataset=stand_in, processing_class=tokenizer)
+    else:
+        inputs = [[_as_sft(pair) for pair in pairs] for pairs in batches]
+        config = SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **options)
+        dataset = Dataset.from_list(inputs[0])
+        trainer = SFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=tokenizer)
+    if trainer is not None:
+        collate = trainer.data_collator
+
+    collate_seconds = min(timeit.repeat(lambda: [collate(pairs) for pairs in inputs], time.process_time, number=1))
+    collated = []
+    for pairs in inputs:
+        batch = {key: x.to(args.device) if torch.is_tensor(x) else x for key, x in collate(pairs).items()}
+        if name == "dpo":
+            batch["ref_chosen_logps"], batch["ref_rejected_logps"] = trainer.compute_ref_log_probs(model, batch)
+        collated.append(batch)
+    by_hand = {"full_logits": full_logits_loss, "sft_compact": sft_compact_loss}
+    compute_loss = by_hand[name] if name in by_hand else trainer.compute_loss
+    model.train()
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return Layout(
+        name, collated, compute_loss, model.forward, trainer, collate_seconds, [len(pairs) for pairs in batches]
+    )
+
+
+def _as_sft(pair: dict[str, list[int]]) -> dict[str, list[int]]:
+    prompt, completion = pair["prompt_ids"], pair["chosen_ids"]
+    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+
+
+def full_logits_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """KRSL loss by way of the fp32 logits of all positions."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    log_probs = logits.float().log_softmax(dim=-1)
+    log_probs = log_probs[batch["scored_rows"], batch["scored_positions"], batch["scored_ids"]]
+    num_completion_tokens = batch["num_completion_tokens"]
+    return krsl_loss(
+        log_probs[:, None],
+        batch["scored_weights"][:, None],
+        num_completion_tokens[batch["scored_chains"]],
+        len(num_completion_tokens) // 2,
+        rejected_nll_threshold=EDITConfig.rejected_nll_threshold,
+    )
+
+
+def sft_compact_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Mean negative log-likelihood of the labelled tokens, whose positions alone are projected."""
+    labels = batch["labels"][:, 1:]
+    rows, positions = (labels != -100).nonzero(as_tuple=True)
+    with _scored_positions_only(model.get_output_embeddings(), rows, positions):
+        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    return torch.nn.functional.cross_entropy(outputs.logits[0].float(), labels[rows, positions])
+
+
+# Model and pairs
+
+
+def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Student, on the device and without dropout, since losses are compared; and its tokenizer."""
+    torch.manual_seed(args.seed)
+    options = {"dtype": getattr(torch, args.dtype)}
+    if args.attn_implementation is not None:
+        options["attn_implementation"] = args.attn_implementation
+    if args.model != "tiny":
+        tokenizer = AutoTokenizer.from_pretrained(args.model)
+        model = AutoModelForCausalLM.from_pretrained(args.model, **options)
+    else:
+        names = ["<eos>", "<pad>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        of_bytes = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
+        of_bytes.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=of_bytes, eos_token="<eos>", pad_token="<pad>")
+        # Vocabulary and tied embeddings of SmolLM2 on a body so small that the head dominates.
+        config = LlamaConfig(
+            vocab_size=49152,
+            hidden_size=256,
+            intermediate_size=688,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=8192,
+            tie_word_embeddings=True,
+            initializer_range=0.2,  # large enough for a wrong mask to show in the loss
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        model = AutoModelForCausalLM.from_config(config, **options)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    disable_dropout_in_model(model)
+    return model.to(args.device), tokenizer
+
+
+def load_pairs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace) -> list[dict]:
+    """Tokenized pairs."""
+    if args.data is None:
+        ids = sorted(set(range(model.config.get_text_config().vocab_size)) - set(tokenizer.all_special_ids))
+        rng = random.Random(args.seed)
+        return [generate_pair(rng, ids, args) for _ in range(args.pairs)]
+    records = [json.loads(line) for line in Path(args.data).read_text(encoding="utf-8").splitlines() if line]
+    texts = Dataset.from_list([{name: record[name] for name in TEXT_COLUMNS} for record in records])
+    prepared = prepare_dual_cots(texts, tokenizer, eos_token=tokenizer.eos_token).select_columns(list(ID_COLUMNS))
+    pairs = [pair for pair in prepared if key_ratio(pair) < args.max_key_ratio][: args.limit]
+    if not pairs:
+        raise SystemExit(
+            f"`--data` must have pairs of whose tokens less than {args.max_key_ratio:.0%} are key, got none among "
+            f"{len(records)}, so there is nothing to measure. Raise `--max_key_ratio`."
+        )
+    return pairs
+
+
+def key_ratio(pair: dict[str, list[int]]) -> float:
+    """Share of the tokens of both chains that are key."""
+    alignment = align(pair["chosen_ids"], pair["rejected_ids"])
+    is_key = alignment.chosen_key + alignment.rejected_key
+    return sum(is_key) / len(is_key)
+
+
+def make_batches(name: str, pairs: list[dict], args: argparse.Namespace) -> list[list[dict]]:
+    """Pairs in batches, sorted by the length of the rows of a layout, as `group_by_length` does, so that few are padded."""
+    layout = name if name in ("shared_prefix", "padding_free") else "padded"
+    row_length = DataCollatorForDualCoT(pad_token_id=0, layout=layout).row_length
+    if name.startswith("sft"):
+        pairs = [{**pair, "rejected_ids": []} for pair in pairs]
+    pairs = sorted(pairs, key=row_length)
+    return [pairs[i : i + args.pairs] for i in range(0, len(pairs), args.pairs)]
+
+
+def generate_pair(rng: random.Random, ids: list[int], args: argparse.Namespace) -> dict[str, list[int]]:
+    """
+    Pair of random tokens whose chains share exactly their start and differ in exactly the key tokens.
+
+    The wrong chain replaces tokens by some that the right one does not have, so that no other script is as short.
+    """
+    start, num_key = round(args.share * args.chain), max(1, round(args.key_ratio * args.chain))
+    prompt, chosen = rng.choices(ids, k=args.prompt), rng.choices(ids, k=args.chain)
+    others = sorted(set(ids) - set(chosen))
+    rejected = list(chosen)
+    for place in [start, *rng.sample(range(start + 1, args.chain), num_key - 1)]:
+        rejected[place] = rng.choice(others)
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+def describe_pairs(pairs: list[dict]) -> dict[str, Any]:
+    """Size of the pairs; share of key tokens and of the common start among all completion tokens."""
+    batch = DataCollatorForDualCoT(pad_token_id=0)(pairs)
+    num_completion_tokens = int(batch["num_completion_tokens"].sum())
+    align_seconds = min(
+        timeit.repeat(
+            lambda: [align(pair["chosen_ids"], pair["rejected_ids"]) for pair in pairs], time.process_time, number=1
+        )
+    )
+    common = [len(os.path.commonprefix([pair["chosen_ids"], pair["rejected_ids"]])) for pair in pairs]
+    return {
+        "num_pairs": len(pairs),
+        "mean_prompt_tokens": sum(len(pair["prompt_ids"]) for pair in pairs) / len(pairs),
+        "mean_chain_tokens": num_completion_tokens / len(pairs) / 2,
+        "key_ratio": int(batch["num_key_tokens"].sum()) / num_completion_tokens,
+        "common_start": 2 * sum(common) / num_completion_tokens,
+        "align_seconds": align_seconds,
+    }
+
+
+# Measuring
+
+
+def run_step(
+    layout: Layout, batch: Batch, model: PreTrainedModel, args: argparse.Namespace
+) -> tuple[float, float, float]:
+    """Loss, wall seconds and seconds of processor time of one forward and backward pass."""
+    synchronize = torch.cuda.synchronize if args.device == "cuda" else lambda: None
+    model.zero_grad(set_to_none=True)
+    model.forward = layout.forward
+    synchronize()
+    wall, cpu = time.perf_counter(), time.process_time()
+    with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.autocast):
+        loss = layout.compute_loss(model, dict(batch))  # a copy, since `SFTTrainer` adds to it
+    loss.backward()
+    synchronize()
+    return loss.item(), time.perf_counter() - wall, time.process_time() - cpu
+
+
+def measure_times(layouts: list[Layout], model: PreTrainedModel, args: argparse.Namespace) -> None:
+    """Run all layouts on all batches, in turns, and note losses and seconds."""
+    turn = 0
+    for repeat in range(-args.warmup, args.repeats):
+        results: dict[str, list[tuple[float, float, float]]] = {layout.name: [] for layout in layouts}
+        for i in range(len(layouts[0].batches)):
+            for layout in layouts[turn % len(layouts) :] + layouts[: turn % len(layouts)]:
+                results[layout.name].append(run_step(layout, layout.batches[i], model, args))
+            turn += 1
+        for layout in layouts:
+            layout.losses, wall, cpu = zip(*results[layout.name], strict=True)
+            if repeat >= 0:
+                layout.wall.append(sum(wall))
+                layout.cpu.append(sum(cpu))
+            if getattr(layout.trainer, "_layout", layout.name) != layout.name:
+                raise SystemExit(
+                    f"`{layout.name}` cannot be measured: `EDITTrainer` chose {layout.trainer._layout!r} for this model, "
+                    "for the reason in its warning if there is one. Leave it out of `--layouts`, or choose another "
+                    "`--attn_implementation`."
+                )
+        print("warm-up done" if repeat < 0 else f"repeat {repeat + 1} of {args.repeats} done", file=sys.stderr)
+
+
+def compare_losses(layouts: list[Layout], args: argparse.Namespace) -> float | None:
+    """Largest difference between the layouts of EDIT. In fp32 it must be rounding."""
+    losses = {layout.name: layout.mean_loss for layout in layouts if layout.name in EDIT_LAYOUTS}
+    if len(losses) < 2:
+        return None
+    difference = max(losses.values()) - min(losses.values())
+    if not difference < 1e-4 and args.dtype == "float32" and not args.autocast:
+        raise SystemExit(f"The layouts of EDIT must have the same loss, got {losses}. One of them is wrong.")
+    return difference
+
+
+def measure_memory(layout: Layout, model: PreTrainedModel, args: argparse.Namespace) -> dict[str, float]:
+    """Peak memory of the first step of this process."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        sum(parameter.detach().sum() for parameter in model.parameters())  # a file's weights count once they are read
+        with suppress(OSError, AttributeError):  # glibc keeps what was freed
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        with suppress(OSError):  # Linux: forget the peak of loading
+            Path("/proc/self/clear_refs").write_text("5")
+        before = psutil.Process().memory_info().rss
+    run_step(layout, layout.batches[0], model, args)
+    peak = torch.cuda.max_memory_allocated() if args.device == "cuda" else _peak_rss()
+    return {"peak_mib": peak / MIB, "growth_mib": (peak - before) / MIB, "weights_mib": weights / MIB}
+
+
+def _peak_rss() -> int:
+    # Not `ru_maxrss` on Linux: a process inherits that of the one that started it.
+    with suppress(OSError):
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(status["VmHWM"].split()[0]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _measure_memory_apart(name: str, argv: list[str]) -> dict[str, float]:
+    command = [sys.executable, str(Path(__file__).resolve()), *argv, "--memory_of", name]
+    completed = subprocess.run(command, capture_output=True, text=True)
+    if completed.returncode != 0:
+        raise SystemExit(f"The memory of `{name}` could not be measured:\n{completed.stderr[-2000:]}")
+    return json.loads(completed.stdout.splitlines()[-1])
+
+
+# Reporting
+
+
+def summarize(layouts: list[Layout], args: argparse.Namespace, vocab_size: int) -> dict[str, dict[str, Any]]:
+    """What was measured, by layout. Counts and seconds are sums over all batches."""
+    by_name = {layout.name: layout for layout in layouts}
+    report = {}
+    for layout in layouts:
+        masks = [batch.get("attention_mask", torch.ones_like(batch["input_ids"])) for batch in layout.batches]
+        report[layout.name] = {
+            "loss": layout.mean_loss,
+            "num_batches": len(layout.batches),
+            "collate_seconds": layout.collate_seconds,
+            "tokens": sum(int(mask.sum()) for mask in masks),
+            "tokens_with_padding": sum(mask.numel() for mask in masks),
+            "projected_positions": sum(
+                count_projected(layout.name, batch, args, vocab_size) for batch in layout.batches
+            ),
+        }
+        for kind in ("wall", "cpu"):
+            seconds = getattr(layout, kind)
+            lower, median, upper = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
+            quartiles = {"median": median, "lower_quartile": lower, "upper_quartile": upper}
+            report[layout.name][f"{kind}_seconds"] = {**quartiles, "by_repeat": seconds}
+            for base in {"full_logits", "sft"} & by_name.keys():
+                of_base = np.array(getattr(by_name[base], kind))
+                report[layout.name][f"{kind}_ratio_to_{base}"] = {
+                    "of_medians": float(median / np.median(of_base)),
+                    "median_of_repeats": float(np.median(np.array(seconds) / of_base)),
+                }
+    return report
+
+
+def count_projected(name: str, batch: Batch, args: argparse.Namespace, vocab_size: int) -> int:
+    """Positions of a batch that go through the language-model head."""
+    if name == "full_logits":
+        return batch["input_ids"].numel()
+    is_compact = args.device == "cuda" or name == "sft_compact"  # TRL's fused head is, where Triton runs
+    if name in EDIT_LAYOUTS:
+        # More than the trainer holds at once go through that head too.
+        is_compact |= len(batch["scored_ids"]) * vocab_size <= _MAX_LOGITS
+        return len(batch["scored_ids"]) if is_compact else batch["input_ids"].numel()
+    is_scored = batch["completion_mask"][:, 1:] == 1 if name == "dpo" else batch["labels"][:, 1:] != -100
+    return int(is_scored.sum()) if is_compact else is_scored.numel()
+
+
+def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
+    """Processor, accelerator, threads and versions."""
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if args.device == "cuda" else None,
+        **{library.__name__: str(library.__version__) for library in (torch, transformers, trl)},
+    }
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report as a Markdown table with its circumstances."""
+    machine, settings, pairs = report["machine"], report["settings"], report["pairs"]
+    model = [settings["model"], settings["dtype"]]
+    model += [name for name in ("autocast", "gradient_checkpointing") if settings[name]]
+    bases = [base for base in ("full_logits", "sft") if base in report["layouts"]]
+    header = ["layout", "tokens", "with padding", "projected", "wall s (quartiles)", "CPU s"]
+    header += [f"÷ `{base}`" for base in bases]
+    header += ["peak MiB", "growth MiB"] if settings["memory"] else []
+    lines = [
+        f"Model: {', '.join(model)}. Pairs: {pairs['num_pairs']}, in batches of up to {settings['pairs']}; prompt "
+        f"{pairs['mean_prompt_tokens']:.0f} and chain {pairs['mean_chain_tokens']:.0f} tokens on average, "
+        f"{pairs['common_start']:.1%} of the completions common start, {pairs['key_ratio']:.1%} key tokens, "
+        f"γ = {settings['chosen_other_weight']:g}. Machine: {machine['accelerator'] or machine['cpu']}, "
+        f"{machine['cores']} cores, {machine['threads']} threads; torch {machine['torch']}, transformers "
+        f"{machine['transformers']}, trl {machine['trl']}. Repeats: {settings['repeats']}.",
+        "",
+        f"| {' | '.join(header)} |",
+        f"|{' --- |' * len(header)}",
+    ]
+    for name, entry in report["layouts"].items():
+        wall = entry["wall_seconds"]
+        cells = [f"`{name}`"]
+        cells += [f"{entry[key]:,}" for key in ("tokens", "tokens_with_padding", "projected_positions")]
+        cells.append(f"{wall['median']:.3f} ({wall['lower_quartile']:.3f}–{wall['upper_quartile']:.3f})")
+        cells.append(f"{entry['cpu_seconds']['median']:.3f}")
+        for base in bases:
+            ratios = entry[f"wall_ratio_to_{base}"]
+            cells.append(f"{ratios['of_medians']:.2f} ({ratios['median_of_repeats']:.2f})")
+        if settings["memory"]:
+            cells += [f"{entry['memory'][key]:,.0f}" for key in ("peak_mib", "growth_mib")]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Ratios of the medians of wall seconds; in brackets, the median of the ratios of single repeats."]
+    if report["largest_loss_difference"] is not None:
+        losses = [f"{name} {e['loss']:.6f}" for name, e in report["layouts"].items() if name in EDIT_LAYOUTS]
+        difference = report["largest_loss_difference"]
+        lines.append(f"Losses: {', '.join(losses)}; largest difference {difference:.1e}.")
+    if "shared_prefix" in report["layouts"]:
+        entry = report["layouts"]["shared_prefix"]
+        of_step = 1 / entry["cpu_seconds"]["median"]
+        lines.append(
+            f"Collating for `shared_prefix`: {entry['collate_seconds']:.4f} CPU s, {entry['collate_seconds'] * of_step:.2%} of "
+            f"its step; alignment {pairs['align_seconds']:.4f} CPU s, {pairs['align_seconds'] * of_step:.2%}."
+        )
+    return "\n".join(lines)
+
+
+def plot_report(report: dict[str, Any], file: str) -> None:
+    """Draw the median seconds of a step as bars, with quartiles."""
+    plt = _import_pyplot()
+    names = list(report["layouts"])
+    spreads = [report["layouts"][name]["wall_seconds"] for name in names]
+    medians = np.array([spread["median"] for spread in spreads])
+    ends = np.array([[spread[end] for spread in spreads] for end in ("lower_quartile", "upper_quartile")])
+    colors = ["C0" if name in EDIT_LAYOUTS else "C7" for name in names]
+    figure, axes = plt.subplots(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
+    axes.bar_label(axes.barh(names, medians, xerr=abs(ends - medians), color=colors), fmt="%.2f", padding=6)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(f"seconds, forward and backward, {report['pairs']['num_pairs']} pairs")
+    axes.set_title(f"{report['settings']['model']}, {report['machine']['accelerator'] or report['machine']['cpu']}")
+    figure.savefig(file, dpi=150)
+
+
+def _import_pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        instead = "Install it with `pip install 'edit-trl[dev]'`."
+        raise ImportError(f"`--plot` needs the `matplotlib` package. {instead}") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+# Command line
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    description, examples = __doc__.split("Examples:\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog="Examples:\n" + examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", default="tiny", help="Name or folder of the student. 'tiny', the default, builds a random one.")
+    default_layouts = "all but 'padding_free', or, with flash attention, all but 'shared_prefix'"
+    add("--layouts", nargs="+", choices=LAYOUTS, help=f"What to measure. Default: {default_layouts}.")
+    add("--pairs", type=int, default=4, help="Pairs per step. Default: %(default)s.")
+    add("--prompt", type=int, default=150, help="Tokens of a generated prompt. Default: %(default)s.")
+    add("--chain", type=int, default=150, help="Tokens of a generated completion. Default: %(default)s.")
+    add("--share", type=float, default=0.4, help="Share of it before the chains part. Default: %(default)s.")
+    add("--key_ratio", type=float, default=0.06, help="Share of it that is key tokens. Default: %(default)s.")
+    add("--data", metavar="FILE", help="Real pairs instead: JSON lines with `prompt`, `chosen` and `rejected`.")
+    key_help = "Keep pairs of whose tokens less than this share is key. Default: %(default)s."
+    add("--max_key_ratio", type=float, default=0.15, help=key_help)
+    add("--limit", type=int, metavar="N", help="Keep the first N of these.")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="Of the weights. Default: %(default)s.")
+    add("--autocast", action="store_true", help="Compute in bf16 autocast, as `bf16=True` does in training.")
+    add("--gradient_checkpointing", action="store_true", help="Recompute activations in the backward pass.")
+    attention_help = (
+        "'sdpa', 'eager', or, on a GPU, 'flash_attention_2' (not measured yet), for which EDIT uses 'padding_free'; "
+        "with the others that layout is a curiosity. Default: that of transformers."
+    )
+    add("--attn_implementation", metavar="NAME", help=attention_help)
+    gamma_help = "Weight of the right chain's other tokens (γ). Above 0 they are projected too. Default: %(default)s."
+    add("--chosen_other_weight", type=float, default=0.0, help=gamma_help)
+    add("--pad_to", type=int, metavar="N", help="Pad rows of 'full_logits' to N tokens. The authors' code: 1024.")
+    add("--repeats", type=int, default=5, help="Timed rounds. Default: %(default)s.")
+    add("--warmup", type=int, default=1, help="Rounds before, in which EDIT checks its layout. Default: %(default)s.")
+    add("--threads", type=int, help="Threads of torch on the CPU. Other processes slow several down most.")
+    add("--seed", type=int, default=0, help="Of generated pairs and of the tiny model. Default: %(default)s.")
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", choices=("cpu", "cuda"), default=accelerator, help="Default: the accelerator if there is one.")
+    memory_help = (
+        "Measure the peak memory of a step too, on the longest full batch, each layout in a process of its own. The "
+        "growth is what the step adds, gradients included; the peak also holds the weights and, on a CPU, Python and its "
+        "libraries."
+    )
+    add("--memory", action="store_true", help=memory_help)
+    add("--memory_of", choices=LAYOUTS, help=argparse.SUPPRESS)
+    add("--json", metavar="FILE", help="Write everything that was measured.")
+    add("--plot", metavar="FILE", help="Draw the seconds as a bar chart.")
+    args = parser.parse_args(argv)
+    if args.layouts is None:
+        left_out = "shared_prefix" if "flash" in (args.attn_implementation or "") else "padding_free"
+        args.layouts = [name for name in LAYOUTS if name != left_out]
+    if min(args.pairs, args.prompt, args.chain, args.repeats, args.warmup + 1) < 1:
+        parser.error("`--pairs`, `--prompt`, `--chain` and `--repeats` must be at least 1, `--warmup` at least 0")
+    if not 0 <= round(args.share * args.chain) <= args.chain - max(1, round(args.key_ratio * args.chain)):
+        parser.error("a completion must have room for its common start and its key tokens: lower `--share`")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_args(argv)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    if args.plot and not args.memory_of:
+        _import_pyplot()  # rather now than after everything has been measured
+
+    memory = {name: _measure_memory_apart(name, argv) for name in args.layouts if args.memory and not args.memory_of}
+    model, tokenizer = load_model(args)
+    pairs = load_pairs(model, tokenizer, args)
+    with tempfile.TemporaryDirectory() as args.output_dir:
+        if args.memory_of:
+            longest = max(reversed(make_batches(args.memory_of, pairs, args)), key=len)
+            layout = build_layout(args.memory_of, model, tokenizer, [longest], args)
+            print(json.dumps(measure_memory(layout, model, args)))
+            return
+        layouts = [
+            build_layout(name, model, tokenizer, make_batches(name, pairs, args), args)
+            for name in dict.fromkeys(args.layouts)
+        ]
+        measure_times(layouts, model, args)
+
+    own = ("output_dir", "memory_of", "json", "plot")
+    settings = {name: value for name, value in vars(args).items() if name not in own}
+    # Folders belong to one machine.
+    settings.update(model=Path(args.model).name, data=args.data and Path(args.data).name)
+    report = {
+        "machine": describe_machine(args),
+        "settings": settings,
+        "pairs": describe_pairs(pairs),
+        "largest_loss_difference": compare_losses(layouts, args),
+        "layouts": summarize(layouts, args, model.config.get_text_config().vocab_size),
+    }
+    for name, entry in memory.items():
+        report["layouts"][name]["memory"] = entry
+    print(format_report(report))
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if args.plot:
+        plot_report(report, args.plot)
+
+
+if __name__ == "__main__":
+    main()
