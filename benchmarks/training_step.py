@@ -63,7 +63,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, align, krsl_loss
 from edit_trl.data_utils import ID_COLUMNS, TEXT_COLUMNS, prepare_dual_cots
-from edit_trl.edit_trainer import _MAX_LOGITS, _scored_positions_only
+from edit_trl.edit_trainer import _scored_positions_only
 
 
 EDIT_LAYOUTS = ("full_logits", "padded", "shared_prefix", "padding_free")
@@ -388,7 +388,7 @@ def _measure_memory_apart(name: str, argv: list[str]) -> dict[str, float]:
 # Reporting
 
 
-def summarize(layouts: list[Layout], args: argparse.Namespace, vocab_size: int) -> dict[str, dict[str, Any]]:
+def summarize(layouts: list[Layout], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What was measured, by layout. Counts and seconds are sums over all batches."""
     by_name = {layout.name: layout for layout in layouts}
     report = {}
@@ -400,9 +400,7 @@ def summarize(layouts: list[Layout], args: argparse.Namespace, vocab_size: int) 
             "collate_seconds": layout.collate_seconds,
             "tokens": sum(int(mask.sum()) for mask in masks),
             "tokens_with_padding": sum(mask.numel() for mask in masks),
-            "projected_positions": sum(
-                count_projected(layout.name, batch, args, vocab_size) for batch in layout.batches
-            ),
+            "projected_positions": sum(count_projected(layout.name, batch, args) for batch in layout.batches),
         }
         for kind in ("wall", "cpu"):
             seconds = getattr(layout, kind)
@@ -418,15 +416,13 @@ def summarize(layouts: list[Layout], args: argparse.Namespace, vocab_size: int) 
     return report
 
 
-def count_projected(name: str, batch: Batch, args: argparse.Namespace, vocab_size: int) -> int:
+def count_projected(name: str, batch: Batch, args: argparse.Namespace) -> int:
     """Positions of a batch that go through the language-model head."""
     if name == "full_logits":
         return batch["input_ids"].numel()
-    is_compact = args.device == "cuda" or name == "sft_compact"  # TRL's fused head is, where Triton runs
     if name in EDIT_LAYOUTS:
-        # More than the trainer holds at once go through that head too.
-        is_compact |= len(batch["scored_ids"]) * vocab_size <= _MAX_LOGITS
-        return len(batch["scored_ids"]) if is_compact else batch["input_ids"].numel()
+        return len(batch["scored_ids"])
+    is_compact = args.device == "cuda" or name == "sft_compact"  # TRL's fused head is, where Triton runs
     is_scored = batch["completion_mask"][:, 1:] == 1 if name == "dpo" else batch["labels"][:, 1:] != -100
     return int(is_scored.sum()) if is_compact else is_scored.numel()
 
@@ -617,7 +613,7 @@ def main(argv: list[str] | None = None) -> None:
         "settings": settings,
         "pairs": describe_pairs(pairs),
         "largest_loss_difference": compare_losses(layouts, args),
-        "layouts": summarize(layouts, args, model.config.get_text_config().vocab_size),
+        "layouts": summarize(layouts, args),
     }
     for name, entry in memory.items():
         report["layouts"][name]["memory"] = entry

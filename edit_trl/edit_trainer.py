@@ -512,12 +512,24 @@ class EDITTrainer(SFTTrainer):
     def _score_in_chunks(
         self, model: torch.nn.Module, inputs: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
-        """The same by TRL's fused head, which never holds the logits of all tokens. Without Triton it scores all positions."""
-        places = inputs["scored_rows"], inputs["scored_positions"]
-        labels = torch.full_like(inputs["input_ids"], -100)
-        labels[places] = inputs["scored_ids"]
-        outputs = model(**self._model_inputs(inputs), shift_labels=labels, fused_lm_head=True)
-        return outputs.log_probs[places], outputs.entropy[places], outputs.is_top1[places], outputs
+        """The same by TRL's fused head, in tiles. A hook hands it the hidden states of the scored tokens alone."""
+        rows, positions = inputs["scored_rows"], inputs["scored_positions"]
+
+        def select(module: torch.nn.Module, args: tuple, outputs: Any) -> Any:
+            # Off Triton devices that head would project all positions that it gets.
+            hidden_states = outputs.last_hidden_state
+            device = hidden_states.device
+            outputs.last_hidden_state = hidden_states[rows.to(device), positions.to(device)][None]
+            return outputs
+
+        unwrapped = self.accelerator.unwrap_model(model)
+        backbone = (unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped).base_model
+        handle = backbone.register_forward_hook(select)
+        try:
+            outputs = model(**self._model_inputs(inputs), shift_labels=inputs["scored_ids"][None], fused_lm_head=True)
+        finally:
+            handle.remove()
+        return outputs.log_probs[0], outputs.entropy[0], outputs.is_top1[0], outputs
 
     def _forward_scored(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Any:
         """Forward pass whose logits are those of the scored tokens, of shape (1, num_scored, vocabulary)."""

@@ -6,8 +6,8 @@ restart where a branch begins, and an attention mask lets a token see its own br
 token gets the hidden state that it has in a row of its own. FlashAttention takes no such mask; there the chains follow
 one another in a single row without padding, as in TRL's padding-free batches.
 
-A branch repeats the last shared token. So each position predicts one token, not the first token of both branches, and
-TRL's fused head can score the row as well; it costs one token per pair.
+A branch repeats the last shared token. So each position predicts one token, not the first token of both branches, as
+everything that takes one label per position expects; it costs one token per pair.
 
 Wrong masks train a wrong model in silence. `choose_layout` therefore refuses every model that is known to mix tokens
 other than by a mask, with the reason, and `edit_trainer.py` compares both layouts on a real pair before it trains.
