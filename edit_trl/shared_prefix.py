@@ -17,6 +17,7 @@ import inspect
 from typing import Any
 
 import torch
+from trl.data_utils import common_prefix_length
 
 
 LAYOUTS = ("padded", "shared_prefix", "padding_free")
@@ -95,8 +96,7 @@ def shared_length(chosen: list[int], rejected: list[int]) -> int:
 
     ```
     """
-    parting = (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
-    return max(next(parting, min(len(chosen), len(rejected))) - 1, 0)
+    return max(common_prefix_length(chosen, rejected) - 1, 0)
 
 
 def attention_masks(

@@ -52,7 +52,7 @@ IMPORTS = [
     Internal(
         "trl.data_utils.common_prefix_length",
         ("ids", "other_ids"),
-        "`data_utils._tokenize_pair`, for where the prompt ends",
+        "`data_utils._tokenize_pair`, for where the prompt ends, and `shared_prefix.shared_length`",
     ),
     Internal(
         "trl.data_utils.extract_prompt", ("example",), "`data_utils._tokenize_pair`, for data without a prompt column"
