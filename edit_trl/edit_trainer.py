@@ -241,7 +241,7 @@ class EDITTrainer(SFTTrainer):
                 "At least one parameter of `model` must require gradients, got none. Nothing would be trained; load a "
                 "trained adapter with `PeftModel.from_pretrained(model, path, is_trainable=True)`, or pass `peft_config`."
             )
-        base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        base_model = _without_adapter(self.model)
         self._takes_position_ids = "position_ids" in inspect.signature(base_model.forward).parameters
         self._layout = "padded"
         self._layout_is_checked = False
@@ -517,13 +517,10 @@ class EDITTrainer(SFTTrainer):
 
         def select(module: torch.nn.Module, args: tuple, outputs: Any) -> Any:
             # Off Triton devices that head would project all positions that it gets.
-            hidden_states = outputs.last_hidden_state
-            device = hidden_states.device
-            outputs.last_hidden_state = hidden_states[rows.to(device), positions.to(device)][None]
+            outputs.last_hidden_state = _select(outputs.last_hidden_state, rows, positions)
             return outputs
 
-        unwrapped = self.accelerator.unwrap_model(model)
-        backbone = (unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped).base_model
+        backbone = _without_adapter(self.accelerator.unwrap_model(model)).base_model
         handle = backbone.register_forward_hook(select)
         try:
             outputs = model(**self._model_inputs(inputs), shift_labels=inputs["scored_ids"][None], fused_lm_head=True)
@@ -736,14 +733,23 @@ def _scored_positions_only(
             args = (kwargs.pop(name),)
         hidden_states, *rest = args
         calls.append(hidden_states.shape)
-        device = hidden_states.device
-        return (hidden_states[rows.to(device), positions.to(device)][None], *rest), kwargs
+        return (_select(hidden_states, rows, positions), *rest), kwargs
 
     handle = head.register_forward_pre_hook(select, with_kwargs=True)
     try:
         yield calls
     finally:
         handle.remove()
+
+
+def _select(hidden_states: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The hidden states at `(rows, positions)`, as one row. With `device_map` they may be on another device."""
+    device = hidden_states.device
+    return hidden_states[rows.to(device), positions.to(device)][None]
+
+
+def _without_adapter(model: Any) -> Any:
+    return model.get_base_model() if is_peft_model(model) else model
 
 
 def _refuse_arguments(refused: dict[str, Any], unknown: dict[str, Any]) -> None:

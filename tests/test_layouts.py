@@ -544,8 +544,8 @@ class TestCheck:
 
 
 @pytest.fixture
-def in_chunks(monkeypatch) -> list[int]:
-    """Makes every batch too large for logits of its own; returns the calls of the model's head."""
+def in_chunks(monkeypatch) -> None:
+    """Makes every batch too large for logits of its own."""
     monkeypatch.setattr(edit_trainer, "_MAX_LOGITS", 0)
 
 
