@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import DataCollatorMixin
+from trl.data_utils import common_prefix_length
 from trl.trainer.utils import pad
 
 from .alignment import Alignment, align, token_weights, word_lengths
 from .data_utils import ID_COLUMNS, check_weights, decode_part, has_weight_columns
-from .shared_prefix import CHOSEN, LAYOUTS, SHARED, share_prefix, shared_length
+from .shared_prefix import CHOSEN, LAYOUTS, SHARED, share_prefix
 
 
 @dataclass
@@ -209,7 +210,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             chains.append(ids[slice(*self._kept(len(ids)))])
         if self.layout == "padded":
             return max(map(len, chains))
-        return sum(map(len, chains)) - (shared_length(*chains) if self.layout == "shared_prefix" else 0)
+        return sum(map(len, chains)) - (common_prefix_length(*chains) if self.layout == "shared_prefix" else 0)
 
     def _lay_out(self, chains: list[list[int]]) -> tuple[dict[str, Any], Sequence[int], list[Sequence[int]]]:
         """Model inputs; the row of each chain; the place in its row of each token of each chain."""

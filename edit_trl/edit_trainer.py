@@ -38,6 +38,7 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from trl import SFTConfig, SFTTrainer
+from trl.data_utils import common_prefix_length
 from trl.trainer.base_config import _BaseConfig
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first, selective_log_softmax_and_entropy
 
@@ -45,7 +46,7 @@ from .data_collator import DataCollatorForDualCoT
 from .data_utils import ID_COLUMNS, WEIGHT_COLUMNS, check_columns, get_column_names, prepare_dual_cots
 from .edit_config import EDITConfig
 from .loss import is_gated, krsl_loss, weighted_token_losses
-from .shared_prefix import attention_masks, choose_layout, separate, shared_length
+from .shared_prefix import attention_masks, choose_layout, separate
 
 
 logger = get_logger(__name__)
@@ -421,17 +422,21 @@ class EDITTrainer(SFTTrainer):
 
     def _check_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> None:
         """
-        Compare the layout with two rows per pair, on the longest pair of a batch, and go back to these on a difference.
+        Compare the layout with two rows per pair, on one pair of a batch, and go back to these on a difference.
         """
         padded = separate(inputs)
-        lengths = padded["attention_mask"].sum(dim=1).view(2, -1)
-        longest = int(lengths.sum(dim=0).argmax())
-        chosen, rejected = (
-            padded["input_ids"][side * lengths.size(1) + longest, : lengths[side, longest]].tolist() for side in (0, 1)
+        lengths = padded["attention_mask"].sum(dim=1).tolist()
+        chains = [ids[:length] for ids, length in zip(padded["input_ids"].tolist(), lengths, strict=True)]
+        pairs = zip(chains[: len(chains) // 2], chains[len(chains) // 2 :], strict=True)
+        # A wrong mask, or positions that go on, change what follows the first token of the second branch, if there are
+        # tokens of the first one that it should not see.
+        num_telling, parting, chosen, rejected = max(
+            (min(len(chosen) - parting, len(rejected) - parting - 1), parting, chosen, rejected)
+            for chosen, rejected in pairs
+            for parting in [common_prefix_length(chosen, rejected)]
         )
         pair: dict[str, list] = {"prompt_ids": [], "chosen_ids": chosen, "rejected_ids": rejected}
         # What comes before the chains part is computed alike. Of the rest, some 256 tokens are enough.
-        parting = shared_length(chosen, rejected) + 1
         stride = 1 + (len(chosen) + len(rejected) - 2 * parting) // 256
         for side, chain in (("chosen", chosen), ("rejected", rejected)):
             is_scored = [t >= parting and (len(chain) - 1 - t) % stride == 0 for t in range(len(chain))]
@@ -464,16 +469,17 @@ class EDITTrainer(SFTTrainer):
         if error is None:
             squares = (log_probs[0] - log_probs[1]).square().nan_to_num(nan=math.inf)
             difference = (squares.sum() / max(len(squares), 1)).sqrt()
-        # The same verdict on every process
-        difference = self.accelerator.gather(difference.reshape(1)).max().item()
+        # The same verdict on every process. Without a pair that tells, the next batch is asked.
+        is_telling = torch.tensor(float(num_telling > 0), device=difference.device)
+        found = self.accelerator.gather(torch.stack([difference, is_telling])[None]).amax(dim=0)
+        difference, self._layout_is_checked = found[0].item(), bool(found[1])
         tolerance = _LAYOUT_TOLERANCE[self._is_exact()]
-        self._layout_is_checked = True
         if difference > tolerance:
             self._layout = "padded"
             self._warn_of_padding(
                 error
-                or f"in the longest pair of the first batch, log-probabilities differ by {difference:.2g} nats (root mean "
-                f"square) from those in rows of their own, and rounding explains {tolerance:g}"
+                or f"in a pair of the first batch, log-probabilities differ by {difference:.2g} nats (root mean square) "
+                f"from those in rows of their own, and rounding explains {tolerance:g}"
             )
 
     def _is_exact(self) -> bool:

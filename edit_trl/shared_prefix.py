@@ -6,8 +6,8 @@ restart where a branch begins, and an attention mask lets a token see its own br
 token gets the hidden state that it has in a row of its own. FlashAttention takes no such mask; there the chains follow
 one another in a single row without padding, as in TRL's padding-free batches.
 
-A branch repeats the last shared token. So each position predicts one token, not the first token of both branches, as
-everything that takes one label per position expects; it costs one token per pair.
+The last token of the common start predicts the first one of either branch: a batch lists the tokens that it scores, and
+where each of them is predicted, rather than one label per position.
 
 Wrong masks train a wrong model in silence. `choose_layout` therefore refuses every model that is known to mix tokens
 other than by a mask, with the reason, and `edit_trainer.py` compares both layouts on a real pair before it trains.
@@ -50,53 +50,28 @@ def share_prefix(chosen: list[int], rejected: list[int]) -> tuple[list[int], lis
 
     Returns:
         `tuple[list[int], list[int], list[int]]`: Token IDs of the row; position of each token in its own chain; branch
-        of each token: 0 for the common start, 1 for the rest of the right chain, 2 for the rest of the wrong one. Both
-        branches begin with the last token that the chains have in common, so token t of the right chain is token t of
-        the row.
+        of each token: 0 for the common start, 1 for the rest of the right chain, 2 for the rest of the wrong one.
+        Token t of the right chain is token t of the row.
 
     Examples:
 
     ```python
     >>> input_ids, position_ids, branch_ids = share_prefix([5, 6, 7, 8], [5, 6, 9])
     >>> input_ids
-    [5, 6, 7, 8, 6, 9]
+    [5, 6, 7, 8, 9]
     >>> position_ids
-    [0, 1, 2, 3, 1, 2]
+    [0, 1, 2, 3, 2]
     >>> branch_ids
-    [0, 1, 1, 1, 2, 2]
+    [0, 0, 1, 1, 2]
 
     ```
     """
-    shared = shared_length(chosen, rejected)
+    shared = common_prefix_length(chosen, rejected)
     return (
         chosen + rejected[shared:],
         [*range(len(chosen)), *range(shared, len(rejected))],
         [SHARED] * shared + [CHOSEN] * (len(chosen) - shared) + [REJECTED] * (len(rejected) - shared),
     )
-
-
-def shared_length(chosen: list[int], rejected: list[int]) -> int:
-    """
-    Tokens of two chains that a shared row holds only once: their common start but for its last token.
-
-    Args:
-        chosen (`list[int]`):
-            Token IDs of the right chain, prompt included.
-        rejected (`list[int]`):
-            Token IDs of the wrong chain, prompt included.
-
-    Returns:
-        `int`: Number of tokens.
-
-    Examples:
-
-    ```python
-    >>> shared_length([5, 6, 7, 8], [5, 6, 9]), shared_length([5], [6])
-    (1, 0)
-
-    ```
-    """
-    return max(common_prefix_length(chosen, rejected) - 1, 0)
 
 
 def attention_masks(

@@ -81,8 +81,8 @@ class TestGeneratedPairs:
 
     def test_tokens_and_positions_are_counted(self, generated):
         """
-        A chain has 9 + 20 = 29 tokens. A shared row holds the first 9 + 8 - 1 once: 2 * 29 - 16 = 42. Four chains have
-        2 key tokens each. TRL's head on a CPU scores all positions but the last of a row.
+        A chain has 9 + 20 = 29 tokens. A shared row holds the first 9 + 8 once: 2 * 29 - 17 = 41. Four chains have 2
+        key tokens each. TRL's head on a CPU scores all positions but the last of a row.
         """
         counts = {
             name: (entry["tokens"], entry["tokens_with_padding"], entry["projected_positions"])
@@ -91,7 +91,7 @@ class TestGeneratedPairs:
         assert counts == {
             "full_logits": (4 * 29, 4 * 32, 4 * 32),
             "padded": (4 * 29, 4 * 29, 4 * 2),
-            "shared_prefix": (2 * 42, 2 * 42, 4 * 2),
+            "shared_prefix": (2 * 41, 2 * 41, 4 * 2),
             "padding_free": (4 * 29, 4 * 29, 4 * 2),
             "sft": (2 * 29, 2 * 29, 2 * 28),
             "sft_compact": (2 * 29, 2 * 29, 2 * 20),
@@ -137,7 +137,7 @@ class TestPairsOfAFile:
             chosen, rejected = (ids[name] + [tokenizer.eos_token_id] for name in ("chosen", "rejected"))
             common = next(i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
             chains = len(ids["prompt"]) + len(chosen), len(ids["prompt"]) + len(rejected)
-            rows.append(sum(chains) - len(ids["prompt"]) - common + 1)
+            rows.append(sum(chains) - len(ids["prompt"]) - common)
             num_tokens += rows[-1]
             edits = Levenshtein.editops(chosen, rejected)
             num_key += sum((edit.tag != "insert") + (edit.tag != "delete") for edit in edits)

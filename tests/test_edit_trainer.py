@@ -530,7 +530,7 @@ class TestMetrics:
             num_kept_keys = 0
             rows = [(prompt + chain)[: args.max_length] for chain in chains]
             # Both rows, but for what they share; the last shared token begins both branches.
-            add("tokens", sum(map(len, rows)) - (len(os.path.commonprefix(rows)) - 1))
+            add("tokens", sum(map(len, rows)) - len(os.path.commonprefix(rows)))
             for side, chain, keys in (
                 ("chosen", chains[0], alignment.chosen_key),
                 ("rejected", chains[1], alignment.rejected_key),

@@ -52,7 +52,7 @@ IMPORTS = [
     Internal(
         "trl.data_utils.common_prefix_length",
         ("ids", "other_ids"),
-        "`data_utils._tokenize_pair`, for where the prompt ends, and `shared_prefix.shared_length`",
+        "`data_utils._tokenize_pair`, for where the prompt ends, and `shared_prefix.share_prefix`",
     ),
     Internal(
         "trl.data_utils.extract_prompt", ("example",), "`data_utils._tokenize_pair`, for data without a prompt column"

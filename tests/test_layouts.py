@@ -519,6 +519,19 @@ class TestCheck:
         with pytest.raises(RuntimeError, match="no weights"):
             step(trainer)
 
+    def test_waits_for_a_pair_that_tells(self, build, model, warnings):
+        """
+        A chain that begins like the other is seen in full by it. The first token of a branch is predicted by the common
+        start, so a second branch of one token proves nothing.
+        """
+        other = IgnoresPositions(model.config)
+        trainer = build(other)
+        for examples, is_checked in ((EXAMPLES[2:], False), (EXAMPLES[1:], True)):
+            expected = step(build(other, shared_prefix=False), examples)
+            assert_same(step(trainer, examples), expected)
+            assert trainer._layout_is_checked == (trainer._layout == "padded") == is_checked
+        assert len(warnings) == 1
+
     def test_batches_of_workers_are_taken_apart(self, build, model, warnings):
         """Their copies of the collator do not hear of the verdict."""
         runs = []

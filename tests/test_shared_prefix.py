@@ -26,7 +26,6 @@ from edit_trl.shared_prefix import (
     choose_layout,
     separate,
     share_prefix,
-    shared_length,
 )
 
 
@@ -101,41 +100,39 @@ def config_of(config_class=LlamaConfig, attention="sdpa", **options):
 class TestSharePrefix:
     def test_worked_example(self):
         """
-        Common start 5 6 7, of which the first two are shared: both branches repeat 7, at position 2. The row has
-        2 + (7 8 9) + (7 1) = 7 tokens instead of 5 + 4.
+        Common start 5 6 7, then 8 9 of the right chain, then 1 of the wrong one, at position 3 again: 6 tokens instead
+        of 5 + 4.
         """
         input_ids, position_ids, branch_ids = share_prefix([5, 6, 7, 8, 9], [5, 6, 7, 1])
 
-        assert input_ids == [5, 6, 7, 8, 9, 7, 1]
-        assert position_ids == [0, 1, 2, 3, 4, 2, 3]
-        assert branch_ids == [0, 0, 1, 1, 1, 2, 2]
-        assert shared_length([5, 6, 7, 8, 9], [5, 6, 7, 1]) == 5 + 4 - 7
+        assert input_ids == [5, 6, 7, 8, 9, 1]
+        assert position_ids == [0, 1, 2, 3, 4, 3]
+        assert branch_ids == [0, 0, 0, 1, 1, 2]
 
     @pytest.mark.parametrize(
         ("chosen", "rejected", "shared"),
         [
             ([1, 2], [3, 4], 0),  # nothing in common
-            ([1, 2], [1, 3], 0),  # one token in common, which both branches need
-            ([1, 2, 3], [1, 2, 4], 1),
-            ([1, 2, 3], [1, 2, 3], 2),  # identical: the last token twice
-            ([1, 2, 3, 4], [1, 2], 1),  # one begins like the other
-            ([1, 2], [1, 2, 3, 4], 1),
+            ([1, 2], [1, 3], 1),
+            ([1, 2, 3], [1, 2, 4], 2),
+            ([1, 2, 3], [1, 2, 3], 3),  # identical
+            ([1, 2, 3, 4], [1, 2], 2),  # one begins like the other
+            ([1, 2], [1, 2, 3, 4], 2),
             ([1, 2, 3], [4, 2, 3], 0),  # a common end is no common start
-            ([1], [1], 0),
+            ([1], [1], 1),
             ([1], [2], 0),
             ([], [], 0),
             ([], [1, 2], 0),
             ([1, 2], [], 0),
         ],
     )
-    def test_shared_length(self, chosen, rejected, shared):
-        assert shared_length(chosen, rejected) == shared
+    def test_number_of_shared_tokens(self, chosen, rejected, shared):
         assert share_prefix(chosen, rejected)[2].count(SHARED) == shared
 
     @given(pair=chain_pairs)
     @settings(deadline=None)
-    def test_shared_are_all_tokens_of_the_common_start_but_the_last(self, pair):
-        assert shared_length(*pair) == shared_length(*reversed(pair)) == max(common_start(*pair) - 1, 0)
+    def test_common_start_is_shared(self, pair):
+        assert share_prefix(*pair)[2].count(SHARED) == common_start(*pair)
 
     @given(pair=chain_pairs)
     @settings(deadline=None)
@@ -150,24 +147,11 @@ class TestSharePrefix:
         assert places_of(branch_ids, CHOSEN) == list(range(len(pair[0])))  # token t is token t of the row
         assert len(input_ids) == len(position_ids) == len(branch_ids) == sum(map(len, pair)) - branch_ids.count(SHARED)
 
-    @given(pair=chain_pairs)
-    @settings(deadline=None)
-    def test_each_place_predicts_one_token(self, pair):
-        """Where a token of the common start is followed by either branch, both must go on with the same token."""
-        input_ids, _, branch_ids = share_prefix(*pair)
-        following = {}
-        for side in SIDES:
-            places = places_of(branch_ids, side)
-            for place, following_place in zip(places, places[1:], strict=False):
-                following.setdefault(place, set()).add(input_ids[following_place])
-
-        assert all(len(tokens) == 1 for tokens in following.values())
-
 
 class TestAttentionMasks:
     def test_worked_example(self):
-        """Row 5 6 | 7 8 | 7 1 of the chains "5 6 7 8" and "5 6 7 1": the second branch does not see the first."""
-        branch_ids, position_ids, _ = rows_of([([5, 6, 7, 8], [5, 6, 7, 1])])
+        """Row 5 6 | 7 8 | 3 1 of the chains "5 6 7 8" and "5 6 3 1": the second branch does not see the first."""
+        branch_ids, position_ids, _ = rows_of([([5, 6, 7, 8], [5, 6, 3, 1])])
 
         mask = attention_masks(branch_ids, position_ids, config_of(), torch.float32)
 
@@ -183,10 +167,10 @@ class TestAttentionMasks:
 
     def test_window_counts_positions_of_the_chain(self):
         """
-        With a window of two a token sees itself and one token before. The second 7, at place 4, follows 6, which is
-        three places to its left.
+        With a window of two a token sees itself and one token before. 3, at place 4, follows 6, which is three places
+        to its left.
         """
-        branch_ids, position_ids, _ = rows_of([([5, 6, 7, 8], [5, 6, 7, 1])])
+        branch_ids, position_ids, _ = rows_of([([5, 6, 7, 8], [5, 6, 3, 1])])
 
         mask = attention_masks(branch_ids, position_ids, config_of(MistralConfig, sliding_window=2), torch.float32)
 
@@ -346,11 +330,11 @@ def examples_lists(draw):
 
 class TestSeparate:
     def test_worked_example(self):
-        """Shared row 1 | 2 3 | 2 4, whose second branch starts at place 3; 3 and 4 are predicted by either 2."""
+        """Shared row 1 2 | 3 | 4: both 3 and 4 are predicted by 2, at place 1."""
         collator = DataCollatorForDualCoT(pad_token_id=PAD, layout="shared_prefix")
         batch = collator([{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4]}])
-        assert batch["input_ids"].tolist() == [[1, 2, 3, 2, 4]]
-        assert batch["scored_positions"].tolist() == [1, 3]
+        assert batch["input_ids"].tolist() == [[1, 2, 3, 4]]
+        assert batch["scored_positions"].tolist() == [1, 1]
 
         padded = separate(batch)
 
@@ -400,7 +384,7 @@ class TestSeparate:
             {"prompt_ids": [4], "chosen_ids": [5, 6, 7, 8], "rejected_ids": [9, 5, 6, 7]},
         ]
         batch = DataCollatorForDualCoT(pad_token_id=PAD, layout="shared_prefix")(examples)
-        assert batch["attention_mask"].sum(dim=1).tolist() == [9, 10]  # 5 + 2 + 2 and 0 + 5 + 5
+        assert batch["attention_mask"].sum(dim=1).tolist() == [8, 9]  # 6 + 1 + 1 and 1 + 4 + 4
 
         assert separate(batch)["attention_mask"].sum(dim=1).tolist() == [7, 5, 7, 5]
 
