@@ -34,7 +34,6 @@ import calendar
 import difflib
 import operator
 import random
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -747,32 +746,3 @@ def generate_dual_cots(
         examples.append(example)
     random.Random(f"{seed}/{level}").shuffle(examples)
     return examples
-
-
-def read_answer(reply: str) -> str | None:
-    """
-    Read the answer that a chain of thought ends with.
-
-    Takes what follows the last `the answer is`, in upper or lower case, up to the end of the sentence or line. A
-    period, question mark or exclamation mark ends the sentence if a space or nothing follows, so `3.5` stays whole.
-    Colons before the answer and asterisks around it are dropped.
-
-    Args:
-        reply (`str`):
-            Chain of thought, or whatever a student wrote.
-
-    Returns:
-        `str` or `None`: The answer, or `None` if there is none.
-
-    Examples:
-
-    ```python
-    >>> read_answer("1.5 + 2 = 3.5. Therefore, the answer is 3.5.")
-    '3.5'
-    >>> read_answer("I do not know.") is None
-    True
-    ```
-    """
-    parts = re.split(r"\bthe answer is\b", reply, flags=re.IGNORECASE)
-    match = re.match(r"[:\s*]*(.*?)[\s*]*(?:[.!?]+\**(?=\s|$)|\n|$)", parts[-1])
-    return match[1] if match and match[1] and len(parts) > 1 else None

@@ -56,7 +56,8 @@ from trl import (
 
 from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align, similarity
 from edit_trl.data_utils import check_columns
-from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots, read_answer
+from edit_trl.evaluation import answers_match, extract_answer
+from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
 
 
 # What the demo sets where no flag and no file does. Its rates are its own: at 5e-6, the paper's rate of stage 2, a few
@@ -465,7 +466,10 @@ def score(trainer: SFTTrainer, tokenizer: Any, questions: list[DualCoT], batch_s
                 **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
             )
             replies = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            marks += [(q.task, read_answer(reply) == q.answer) for q, reply in zip(batch, replies, strict=True)]
+            marks += [
+                (q.task, answers_match(extract_answer(reply), q.answer))
+                for q, reply in zip(batch, replies, strict=True)
+            ]
     tokenizer.padding_side = padding_side
     model.config.use_cache = use_cache
     by_task = defaultdict(list)

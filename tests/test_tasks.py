@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from edit_trl import tasks
-from edit_trl.tasks import IN_DOMAIN_TASKS, LEVELS, OUT_OF_DOMAIN_TASKS, Span, generate_dual_cots, read_answer
+from edit_trl.evaluation import extract_answer
+from edit_trl.tasks import IN_DOMAIN_TASKS, LEVELS, OUT_OF_DOMAIN_TASKS, Span, generate_dual_cots
 
 
 ALL_TASKS = (*IN_DOMAIN_TASKS, *OUT_OF_DOMAIN_TASKS)
@@ -191,8 +192,8 @@ class TestAnswers:
         for example in examples_of(task, level):
             assert example.answer != example.wrong_answer
             assert example.chosen.endswith(f". Therefore, the answer is {example.answer}.")
-            assert read_answer(example.chosen) == example.answer
-            assert read_answer(example.rejected) == example.wrong_answer
+            assert extract_answer(example.chosen) == example.answer
+            assert extract_answer(example.rejected) == example.wrong_answer
 
     @pytest.mark.parametrize("level", LEVELS)
     @pytest.mark.parametrize(("task", "answers"), [("boolean_expressions", "True False"), ("navigate", "Yes No")])
@@ -385,10 +386,9 @@ class TestGenerateDualCoTs:
         with pytest.raises(ValueError, match="needs more questions than 'boolean_expressions' has at level 1: after "):
             generate_dual_cots(2305, tasks=["boolean_expressions"])
 
-    @pytest.mark.parametrize("function", [generate_dual_cots, read_answer], ids=lambda function: function.__name__)
-    def test_examples_of_the_docs_run(self, function):
-        docs = re.sub(r"```(?:python)?", "", function.__doc__)
-        test = doctest.DocTestParser().get_doctest(docs, vars(tasks), function.__name__, None, 0)
+    def test_examples_of_the_docs_run(self):
+        docs = re.sub(r"```(?:python)?", "", generate_dual_cots.__doc__)
+        test = doctest.DocTestParser().get_doctest(docs, vars(tasks), "generate_dual_cots", None, 0)
         assert test.examples
         assert doctest.DocTestRunner().run(test).failed == 0
 
@@ -404,37 +404,3 @@ class TestToPair:
             "task": example.task,
             "mistake_kind": example.mistake_kind,
         }
-
-
-class TestReadAnswer:
-    @pytest.mark.parametrize(
-        ("reply", "expected"),
-        [
-            ("2 + 2 = 4. Therefore, the answer is 4.", "4"),
-            ("Therefore, the answer is 3.5.", "3.5"),
-            ("Therefore, the answer is 3.5", "3.5"),
-            ("Therefore, the answer is 1,000. Done.", "1,000"),
-            ("Therefore, the answer is -4.", "-4"),
-            ("Therefore, the answer is 04/06/2021.", "04/06/2021"),
-            ("Therefore, the answer is (B).", "(B)"),
-            ("Therefore, the answer is (B) 04/06/2021.\nQ: What", "(B) 04/06/2021"),
-            ("Therefore, the answer is apple grape plum.", "apple grape plum"),
-            ("The answer is Yes", "Yes"),
-            ("THE ANSWER IS no!", "no"),
-            ("The answer is: True.", "True"),
-            ("The answer is **12**.", "12"),
-            ("**The answer is 12.**", "12"),
-            ("The answer is:\n\n12\nbecause 3 * 4 = 12.", "12"),
-            ("So the answer is 12\n\nQ: What is 1 + 1?", "12"),
-            ("At first the answer is 3. But no, the answer is 4.", "4"),
-            ("If the answer is 3 then the answer is 4.", "4"),
-            ("Therefore, the answer is 4. 5 is not.", "4"),
-            ("Therefore, the answer is", None),
-            ("Therefore, the answer is .", None),
-            ("I do not know.", None),
-            ("The answer isn't here.", None),
-            ("", None),
-        ],
-    )
-    def test_reply(self, reply, expected):
-        assert read_answer(reply) == expected

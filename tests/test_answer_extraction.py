@@ -1,0 +1,962 @@
+"""
+What is read out of a reply, and what counts as the right answer.
+
+Rows are modelled on what language models write for the tasks of BIG-Bench Hard, AGIEval, ARC, GSM8K and MATH. Every bug
+adds a row.
+"""
+
+import json
+import re
+import string
+import subprocess
+import sys
+import threading
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from edit_trl.evaluation import answers_match, extract_answer
+from edit_trl.tasks import IN_DOMAIN_TASKS, LEVELS, OUT_OF_DOMAIN_TASKS, generate_dual_cots
+
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# Each row: what a model wrote, what is read. One block per task or format.
+REPLIES = [
+    # BIG-Bench Hard: boolean_expressions
+    ("not ( True ) = False. False or False = False. Therefore, the answer is False.", "False"),
+    ("Z = A or B = True or False = True. So the answer is True.", "True"),
+    ("The expression evaluates to true. The answer is true", "true"),
+    ("Thus, the answer is **True**.", "True"),
+    ("Therefore, the answer is `False`.", "False"),
+    ("So the answer is False, since both sides of `or` are False.", "False"),
+    ("The answer is True and False = False.", "True and False = False"),
+    # causal_judgement
+    ("A typical person would say that Ann caused it. So the answer is Yes.", "Yes"),
+    ("So the answer is No, because the lever alone was sufficient.", "No"),
+    ("Therefore, the answer is: No. The janitor did not mean to.", "No"),
+    ("The answer is yes - he foresaw the harm and did nothing.", "yes"),
+    ("Therefore, the answer is Yes (the wiring was not to be used).", "Yes"),
+    # date_understanding
+    ("One week later is 03/12/2004. So the answer is (B).", "(B)"),
+    ("Yesterday was the 8th. Therefore, the answer is (E) 09/02/2021.", "(E)"),
+    ("So the answer is (A) 01/31/1990 and not (B).", "(A)"),
+    ("the date should be 08/02/1987. Therefore, the answer is (D).", "(D)"),
+    ("The date is 05/01/2021. The answer is 05/01/2021.", "05/01/2021"),
+    ("So the answer is May 1, 2021.", "May 1, 2021"),
+    ("So the answer is Sept. 2nd, 2021.", "Sept. 2nd, 2021"),
+    # disambiguation_qa
+    ("`They` may be either of them. So the answer is (C) Ambiguous.", "(C)"),
+    ("So the answer is (A) The chief was unhappy.", "(A)"),
+    ("The pronoun is ambiguous. So the answer is (C).\n\nQ: next", "(C)"),
+    # dyck_languages
+    ('We need "]", ")", ">". So the answer is ] ) >', "] ) >"),
+    ("Therefore, the answer is ) > ].", ") > ]"),
+    ("Therefore, the answer is }.", "}"),
+    ("Therefore, the answer is } } }.", "} } }"),
+    ("So the answer is >", ">"),
+    ("So the answer is > >.", "> >"),
+    ("So the answer is )", ")"),
+    ("So the answer is ] ] ] }", "] ] ] }"),
+    ("So the answer is: `] } >`", "] } >"),
+    ('So the answer is "] } >".', "] } >"),
+    ("The final stack is empty. Therefore, the answer is empty.", "empty"),
+    # formal_fallacies
+    ("The premises do not give that. So the answer is invalid.", "invalid"),
+    ("So the answer is valid, since it is a chain of two conditionals.", "valid"),
+    ("So, it is true that Lesley is a cousin. The answer is valid.", "valid"),
+    ("The correct answer is: **invalid**", "invalid"),
+    ("The answer is Invalid because some are not.", "Invalid"),
+    # geometric_shapes
+    ('It has eight sides, so it is an "octagon". So the answer is (F).', "(F)"),
+    ("It does not close. Therefore, the answer is (E) line.", "(E)"),
+    ("So the answer is (K) triangle, which has three edges.", "(K)"),
+    ("So the answer is (D) kite (two pairs of equal sides).", "(D)"),
+    # hyperbaton
+    ("(A) has an order of opinion, size, age. So the answer is (A).", "(A)"),
+    ('So the answer is (B) "repulsive small Brazilian exercise ship".', "(B)"),
+    ("Sentence B has the right order. The answer is B.", "(B)"),
+    # logical_deduction
+    ("The hawk is the second from the left. So the answer is (B).", "(B)"),
+    ("So the answer is (G)", "(G)"),
+    ("The green book is the rightmost. Therefore, the answer is: (A) The green book is the rightmost.", "(A)"),
+    ("Therefore, the correct answer is (D) The truck is the second-oldest.", "(D)"),
+    ("Amy finished last. The answer is option (C).", "(C)"),
+    ("So the answer is (None of the above choices.)", "(None of the above choices)"),
+    ("The answer is not (A), (B), (C), (D), (E), (F), or (G).", None),
+    # movie_recommendation
+    ("They are all dramas of the nineties. So the answer is (D).", "(D)"),
+    ("So the answer is (C) Dr. Strangelove.", "(C)"),
+    ("**Answer:** (A) Hannah and Her Sisters", "(A)"),
+    # multistep_arithmetic_two
+    ("A * B = -133 * 41 = -5453. Therefore, the answer is -5453.", "-5453"),
+    ("A - B = -8 - (-22) = 14. So the answer is 14", "14"),
+    ("So the answer is −35.", "−35"),
+    ("So the answer is 0.", "0"),
+    ("So the answer is A + B = -29 + 8 = -21.", "A + B = -29 + 8 = -21"),
+    # navigate
+    ("(0, 0), facing the positive y-axis. Since it is (0, 0), the answer is Yes.", "Yes"),
+    ("We end at (2, -1). So the answer is No.", "No"),
+    ("Final answer: No", "No"),
+    # object_counting
+    ("1 + 3 + 1 + 2 = 7. Therefore, the answer is 7.", "7"),
+    ("So the answer is 12 musical instruments.", "12 musical instruments"),
+    ("So the answer is eight.", "eight"),
+    ("So the answer is 9 (three pears and six plums).", "9"),
+    # penguins_in_a_table
+    ("Gwen is 8 years old. So the answer is (A).", "(A)"),
+    ("Only Bernard is heavier. So the answer is (B) 2", "(B)"),
+    # reasoning_about_colored_objects
+    ("The colour is pink. Therefore, the answer is (R).", "(R)"),
+    ("One remains. Therefore, the answer is (B) one.", "(B)"),
+    ("So the answer is (N) gold.", "(N)"),
+    ("So the answer is (I).", "(I)"),
+    # ruin_names
+    ("`stark wars` swaps letters for a pun. So the answer is (B).", "(B)"),
+    ("So the answer is (D) the dark knight rices.", "(D)"),
+    # salient_translation_error_detection
+    ("It is an error of Negation or Antonyms. Therefore, the answer is (C).", "(C)"),
+    ("So the answer is (F) Facts, as a village became a city.", "(F)"),
+    ("Hence the error is in (D) Named Entities. So the answer is (D) Named Entities.", "(D)"),
+    # snarks
+    ("Statement (B) praises a failure. So the answer is (B).", "(B)"),
+    ("The answer is (A) Oh great, another meeting.", "(A)"),
+    # sports_understanding
+    ("Taking the snap is part of American football. So the answer is yes.", "yes"),
+    ("The FA Cup is a soccer tournament. Therefore, the answer is no.", "no"),
+    ("So the answer is no, the sentence is not plausible.", "no"),
+    # temporal_sequences
+    ("Free from 5 p.m. to 6 p.m. So the answer is (C) 5pm to 6pm.", "(C)"),
+    ("So the answer is 5 p.m. to 6 p.m.", "5 p.m. to 6 p.m."),
+    ("So the answer is 5 p.m. The shop closes at six.", "5 p.m."),
+    # tracking_shuffled_objects
+    ("Bob: green ball. At the end, Bob has the green ball. So the answer is (B).", "(B)"),
+    ("Eve is dancing with Lola. Therefore, the answer is (C) Lola.", "(C)"),
+    ("Therefore, the answer is Lola (C).", "(C)"),
+    ("The answer is the third, (C).", "(C)"),
+    # web_of_lies
+    ("Sal lies. Thus Kim tells the truth. So the answer is Yes.", "Yes"),
+    ('"Jim tells the truth" is false. So, the answer is "No".', "No"),
+    # word_sorting
+    ("So the answer is bird jewel meadow olive spoon.", "bird jewel meadow olive spoon"),
+    ("I have now sorted all the words. The answer is ache bee cat", "ache bee cat"),
+    ("So the answer is: apple, banana, cherry.", "apple, banana, cherry"),
+    ("The answer is apple banana being but cherry so", "apple banana being but cherry so"),
+    ("The answer is no, onion, pear.", "no, onion, pear"),
+    ("The answer is invalid pear valid yes.", "invalid pear valid yes"),
+    ("The answer is a, b, c.", "a, b, c"),
+    ("The answer is:\n\n- apple\n- banana\n- cherry", "apple, banana, cherry"),
+    ("**Answer:**\n1. apple\n2. banana\n\nThey are sorted.", "apple, banana"),
+    ("The answer is ['apple', 'banana'].", "['apple', 'banana']"),
+    ("The answer is:\napple banana\ncherry", "apple banana"),
+    # AGIEval, ARC
+    ("Therefore, the answer is B.", "(B)"),
+    ("Therefore, the answer is B", "(B)"),
+    ("The answer is B .", "(B)"),
+    ("The answer is ( B ) .", "(B)"),
+    ("The answer is B. Because light is faster.", "(B)"),
+    ("The answer is B: light is faster.", "(B)"),
+    ("The answer is B) light is faster.", "(B)"),
+    ("The answer is b) light is faster.", "(B)"),
+    ("The answer is (b).", "(B)"),
+    ("The answer is (b) gravity.", "(B)"),
+    ("The answer is B, because light is faster.", "(B)"),
+    ("The answer is B because light is faster.", "(B)"),
+    ("The answer is D - Evaporation.", "(D)"),
+    ("The answer is option B.", "(B)"),
+    ("The answer is Option B. Paris is a city.", "(B)"),
+    ("The answer is option b.", "(B)"),
+    ("The answer is choice (b).", "(B)"),
+    ("The answer is most likely (C).", "(C)"),
+    ("The answer is clearly no.", "no"),
+    ("The correct option is (C).", "(C)"),
+    ("Hence the correct choice is D.", "(D)"),
+    ("Correct option: A", "(A)"),
+    ("Answer: C", "(C)"),
+    ("Answer: (C)", "(C)"),
+    ("answer: c) gravity", "(C)"),
+    ("ANSWER: C", "(C)"),
+    ("**Answer: C**", "(C)"),
+    ("**Answer**: C", "(C)"),
+    ("**Answer:** C. Gravity", "(C)"),
+    ("*Answer:* C", "(C)"),
+    ("### Answer: C", "(C)"),
+    ("### Final Answer\n\n(C)", "(C)"),
+    ("**Final Answer**\n\nC. gravity", "(C)"),
+    ("## Answer\n\n**(C) gravity**", "(C)"),
+    ("Answer = C", "(C)"),
+    ("The answer is \\boxed{C}.", "(C)"),
+    ("The answer is $\\boxed{\\text{C}}$.", "(C)"),
+    ("The answer is \\boxed{\\textbf{(C)}}.", "(C)"),
+    ("The answer is \\boxed{\\textbf{(C)}\\ 12}.", "(C)"),
+    ("The answer is **C. Gravity pulls**.", "(C)"),
+    ("The answer is **(C)** gravity.", "(C)"),
+    ('The answer is "C".', "(C)"),
+    ("The answer is 'C'.", "(C)"),
+    ("The answer is A.", "(A)"),
+    ("The answer is A dog.", "A dog"),
+    ("The answer is A dog and a cat.", "A dog and a cat"),
+    ("The answer is a.", "a"),
+    ("The answer is I.", "I"),
+    ("The answer is I do.", "I do"),
+    ("The answer is x.", "x"),
+    ("The answer is C major.", "C major"),
+    ("The answer is (A) or (B).", "(A) or (B)"),
+    ("The answer is A and C.", "A and C"),
+    ("The answer is (A), (C).", "(A), (C)"),
+    ("The answer is either (A) or (B).", "either (A) or (B)"),
+    ("The answer is (A) A dog.", "(A)"),
+    ("The answer is (A) I think.", "(A)"),
+    ("The answer is (A)\nExplanation: it is hot.", "(A)"),
+    ("(The answer is C.)", "(C)"),
+    ("(So the answer is 5)", "5"),
+    # SAT, GSM8K
+    ("He has 3 + 4 = 7 apples left.\n#### 7", "7"),
+    ("9 * 2 = $18 every day.\n#### 18", "18"),
+    ("#### 1,000", "1,000"),
+    ("####42", "42"),
+    ("#### $18.50", "$18.50"),
+    ("#### -3", "-3"),
+    ("#### 12 apples", "12 apples"),
+    ("#### 50%", "50%"),
+    ("#### Step 2: add\n3 + 4 = 7. The answer is 7.", "7"),
+    ("The answer is 7.\n#### Why this is right\n3 + 4 = 7", "7"),
+    ("##### 42", None),
+    ("She makes $18. The answer is $18.", "$18"),
+    ("The answer is $18 every day.", "$18 every day"),
+    ("The answer is $18. He has $10 left.", "$18"),
+    ("The answer is $1,000.50.", "$1,000.50"),
+    ("The answer is 1,000.50. Next.", "1,000.50"),
+    ("The answer is \\$18.", "\\$18"),
+    ("The answer is **$18**.", "$18"),
+    ("The answer is 3.5.", "3.5"),
+    ("The answer is 3.5", "3.5"),
+    ("The answer is .5.", ".5"),
+    ("The answer is 42!", "42"),
+    ("The answer is 42!!", "42"),
+    ("So the answer is 42?", "42"),
+    ("The answer is 42. 6 * 7 = 42.", "42"),
+    ("The answer is 42, which is even.", "42"),
+    ("The answer is 42 because 6 * 7 = 42.", "42"),
+    ("The answer is 42; the rest does not matter.", "42"),
+    ("The answer is 42 (forty-two).", "42"),
+    ("The answer is 42 - not bad.", "42"),
+    ("The answer is 8 - 3 = 5.", "8 - 3 = 5"),
+    ("The answer is 5, 6.", "5, 6"),
+    ("The answer is 5 or 6.", "5 or 6"),
+    ("The answer is 42 apples.", "42 apples"),
+    ("The answer is 5 km/h.", "5 km/h"),
+    ("The answer is about 3.14.", "about 3.14"),
+    ("The answer is: 1/2.", "1/2"),
+    ("The answer is 2 1/2 cups.", "2 1/2 cups"),
+    ("The answer is 25%.", "25%"),
+    ("The answer is 12:30.", "12:30"),
+    ("The answer is $5 million.", "$5 million"),
+    ("Answer: 42\n\nAnswer explanation follows.", "42"),
+    ("My final answer is 42.", "42"),
+    ("So the answer would be 42.", "42"),
+    ("The answer should be 42.", "42"),
+    ("The answer must be 42.", "42"),
+    ("The answer, therefore, is 42.", "42"),
+    ("The answer is therefore 42.", "therefore 42"),
+    ("The answer to the question is 42.", "42"),
+    ("The answer to this problem is: 42.", "42"),
+    ("The answers are 3 and 4.", "3 and 4"),
+    ("Thus, the *answer* is 42.", "42"),
+    ("The final answer is 42. I hope it is correct.", "42"),
+    ("Final Answer: The final answer is $42$. I hope it is correct.", "42"),
+    ("**Final Answer:** \\(\\boxed{42}\\)", "42"),
+    ("The answer is $\\boxed{42}$ dollars.", "42"),
+    ("The answer is **42** dollars.", "42 dollars"),
+    ("The answer is 2**3.", "2**3"),
+    ("The answer is 42. I am sure that the answer is correct.", "42"),
+    ("The answer is 42. No, the answer is wrong.", None),
+    ("The answer is 42\u2026 I think", "42\u2026 I think"),
+    ("The answer is... 42.", "42"),
+    ("THE ANSWER IS 42.", "42"),
+    ("The answer is:\n\n42\n\nSo he has 42.", "42"),
+    ("The answer is:\r\n\r\n42\r\n", "42"),
+    ("The answer is\n42", "42"),
+    ("<answer>42</answer>", "42"),
+    ("<answer> (B) </answer>", "(B)"),
+    ("<answer>\nThe answer is 42.\n</answer>", "42"),
+    ("The answer is 42</answer>", "42"),
+    ("The answer is 42<|im_end|>", "42"),
+    ("The answer is 42.</s>", "42"),
+    # MATH
+    ("Hence $\\boxed{\\frac{1}{2}}$.", "\\frac{1}{2}"),
+    ("\\boxed{42}", "42"),
+    ("\\boxed {42}", "42"),
+    ("\\boxed{3\\sqrt{2}}", "3\\sqrt{2}"),
+    ("\\boxed{\\sqrt{\\frac{a}{b}}} is it.", "\\sqrt{\\frac{a}{b}}"),
+    ("\\boxed{(-\\infty, 3]}", "(-\\infty, 3]"),
+    ("\\boxed{[0, 5)}", "[0, 5)"),
+    ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
+    ("\\boxed{\\boxed{5}}", "5"),
+    ("\\boxed{\\text{east}}", "east"),
+    ("\\boxed{10\\text{ cm}}", "10\\text{ cm}"),
+    ("\\boxed{x = 5}", "x = 5"),
+    ("\\boxed{5!}", "5!"),
+    ("First \\boxed{3}, then \\boxed{4}.", "4"),
+    ("\\boxed{3}. So the answer is 4.", "4"),
+    ("The answer is 4, that is \\boxed{4}.", "4"),
+    ("\\[\n\\boxed{\n7\n}\n\\]", "7"),
+    ("The answer is $\\frac{3}{4}$.", "\\frac{3}{4}"),
+    ("The answer is $$x^2 + 1$$.", "x^2 + 1"),
+    ("The answer is \\(2\\pi\\).", "2\\pi"),
+    ("The answer is \\[ 2\\pi. \\]", "2\\pi"),
+    ("The answer is:\n\\[\nx = 5\n\\]\nDone.", "x = 5"),
+    ("The answer is $x = 3$ or $x = 4$.", "$x = 3$ or $x = 4$"),
+    ("The answer is $5$ meters.", "$5$ meters"),
+    ("The answer is $(1, 2)$.", "(1, 2)"),
+    ("The answer is (1, 2).", "(1, 2)"),
+    ("The answer is $[1, 2)$.", "[1, 2)"),
+    ("The answer is $\\left. f \\right|_{x=1} . g$ indeed", "$\\left. f \\right|_{x=1} . g$ indeed"),
+    ("The answer is \\boxed{", None),
+    ("The answer is 5. \\boxed{\\frac{1}{2}", None),
+    ("\\boxed{}", None),
+    # Text
+    ("The answer is Paris.", "Paris"),
+    ("The answer is Paris. It is in France.", "Paris"),
+    ("The answer is Paris, which is in France.", "Paris"),
+    ("The answer is the U.S. Senate.", "the U.S. Senate"),
+    ("The answer is the U.S. The law says so.", "the U.S."),
+    ("The answer is Washington, D.C.", "Washington, D.C."),
+    ("The answer is Dr. Who. He travels.", "Dr. Who"),
+    ("The answer is J. K. Rowling.", "J. K. Rowling"),
+    ("The answer is George W. Bush.", "George W. Bush"),
+    ("The answer is St. Louis.", "St. Louis"),
+    ('The answer is "The Great Gatsby."', "The Great Gatsby"),
+    ("The answer is \u201cMoby Dick\u201d.", "Moby Dick"),
+    ("The answer is No one.", "No one"),
+    ("The answer is none of the above.", "none of the above"),
+    ("The answer is the one with 3.5 stars. Yes.", "the one with 3.5 stars"),
+    ("The answer is Alice\nQ: Who is next?\nA:", "Alice"),
+    # No answer, or none that is finished
+    ("", None),
+    (" \n", None),
+    ("I do not know.", None),
+    ("It is 4 or 5; the options are (A) and (B).", None),
+    ("Therefore, the answer is", None),
+    ("Therefore, the answer is .", None),
+    ("Therefore, the answer is:", None),
+    ("The answer is 4. No wait. Therefore, the answer is", None),
+    ("The answer is not clear.", None),
+    ("The answer is not (A).", None),
+    ("The answer is unclear.", None),
+    ("The answer isn't here.", None),
+    ("I do not know what the answer is.", None),
+    ("Answer: Let's think step by step. 3 + 4 is 7, and then", None),
+    ("Answer: Let us start. So the answer is 7.", "7"),
+    ("If the answer is 3 then I am wrong.", None),
+    ("If the answer is 3 then the answer is 4.", "4"),
+    ("The answer is 4. If the correct answer is 5, tell me.", "4"),
+    ("The answer is 4. Let me check whether the answer is right or not.", "4"),
+    ("There are 5 answers. Answering takes time.", None),
+    ("The unanswered question is 5.", None),
+    ("Step 1: add.\n\n#### Step 2", None),
+    # The last statement decides
+    ("At first the answer is 3. But no, the answer is 4.", "4"),
+    ("The answer is (A). Wait, (B) is larger. The correct answer is (B).", "(B)"),
+    ("Answer: 3\n\nLet me check. The answer is 4.", "4"),
+    ("The answer is 3.\n#### 4", "4"),
+    ("#### 4\nThe answer is 3.", "3"),
+    # A reply that is nothing but an answer
+    ("(B)", "(B)"),
+    ("B.", "(B)"),
+    ("**B**", "(B)"),
+    ("B. Paris", None),
+    ("(A) is too cold. (B) is too hot.", None),
+    ("A. First we add.", None),
+    ("Yes.", "Yes"),
+    ("no, because it is not", None),
+    ("One of them lies.", None),
+    ("3 of them lie.", None),
+    ("May 1, 2021.", "May 1, 2021"),
+    ("42", "42"),
+    ("$42", "$42"),
+    (" -7.", "-7"),
+    ("05/01/2021", "05/01/2021"),
+    ("] ) >", "] ) >"),
+    ("Paris", None),
+    ("apple banana", None),
+    ("42\n43", None),
+    ("A dog", None),
+    # Thoughts
+    ("<think>The answer is 3.</think>The answer is 4.", "4"),
+    ("<think>\nThe answer is 3.\n</think>\n\n4", "4"),
+    ("<think>The answer is 3.</think>", None),
+    ("<think>The answer is 3.</think> I am not sure.", None),
+    ("<think>The answer is 3.", None),
+    ("The answer is 4. <think>The answer is 3.", None),
+    ("The answer is 4. <think>The answer is 3.</think>", "4"),
+    ("The answer is <think>3?</think> 4.", "4"),
+    ("The answer is 3.</think>The answer is 4.", "4"),
+    ("The answer is 3.</think>", None),
+    ("The answer is 3.</think> <think>5</think> The answer is 4.", "4"),
+    ("<think>The answer is 1.</think>The answer is 2.<think>The answer is 3.</think>", "2"),
+    ("<think>1</think>The answer is 2.</think>The answer is 4.", "4"),
+    ("<think>A <think> tag. The answer is 3.</think>The answer is 4.", "4"),
+    ("<thinking>The answer is 3.</thinking>The answer is 4.", "4"),
+    ("<reasoning>The answer is 3.</reasoning><answer>4</answer>", "4"),
+    ("<THINK>The answer is 3.</THINK>The answer is 4.", "4"),
+    ("<think>The answer is 3.</reasoning>The answer is 4.", None),
+    ("<think></think>\\boxed{4}", "4"),
+]
+
+# Each row: reading, reference, whether they match. The other way round gives the same.
+PAIRS = [
+    # Options
+    ("(B)", "(B)", True),
+    ("(B)", "B", True),
+    ("B", "(B)", True),
+    ("(b)", "(B)", True),
+    ("b", "(B)", True),
+    ("B.", "(B)", True),
+    ("B)", "(B)", True),
+    ("(B) Paris", "(B)", True),
+    ("(B)", "(B) Paris", True),
+    ("(B) Paris", "(B) Rome", True),
+    ("(B) Paris", "B. Paris", True),
+    ("Paris", "(B) Paris", True),
+    ("the paris", "(B) Paris", True),
+    ("5", "(B) 5", True),
+    ("-5", "(B) -5", True),
+    ("05/01/2021", "(A) 05/01/2021", True),
+    ("Rome", "(B) Paris", False),
+    ("(A)", "(B)", False),
+    ("(A) Paris", "(B) Paris", False),
+    ("A", "(B)", False),
+    ("(A) or (B)", "(B)", False),
+    ("(A) or (B)", "(A)", False),
+    ("A and C", "(A)", False),
+    ("A dog", "(A)", False),
+    ("a dog", "A dog", True),
+    ("I", "(I)", True),
+    ("(R)", "(R)", True),
+    ("option B", "(B)", True),
+    ("choice (b)", "B", True),
+    ("\\text{(B)}", "(B)", True),
+    ("\\textbf{B}", "(B)", True),
+    ("**(B)**", "(B)", True),
+    ("yes", "(B)", False),
+    ("2", "(B)", False),
+    ("] )", "(B)", False),
+    ("Paris", "(B)", False),
+    # Verdicts
+    ("yes", "Yes", True),
+    ("Yes.", "yes", True),
+    ("YES", "yes", True),
+    ("no", "No", True),
+    ("true", "True", True),
+    ("False", "False", True),
+    ("valid", "Valid", True),
+    ("Yes, it is", "yes", True),
+    ("yes", "no", False),
+    ("yes", "True", False),
+    ("no", "False", False),
+    ("valid", "True", False),
+    ("valid", "invalid", False),
+    ("not valid", "invalid", False),
+    ("No one", "No", False),
+    ("1", "True", False),
+    ("True and False = False", "False", True),
+    ("True and False", "False", False),
+    # Numbers
+    ("42", "42", True),
+    ("42", "43", False),
+    ("42.0", "42", True),
+    ("042", "42", True),
+    ("007", "7", True),
+    ("1,000", "1000", True),
+    ("1,234,567.5", "1234567.50", True),
+    ("1,00", "100", False),
+    ("$1,000", "1000", True),
+    ("$18", "18", True),
+    ("18$", "18", False),
+    ("$18.00", "18", True),
+    ("-$5", "-5", True),
+    ("$-5", "-5", True),
+    ("\\$18", "$18", True),
+    ("$18", "18 dollars", True),
+    ("18 USD", "$18", True),
+    ("$18", "€18", False),
+    ("$18 every day", "18", True),
+    ("$18", "18 apples", False),
+    ("-5453", "-5453", True),
+    ("−5453", "-5453", True),
+    ("–5", "-5", True),
+    ("- 5", "-5", True),
+    ("+5", "5", True),
+    ("5", "-5", False),
+    ("-0", "0", True),
+    (".5", "0.5", True),
+    ("1/2", "0.5", True),
+    ("1/2", "2/4", True),
+    ("-1/2", "-0.5", True),
+    ("1/3", "0.33", False),
+    ("1/3", "0.3333333333", False),
+    ("2 1/2", "2.5", True),
+    ("-2 1/2", "-2.5", True),
+    ("1/0", "1/0", True),
+    ("1/0", "2/0", False),
+    ("\\frac{1}{2}", "0.5", True),
+    ("\\dfrac{1}{2}", "1/2", True),
+    ("-\\frac{1}{2}", "-1/2", True),
+    ("50%", "50", True),
+    ("50%", "0.5", True),
+    ("50%", "50 percent", True),
+    ("50\\%", "50%", True),
+    ("50%", "1/2", True),
+    ("0.5", "50", False),
+    ("50%", "5", False),
+    ("50%", "0.5%", False),
+    ("0.5%", "0.005", True),
+    ("42 apples", "42", True),
+    ("42", "42 apples", True),
+    ("42 apples", "42 apple", True),
+    ("3 inches", "3 inch", True),
+    ("42 km", "42 miles", False),
+    ("42km", "42 km", True),
+    ("42 km", "42 km/h", False),
+    ("5 square feet", "5 square meters", False),
+    ("5 m^2", "5", True),
+    ("5 p.m.", "5 pm", True),
+    ("5pm", "5 p.m.", True),
+    ("5 pm", "5 am", False),
+    ("90^\\circ", "90", True),
+    ("90°", "90 degrees", True),
+    ("10\\text{ cm}", "10", True),
+    ("10\\text{ cm}", "10 cm", True),
+    ("10\\text{ cm}", "10 inches", False),
+    ("42 apples and 3 pears", "42", False),
+    ("5 or 6", "5", False),
+    ("5 to 6", "5", False),
+    ("5 x", "5", False),
+    ("5th", "5", False),
+    ("5, 6", "5", False),
+    ("5, 6", "56", False),
+    ("7 out of 10", "7", False),
+    ("12:30", "12", False),
+    ("5 million", "5000000", True),
+    ("$5 million", "5,000,000", True),
+    ("5 million", "5", False),
+    ("two thousand", "2000", True),
+    ("three", "3", True),
+    ("Three", "3", True),
+    ("three apples", "3", True),
+    ("twelve", "12", True),
+    ("zero", "0", True),
+    ("three", "4", False),
+    ("about 3.14", "3.14", True),
+    ("1e3", "1000", False),
+    ("x = 5", "5", True),
+    ("5", "x = 5", True),
+    ("x = 5", "y = 5", False),
+    ("x = 3 or x = 5", "5", False),
+    ("x >= 5", "5", False),
+    ("2 + 3 = 5", "5", True),
+    ("A + B = -29 + 8 = -21", "-21", True),
+    ("9" * 200, "9" * 200, True),
+    ("9" * 200, "9" * 201, False),
+    # Dates
+    ("05/01/2021", "05/01/2021", True),
+    ("5/1/2021", "05/01/2021", True),
+    ("05-01-2021", "05/01/2021", True),
+    ("2021-05-01", "05/01/2021", True),
+    ("May 1, 2021", "05/01/2021", True),
+    ("May 1st, 2021", "05/01/2021", True),
+    ("1 May 2021", "05/01/2021", True),
+    ("Saturday, May 1, 2021", "05/01/2021", True),
+    ("Sept. 2nd, 2021", "09/02/2021", True),
+    ("September 2, 2021", "09/02/2021", True),
+    ("05/01/2021", "01/05/2021", False),
+    ("05/01/2021", "05/02/2021", False),
+    ("05/01/2021", "05/01/2020", False),
+    ("13/01/2021", "01/13/2021", False),
+    ("02/30/2021", "02/30/2021", True),
+    ("May 1", "05/01/2021", False),
+    ("2021", "05/01/2021", False),
+    # Brackets
+    ("] ) >", "] ) >", True),
+    ("])>", "] ) >", True),
+    ("] )>", "])  >", True),
+    ('"]", ")", ">"', "] ) >", True),
+    ("} ]", "\\} ]", True),
+    ("] ) >", "] > )", False),
+    ("] )", "] ) >", False),
+    ("]", ")", False),
+    ("empty", "]", False),
+    # Lists of words
+    ("apple banana cherry", "apple banana cherry", True),
+    ("apple, banana, cherry", "apple banana cherry", True),
+    ("apple,banana,cherry", "apple banana cherry", True),
+    ("apple\nbanana\ncherry", "apple banana cherry", True),
+    ("apple, banana, and cherry", "apple banana cherry", True),
+    ("'apple', 'banana', 'cherry'", "apple banana cherry", True),
+    ("['apple', 'banana', 'cherry']", "apple banana cherry", True),
+    ("Apple Banana Cherry", "apple banana cherry", True),
+    ("apple cherry banana", "apple banana cherry", False),
+    ("apple banana", "apple banana cherry", False),
+    ("apple banana cherry cherry", "apple banana cherry", False),
+    ("no, onion, pear", "no onion pear", True),
+    ("no, onion, pear", "no", False),
+    ("applebanana", "apple banana", False),
+    # Text
+    ("Paris", "paris", True),
+    ("Paris.", "Paris", True),
+    ('"Paris"', "Paris", True),
+    ("the Great Gatsby", "The Great Gatsby", True),
+    ("The Great Gatsby", "Great Gatsby", True),
+    ("an apple", "apple", True),
+    ("New  York", "New York", True),
+    ("New\nYork", "New York", True),
+    ("U.S.", "u.s", True),
+    ("Alice’s book", "Alice's book", True),
+    ("Paris", "Rome", False),
+    ("Paris", "Paris Hilton", False),
+    ("the", "a", False),
+    ("Straße", "strasse", True),
+    ("(None of the above)", "(None of the above.)", True),
+    ("(1, 2)", "(1,2)", True),
+    ("(1, 2)", "( 1 , 2 )", True),
+    ("(1, 2)", "(2, 1)", False),
+    ("[1, 2)", "(1, 2)", False),
+    ("5 + 3", "8", False),
+    # LaTeX that needs no mathematics
+    ("\\text{east}", "east", True),
+    ("\\frac{1}{3}", "\\dfrac{1}{3}", True),
+    ("(1,\\ 2)", "(1, 2)", True),
+    ("\\left(1, 2\\right)", "(1,2)", True),
+    ("10{,}000", "10,000", True),
+    ("\\$5", "5", True),
+    ("Paris", "\\frac{a}{b}", False),
+    ("yes", "\\frac{a}{b}", False),
+    ("(B)", "\\frac{a}{b}", False),
+    ("05/01/2021", "\\frac{a}{b}", False),
+    # Text that only looks like algebra
+    ("x-ray", "ray-x", False),
+    ("e-mail", "email", False),
+    # No answer
+    (None, "5", False),
+    (None, "None", False),
+    ("", "5", False),
+    (" ", "5", False),
+    ("**", "5", False),
+]
+# The same for what only `math-verify` can tell.
+FORMULAS = [
+    ("\\frac{3}{4}", "\\frac34", True),
+    ("\\sqrt{8}", "2\\sqrt{2}", True),
+    ("√8", "2\\sqrt{2}", True),
+    ("sqrt(8)", "2\\sqrt{2}", True),
+    ("\\sqrt{4}", "2", True),
+    ("2^{10}", "1024", True),
+    ("2^10", "1024", True),
+    ("x + 1", "1 + x", True),
+    ("2x + 1", "1 + 2x", True),
+    ("x^2 - 1", "(x-1)(x+1)", True),
+    ("x^2 + 1", "x^2 - 1", False),
+    ("\\frac{\\pi}{2}", "\\pi/2", True),
+    ("π/2", "\\frac{\\pi}{2}", True),
+    ("(-\\infty, 3]", "(-\\infty,3]", True),
+    ("(-∞, 3]", "(-\\infty, 3]", True),
+    ("(-\\infty, 3]", "(-\\infty, 3)", False),
+    ("\\left(1, \\frac{1}{2}\\right)", "(1, 0.5)", True),
+    ("\\{1, 2\\}", "\\{2, 1\\}", True),
+    ("2\\frac{1}{2}", "\\frac{5}{2}", True),
+    ("3\\frac{1}{2}", "31/2", False),
+    ("\\frac{5}{2}", "2.5", True),
+    ("y = \\frac{1}{2}x", "\\frac{x}{2}", True),
+    ("10\\sqrt{3}\\text{ cm}", "10\\sqrt{3}", True),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", True),
+    ("\\sqrt{2}", "3", False),
+    ("\\sqrt{2}", "\\sqrt{3}", False),
+]
+
+# Long strings on which a careless pattern takes forever.
+PATTERNS_OF_TROUBLE = {
+    "answer:": ("#", ".", "*", "_", "$", "(", "[", "{", " ", "\n", "\t", "!", '."', "9", "9,", "ab ", "ab, ", "..:"),
+    "": (
+        "answer ", "answer to ", "the answer is correct. ", "if the answer is 3 ", "correct option is ", "# answer\n",
+        "#### a\n", "\\boxed{", "\\boxed ", "\\text{", "\\frac{1}{", "\\(", "\\[", "$a ", "**a", "<think>", "</think>",
+        "<think>a</think>", "(A) ", "a = b ", "U.S. ", "it's ", "- a\n", "yes, ", "5 km ", "] ) ", "\\\\", "x^",
+    ),
+}  # fmt: skip
+TROUBLE = [lead + piece * (100_000 // len(piece)) for lead, pieces in PATTERNS_OF_TROUBLE.items() for piece in pieces]
+
+# Words that a list does not start with, or that end what comes before them.
+MEANINGFUL = {
+    *(
+        "yes no true false valid invalid not we let lets the a an and or zero one two three four five six seven".split()
+    ),
+    *("eight nine ten eleven twelve which because since so as but where option choice clearly simply".split()),
+    *("probably definitely clear correct wrong incorrect obvious verified confirmed unclear about exactly".split()),
+}
+
+letters = st.sampled_from("ABCDEFGHIJKLMNOPQR")
+words = st.text(string.ascii_lowercase, min_size=3, max_size=9).filter(lambda word: word not in MEANINGFUL)
+lists = st.lists(words, min_size=2, max_size=20)
+days = st.dates(min_value=date(1000, 1, 1))
+numbers = st.integers(-(10**9), 10**9)
+answers = {
+    "option": letters.map("({})".format),
+    "option_with_text": st.tuples(letters, words).map("({0[0]}) {0[1]}".format),
+    "bare_option": letters.filter(lambda letter: letter != "I"),
+    "verdict": st.sampled_from(["yes", "no", "Yes", "No", "True", "False", "valid", "invalid"]),
+    "integer": numbers.map(str),
+    "thousands": numbers.map("{:,}".format),
+    "decimal": st.decimals(-1000, 1000, places=2).map(str),
+    "money": st.decimals(0, 10**6, places=2).map("${:,}".format),
+    "percentage": st.integers(0, 100).map("{}%".format),
+    "fraction": st.tuples(st.integers(-99, 99), st.integers(1, 99)).map("{0[0]}/{0[1]}".format),
+    "quantity": st.tuples(st.integers(0, 99), st.sampled_from(["km", "apples", "square feet"])).map(
+        "{0[0]} {0[1]}".format
+    ),
+    "date": days.map(lambda day: f"{day.month:02}/{day.day:02}/{day.year}"),
+    "long_date": days.map(lambda day: f"{day:%B} {day.day}, {day.year}"),
+    "brackets": st.lists(st.sampled_from(")]}>"), min_size=1, max_size=12).map(" ".join),
+    "words": lists.map(" ".join),
+    "comma_separated": lists.map(", ".join),
+    "name": st.sampled_from(["Alice", "the U.S.", "Dr. Watson", "Washington, D.C.", "The Great Gatsby"]),
+}
+answers_of_every_kind = pytest.mark.parametrize("kind", answers)
+# What replies are made of, in any order.
+PIECES = [
+    "The answer is ", "Answer: ", "#### ", "\\boxed{", "}", "(B)", "B.", " ", "\n", "5", "1,000", "$", "%", "-", "/",
+    "05/01/2021", "yes", ", ", ". ", "because ", "not ", "= ", "] )", ">", "**", "`", '"', "U.S.", " or ", "x",
+    "\\frac{1}{2}", "\\text{", "\\(", "\\)", "[", "(", "km", "the ", "one", "- ", "…", "√", "é", "İ", "−", "٣", "²", "1/0",
+]  # fmt: skip
+scraps = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
+
+
+def in_fresh_interpreter(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def without_math_verify(monkeypatch):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+
+
+class TestExtractAnswer:
+    @pytest.mark.parametrize(("reply", "expected"), REPLIES)
+    def test_reply(self, reply, expected):
+        assert extract_answer(reply) == expected
+
+    @pytest.mark.parametrize(("reply", "expected"), [row for row in REPLIES if row[1] is not None])
+    def test_reading_matches_itself(self, reply, expected):
+        assert answers_match(extract_answer(reply), expected)
+
+    @answers_of_every_kind
+    @given(st.data())
+    @settings(max_examples=30, deadline=None)
+    def test_what_a_reply_states_is_read(self, kind, data):
+        answer = data.draw(answers[kind])
+        endings = ["Therefore, the answer is {}.", "The answer is: **{}**.\n", "Answer: {}", "<answer>{}</answer>"]
+        for ending in endings:
+            reading = extract_answer(f"3 + 4 = 7. At first, the answer is 12. {ending.format(answer)}")
+            assert answers_match(reading, answer), (ending, reading)
+
+    @given(st.sampled_from([row for row in REPLIES if not re.search("think|reasoning", row[0], re.I)]), st.data())
+    @settings(max_examples=200, deadline=None)
+    def test_thoughts_change_nothing(self, row, data):
+        reply, expected = row
+        place = data.draw(st.integers(0, len(reply)))
+        thought = data.draw(scraps.filter(lambda text: "<" not in text))
+        assert extract_answer(f"{reply[:place]}<think>{thought}</think>{reply[place:]}") == expected
+        assert extract_answer(f"{thought}</think>{reply}") == expected
+        assert extract_answer(f"{reply}<think>{thought}") is None
+
+    @given(scraps)
+    @settings(max_examples=300, deadline=None)
+    def test_any_text_can_be_read(self, reply):
+        reading = extract_answer(reply)
+        if reading is not None:
+            assert reading == reading.strip() != ""
+            assert answers_match(reading, reading)
+
+    @pytest.mark.parametrize("reply", TROUBLE, ids=lambda reply: repr(reply[:20]))
+    def test_long_replies(self, reply):
+        for ending in ("", "\nSo the answer is 7."):
+            reading = extract_answer(reply + ending)
+            assert reading is None or len(reading) <= 2000
+
+
+class TestAnswersMatch:
+    @pytest.mark.parametrize(("answer", "reference", "expected"), PAIRS)
+    def test_pair(self, answer, reference, expected, without_math_verify):
+        assert answers_match(answer, reference) is expected
+        if answer is not None and answer.strip():
+            assert answers_match(reference, answer) is expected
+
+    @pytest.mark.parametrize(("answer", "reference", "expected"), FORMULAS)
+    def test_formulas(self, answer, reference, expected):
+        pytest.importorskip("math_verify")
+        assert answers_match(answer, reference) is expected
+        assert answers_match(reference, answer) is expected
+
+    def test_formulas_outside_the_main_thread(self):
+        """Where no alarm can be set."""
+        pytest.importorskip("math_verify")
+        found = []
+        thread = threading.Thread(target=lambda: found.append(answers_match("\\sqrt{8}", "2\\sqrt{2}")))
+        thread.start()
+        thread.join()
+        assert found == [True]
+
+    @pytest.mark.parametrize("reference", ["", " ", "\n\t"])
+    def test_blank_reference_is_an_error(self, reference):
+        for answer in ("5", None, ""):
+            with pytest.raises(ValueError, match="`reference` must be the right answer, got '"):
+                answers_match(answer, reference)
+
+    def test_only_latex_needs_math_verify(self, without_math_verify):
+        with pytest.raises(ImportError, match=re.escape("pip install 'edit-trl[math]'")):
+            answers_match("\\sqrt{8}", "2\\sqrt{2}")
+        assert answers_match("\\sqrt{8}", "$\\sqrt{8}$")
+        assert answers_match("x^2 + 1", "x^2 + 1.")
+        assert not answers_match("x^2 + 1", "1 + x^2")
+
+    @answers_of_every_kind
+    @given(st.data())
+    @settings(max_examples=30, deadline=None)
+    def test_reflexive(self, kind, data):
+        answer = data.draw(answers[kind])
+        assert answers_match(answer, answer)
+        assert answers_match(f" {answer} ", f'"{answer}".')
+
+    @given(st.data())
+    @settings(max_examples=100, deadline=None)
+    def test_different_answers_of_a_kind_do_not_match(self, data):
+        for kind in ("option", "bare_option", "integer", "thousands", "date", "long_date", "brackets", "words"):
+            one, other = data.draw(answers[kind]), data.draw(answers[kind])
+            assert answers_match(one, other) == (one == other)
+
+    @given(numbers)
+    def test_forms_of_a_number(self, number):
+        for form in (f"{number:,}", f"{number}.0", f"{number} apples", f"0 + {number} = {number}", f"\\({number}\\)"):
+            assert answers_match(form, str(number))
+            assert not answers_match(form, str(number + 1))
+
+    @given(days)
+    def test_forms_of_a_date(self, day):
+        reference = f"{day.month:02}/{day.day:02}/{day.year}"
+        for form in (f"{day.month}/{day.day}/{day.year}", f"{day:%B} {day.day}, {day.year}", day.isoformat()):
+            assert answers_match(form, reference)
+        if day.day <= 12 and day.day != day.month:
+            assert not answers_match(f"{day.day:02}/{day.month:02}/{day.year}", reference)
+
+    @given(lists, st.randoms())
+    def test_order_of_a_list_matters_and_separators_do_not(self, items, rng):
+        shuffled = rng.sample(items, len(items))
+        for separator in (" ", ", ", ",", "\n", ",\n"):
+            assert answers_match(separator.join(items), " ".join(items))
+            assert answers_match(separator.join(shuffled), " ".join(items)) == (shuffled == items)
+
+    @given(st.lists(st.sampled_from(")]}>([{<"), min_size=1, max_size=12), st.randoms())
+    def test_whitespace_between_brackets_does_not_matter(self, brackets, rng):
+        spaced = "".join(bracket + " " * rng.randrange(3) for bracket in brackets)
+        assert answers_match(spaced, " ".join(brackets))
+        assert not answers_match(spaced, " ".join([*brackets, "]"]))
+
+    @given(scraps, scraps)
+    @example("1/0", "0/1")
+    @example("9" * 5000, "9" * 5001)
+    @example("(B)", "(B) (B)")
+    @settings(max_examples=300, deadline=None)
+    def test_any_two_texts_can_be_compared_in_either_order(self, one, other):
+        assume(one.strip() and other.strip())
+        pytest.importorskip("math_verify")
+        assert answers_match(one, other) is answers_match(other, one)
+        assert answers_match(one, one)
+
+    @pytest.mark.parametrize("text", TROUBLE, ids=lambda text: repr(text[:20]))
+    def test_long_texts(self, text):
+        assert answers_match(text, text)
+        for other in ("5", "(B) 5", "yes", text + "1"):
+            assert answers_match(text, other) is answers_match(other, text)
+
+
+class TestImport:
+    def test_loads_nothing_heavy(self):
+        """Nor does a comparison that needs no mathematics."""
+        loaded = in_fresh_interpreter(
+            "import sys\n"
+            "from edit_trl.evaluation import answers_match, extract_answer\n"
+            "assert answers_match(extract_answer('The answer is $1,000.'), '1000')\n"
+            "print([name for name in ('math_verify', 'sympy', 'torch', 'transformers', 'trl') if name in sys.modules])"
+        )
+        assert loaded == "[]"
+
+
+class TestGeneratedChains:
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_right_and_wrong_answers_are_told_apart(self, level):
+        for dual_cot in generate_dual_cots(300, tasks=(*IN_DOMAIN_TASKS, *OUT_OF_DOMAIN_TASKS), level=level):
+            right, wrong = extract_answer(dual_cot.chosen), extract_answer(dual_cot.rejected)
+            assert answers_match(right, dual_cot.answer)
+            assert answers_match(wrong, dual_cot.wrong_answer)
+            assert not answers_match(wrong, dual_cot.answer)
+            assert not answers_match(right, dual_cot.wrong_answer)
+
+
+def shared_rows(name):
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"{name} is not here")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# Right answers to the questions that can be computed from their text.
+SOLVERS = {
+    "boolean_expressions": lambda question: str(eval(question.removesuffix(" is"))),
+    "multistep_arithmetic_two": lambda question: str(eval(question.removesuffix(" ="))),
+    "word_sorting": lambda question: " ".join(sorted(question.partition("List: ")[2].split())),
+}
+
+
+class TestRealChains:
+    """Chains of language models, where they are at hand."""
+
+    def test_answers_of_pairs_differ(self):
+        """The right chain and the wrong chain of a pair each state an answer, and not the same one."""
+        for row in shared_rows("bbh_dual_cots.jsonl"):
+            right, wrong = extract_answer(row["chosen"]), extract_answer(row["rejected"])
+            assert right is not None and wrong is not None
+            assert not answers_match(wrong, right)
+
+    def test_right_chains_are_right(self):
+        num_solved = 0
+        for row in shared_rows("bbh_dual_cots.jsonl"):
+            if solve := SOLVERS.get(row["task"]):
+                question = re.search(r"Q: (.*)\nA:$", row["prompt"], re.DOTALL)[1]
+                answer = solve(question)
+                assert answers_match(extract_answer(row["chosen"]), answer)
+                assert not answers_match(extract_answer(row["rejected"]), answer)
+                num_solved += 1
+        assert num_solved == 9
+
+    @pytest.mark.parametrize(
+        ("task", "num_unread"),
+        [
+            ("dyck_languages", 24),  # chains that end in "So the answer is" and nothing, or a period
+            ("logical_deduction", 1),  # "The answer is not (A), (B), ..."
+            ("multistep_arithmetic", 0),
+            ("tracking_shuffled_objects", 0),
+            ("word_sorting", 0),
+        ],
+    )
+    def test_readings_are_the_answers_of_the_data(self, task, num_unread):
+        rows = shared_rows(f"big_bench_mistake/{task}.jsonl")
+        readings = [extract_answer("\n".join(row["steps"])) for row in rows]
+        assert readings.count(None) == num_unread
+        for row, reading in zip(rows, readings, strict=True):
+            if reading is not None:
+                assert answers_match(reading, row["answer"])
+                if row["answer"] == row["target"]:
+                    assert answers_match(reading, row["target"])
