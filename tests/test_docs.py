@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from teacher import Teacher
 
 
 ROOT = Path(__file__).parents[1]
@@ -18,15 +19,26 @@ def snippets(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
+def answer(request: dict, number: int) -> str:
+    """A teacher for the question of the docs."""
+    asked = request["messages"][-1]["content"]
+    if "Category" in asked:
+        return "17 + 25 is not 43.\nCategory: c"
+    total = 43 if "Right response:" in asked else 42
+    return f"17 + 25: 7 + 5 = 12 and 10 + 20 = 30, so {total}. Therefore, the answer is {total}."
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name)
 def test_snippets_run(page, tmp_path, model_folder, pairs, loopback_hub):
     code = "\n".join(snippets(page)).replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder)
-    (tmp_path / "snippets.py").write_text(code)
     (tmp_path / "dual_cots.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
     environment = {**os.environ, **(loopback_hub.environment if "push_to_hub" in code else {}), "OMP_NUM_THREADS": "1"}
-    completed = subprocess.run(
-        [sys.executable, "snippets.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
+    with Teacher(answer) as teacher:
+        code = code.replace("http://localhost:8000/v1", teacher.url)
+        (tmp_path / "snippets.py").write_text(code)
+        completed = subprocess.run(
+            [sys.executable, "snippets.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
     assert completed.returncode == 0, completed.stderr[-3000:]
     # What a comment behind or below a `print` shows is what is printed.
     printed = completed.stdout

@@ -1,0 +1,154 @@
+"""
+Write a synthesized dataset to a folder that `load_dataset` and the Hub understand: data, card, report.
+"""
+
+import datetime
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .dual_cot import REJECT_REASONS, STEPS, SynthesisConfig, SynthesisResult
+
+
+_DATASETS = ("dual_cots", "sft", "rejected")
+_USED_PROMPTS = ("cot.txt", "answer_hint.txt", "contrastive_cot.txt")
+
+
+def save(result: SynthesisResult, config: SynthesisConfig) -> list[str]:
+    """
+    Write pairs, stage-1 data, rejected records, report and dataset card to `config.output_dir`.
+
+    Older files are replaced when all new ones are written, each at once.
+
+    Args:
+        result ([`SynthesisResult`]):
+            What [`synthesize`] made.
+        config ([`SynthesisConfig`]):
+            `output_dir` and `file_format`.
+
+    Returns:
+        `list[str]`: Paths of the files.
+    """
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "report.json": json.dumps(result.report, indent=2, ensure_ascii=False) + "\n",
+        "README.md": dataset_card(result, config),
+    }
+    files = _file_names(config)
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        for name, dataset in zip(files, (result.pairs, result.sft, result.rejected), strict=False):
+            if config.file_format == "parquet":
+                dataset.to_parquet(Path(unfinished, name))
+            else:
+                with open(Path(unfinished, name), "w", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in dataset)
+        for name, text in texts.items():
+            Path(unfinished, name).write_text(text, encoding="utf-8")
+        for name in files:
+            os.replace(Path(unfinished, name), folder / name)
+    return [str(folder / name) for name in files]
+
+
+def push_to_hub(config: SynthesisConfig) -> str:
+    """
+    Push the files of `config.output_dir`, without the replies, to the Hub as a dataset.
+
+    Args:
+        config ([`SynthesisConfig`]):
+            `output_dir`, `file_format`, `hub_dataset_id` and `hub_private_repo`.
+
+    Returns:
+        `str`: URL of the dataset.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    name = config.hub_dataset_id or Path(config.output_dir).resolve().name
+    repo = api.create_repo(name, repo_type="dataset", private=config.hub_private_repo, exist_ok=True)
+    api.upload_folder(
+        repo_id=repo.repo_id,
+        repo_type="dataset",
+        folder_path=config.output_dir,
+        allow_patterns=_file_names(config),
+        commit_message="Dual chains-of-thought",
+    )
+    return str(repo)
+
+
+def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
+    """
+    Dataset card: what the files hold, how they were made, and what was left out.
+
+    Args:
+        result ([`SynthesisResult`]):
+            What [`synthesize`] made.
+        config ([`SynthesisConfig`]):
+            Its options.
+
+    Returns:
+        `str`: Markdown, with the Hub's metadata at its head.
+    """
+    report = result.report
+    metadata = ["---", "tags:", "- trl", "- edit", "- preference", "configs:"]
+    for name, dataset in zip(_DATASETS, (result.pairs, result.sft, result.rejected), strict=True):
+        if config.file_format == "jsonl" and not len(dataset):
+            continue  # an empty file, which `load_dataset` takes for a broken one
+        metadata += [f"- config_name: {name}", f"  data_files: {name}.{config.file_format}"]
+        if name == "dual_cots":
+            metadata.append("  default: true")
+    steps = [
+        [
+            f"{name}: {STEPS[name]}",
+            step["chains"],
+            step["kept"],
+            ", ".join(f"{num} {reason}" for reason, num in step["rejected"].items()) or "-",
+        ]
+        for name, step in report["steps"].items()
+    ]
+    tasks = [
+        [task or "-", counts.get("chains", 0), counts.get("rectified", 0), counts.get("corrupted", 0)]
+        for task, counts in report["tasks"].items()
+    ]
+    used = sorted({reason for step in report["steps"].values() for reason in step["rejected"]})
+    sampling = ", ".join(f"{name} {value}" for name, value in report["sampling"].items() if value is not None)
+    cost = "" if report["cost"] is None else f" Cost at the prices given: {report['cost']:.4g}."
+    usage = report["usage"]
+    unit = report["counted_in"]
+    ratio = "-" if report["key_token_ratio"] is None else f"{report['key_token_ratio']:.1%}"
+    likeness = "-" if report["similarity"] is None else f"{report['similarity']:.2f}"
+    own = "the prompts of a folder of its own" if config.template_dir else f"the prompts {', '.join(_USED_PROMPTS)}"
+    parts = [
+        "\n".join([*metadata, "---"]),
+        "# Dual chains-of-thought",
+        "Pairs of a right (`chosen`) and a wrong (`rejected`) chain of thought for one question that share most of their "
+        "reasoning, to train a student with `EDITTrainer` of "
+        "[edit-trl](https://huggingface.co/papers/2405.19737) or with any preference trainer of TRL. `sft` holds the right "
+        "chains for supervised fine-tuning before that, `rejected` what was not used, and why.",
+        f"- Pairs: {report['pairs']} ({', '.join(f'{n} {origin}' for origin, n in report['origin'].items()) or 'none'}). "
+        "Rectified: the teacher was wrong, and right when told the answer. Corrupted: the teacher was right, and wrote a "
+        "wrong response when asked for one.\n"
+        f"- Teacher: `{report['teacher']}` ({sampling or 'sampling left to the endpoint'}), {own} (version "
+        f"`{report['prompt_version']}`), {datetime.date.today().isoformat()}.\n"
+        f"- {usage['requests']} requests, {usage['prompt_tokens']} tokens in, {usage['completion_tokens']} tokens out.{cost}\n"
+        f"- On average {ratio} of the {unit} of a pair are key, and {likeness} of the longer chain needs no edit.",
+        *([f"Not finished: {report['stopped']}."] if report["stopped"] else []),
+        *report["notes"],
+        "## Steps",
+        _table(["step", "chains", "kept", "rejected"], steps),
+        *(["\n".join(f"- `{reason}`: {REJECT_REASONS[reason]}" for reason in used)] if used else []),
+        "## Tasks",
+        _table(["task", "chains", "rectified", "corrupted"], tasks),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _file_names(config: SynthesisConfig) -> list[str]:
+    return [*(f"{name}.{config.file_format}" for name in _DATASETS), "report.json", "README.md"]
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)

@@ -1,0 +1,160 @@
+"""
+Ask a judge model which kind of mistake each wrong chain makes.
+
+The kinds are those of the EDIT paper: logical, knowledge, calculation, other, and combinations. The judge sees both
+chains. A verdict that cannot be read is asked for again, then recorded as missing: it is never guessed.
+
+Paper: https://huggingface.co/papers/2405.19737
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ..chat_client import BudgetReached, ChatClient, EndpointError
+from .prompts import Prompts
+
+
+# Letters of the categories in `templates/mistake.txt`
+MISTAKE_KINDS = {"a": "logical", "b": "knowledge", "c": "calculation", "d": "other"}
+
+# In "Category: a sum is wrong" the letter is a word.
+_LETTER = r"(?!a[ \t]+(?!and\b|logical\b)[a-z]{2})[a-d]\b"
+_VERDICT = re.compile(
+    rf"\bcategor(?:y|ies)\W*?({_LETTER})((?:[^\w\n]*?(?:[+,/;&]|\band\b)[^\w\n]*{_LETTER})*)", re.IGNORECASE
+)
+
+
+def classify_mistakes(
+    pairs: Any,
+    client: ChatClient,
+    template_dir: str | None = None,
+    max_attempts: int = 3,
+    on_progress: Callable[[str, "Counter[str]", int, int], None] | None = None,
+) -> Any:
+    """
+    Add the column `mistake_kinds` to a dataset of pairs.
+
+    Args:
+        pairs ([`~datasets.Dataset`]):
+            Pairs with the texts `prompt`, `chosen` and `rejected`.
+        client ([`~chat_client.ChatClient`]):
+            The judge.
+        template_dir (`str`, *optional*):
+            Folder with a `mistake.txt` of your own. Its reply must end with a line such as `Category: a+c`.
+        max_attempts (`int`, *optional*, defaults to `3`):
+            Verdicts to ask for until one can be read. One, if the client's temperature is zero.
+        on_progress (`Callable`, *optional*):
+            Called after each pair with `"classify"`, counts by outcome, and how many of how many are done.
+
+    Returns:
+        [`~datasets.Dataset`]: The same pairs with `mistake_kinds`, a list of `"logical"`, `"knowledge"`,
+        `"calculation"` and `"other"`; `None` where there is no readable verdict, or the budget was reached.
+
+    Raises:
+        EndpointError: If the endpoint fails for all requests.
+        ValueError: If a column is missing or is not text.
+
+    Examples:
+
+    ```python
+    from edit_trl.synthesis import classify_mistakes, keep_mistakes
+
+    pairs = classify_mistakes(pairs, client)
+    calculation = keep_mistakes(pairs, ["calculation"])
+    ```
+    """
+    from datasets import List, Value
+
+    missing = [name for name in ("prompt", "chosen", "rejected") if name not in pairs.column_names]
+    if missing:
+        raise ValueError(
+            f"`pairs` must have the columns `prompt`, `chosen` and `rejected`, got {pairs.column_names}. The judge compares "
+            "the chains; rename the columns."
+        )
+    prompts = Prompts(template_dir)
+    attempts = 1 if client.temperature == 0 else max_attempts
+    outcomes: Counter[str] = Counter()
+
+    async def work(pair: dict[str, Any]) -> list[str] | None:
+        texts = [pair[name] for name in ("prompt", "chosen", "rejected")]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                "`prompt`, `chosen` and `rejected` must be text, got messages. The judge reads text; join the contents."
+            )
+        prompt, chosen, rejected = (text.strip() for text in texts)
+        messages = prompts.render("mistake", question=prompt, chosen=chosen, rejected=rejected)
+        kinds = None
+        try:
+            for attempt in range(attempts):
+                kinds = read_verdict((await client.chat(messages, attempt)).text)
+                if kinds is not None:
+                    break
+            return kinds
+        finally:
+            outcomes["+".join(kinds) if kinds else "no verdict"] += 1
+            if on_progress is not None:
+                on_progress("classify", outcomes, outcomes.total(), len(pairs))
+
+    found = client.for_each(pairs, work)
+    kinds = [None if isinstance(kind, (BudgetReached, EndpointError)) else kind for kind in found]
+    return pairs.add_column("mistake_kinds", kinds, feature=List(Value("string")))
+
+
+def read_verdict(reply: str) -> list[str] | None:
+    """
+    Read the kinds of mistakes out of a judge's reply: its last line that names a category.
+
+    Args:
+        reply (`str`):
+            What the judge wrote.
+
+    Returns:
+        `list[str]` or `None`: Kinds, each once, in the order of `MISTAKE_KINDS`; `None` if there is no verdict.
+
+    Examples:
+
+    ```python
+    >>> read_verdict("The carry is forgotten, and so is an item.\\nCategory: c+a")
+    ['logical', 'calculation']
+    >>> read_verdict("They differ.") is None
+    True
+
+    ```
+    """
+    verdicts = _VERDICT.findall(reply)
+    if not verdicts:
+        return None
+    first, others = verdicts[-1]
+    letters = {first.lower(), *re.findall(r"\b[a-d]\b", others.lower())}
+    return [kind for letter, kind in MISTAKE_KINDS.items() if letter in letters]
+
+
+def keep_mistakes(pairs: Any, kinds: Collection[str]) -> Any:
+    """
+    The pairs whose mistakes are all of some kinds.
+
+    Args:
+        pairs ([`~datasets.Dataset`]):
+            Pairs with `mistake_kinds`.
+        kinds (`Collection[str]`):
+            Kinds to keep, from `"logical"`, `"knowledge"`, `"calculation"` and `"other"`.
+
+    Returns:
+        [`~datasets.Dataset`]: These pairs. Pairs without a verdict are left out.
+
+    Raises:
+        ValueError: If a kind is unknown or the column is missing.
+    """
+    unknown = sorted(set(kinds) - set(MISTAKE_KINDS.values()))
+    if isinstance(kinds, str) or unknown:
+        raise ValueError(
+            f"`kinds` must be a list of {', '.join(map(repr, MISTAKE_KINDS.values()))}, got {kinds!r}. Pass "
+            '`kinds=["logical"]`, say.'
+        )
+    if "mistake_kinds" not in pairs.column_names:
+        raise ValueError(
+            f"`pairs` must have the column `mistake_kinds`, got {pairs.column_names}. Make it with `classify_mistakes`."
+        )
+    return pairs.filter(lambda mistakes: bool(mistakes) and set(mistakes) <= set(kinds), input_columns="mistake_kinds")

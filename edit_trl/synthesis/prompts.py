@@ -1,0 +1,242 @@
+"""
+The prompts to the teacher, the worked examples in them, and the text that comes back.
+
+The prompts are files in `templates/`, in Jinja's syntax, to be read and replaced. A line `[system]`, `[user]` or
+`[assistant]` begins a message. The EDIT paper puts its worked examples into one message; here they are turns of a chat,
+since small teachers then write steps where they would otherwise answer at once.
+
+Paper: https://huggingface.co/papers/2405.19737
+"""
+
+import hashlib
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, generate_dual_cots
+
+
+TEMPLATES = ("cot", "answer_hint", "contrastive_cot", "mistake")
+
+# Lines of a template that begin a message; what they are while questions and chains are filled in, which may hold such
+# lines themselves.
+_ROLE = re.compile(r"^\[(system|user|assistant)\][ \t]*\n", re.MULTILINE)
+_FILLED_ROLE = re.compile("\0(system|user|assistant)\0")
+
+# What teachers repeat of the prompt before they begin, and what they go on with after the end.
+_OPENINGS = re.compile(
+    r"\s*(?:\**(?:Q|H|Question)\**\s*:.*\n\s*|\**(?:A|Answer|Response|(?:Right|Wrong) response)\**\s*:\**\s*"
+    r"|Let(?:['’]s| us) think step[ -]by[ -]step[.:]*\s*)+",
+    re.IGNORECASE,
+)
+_CONTINUATION = re.compile(r"\n\s*\**(?:Q|H|Question|(?:Right|Wrong) response)\**\s*:")
+
+_LEAKS = re.compile(
+    r"\bhint(?:s|ed)?\b|\b(?:given|knowing|since|know) (?:that )?the (?:correct|right) answer\b|"
+    r"\bthe (?:given|provided|stated) (?:correct )?answer\b|\b(?:wrong|right|correct|incorrect) response\b|"
+    r"\b(?:incorrect|wrong) answer\b|\bmistake(?:s|nly)?\b|\b(?:deliberate|intentional)(?:ly)?\b|\AH\s*:",
+    re.IGNORECASE,
+)
+
+
+class Prompts:
+    """
+    The prompts.
+
+    Args:
+        template_dir (`str`, *optional*):
+            Folder whose files replace those of the package that have the same name.
+
+    Raises:
+        ValueError: If the folder holds no template, or one is not in Jinja's syntax.
+
+    Examples:
+
+    ```python
+    >>> prompts = Prompts()
+    >>> messages = prompts.render("cot", task_description="", examples=[], question="What is 2 + 3?")
+    >>> messages[-1]["role"], messages[-1]["content"][-17:]
+    ('user', 'Q: What is 2 + 3?')
+
+    ```
+    """
+
+    def __init__(self, template_dir: str | None = None) -> None:
+        import jinja2
+
+        folders = [Path(__file__).parent / "templates"]
+        if template_dir is not None:
+            if not any(Path(template_dir, f"{name}.txt").is_file() for name in TEMPLATES):
+                raise ValueError(
+                    f"`template_dir` must hold at least one of {', '.join(f'{name}.txt' for name in TEMPLATES)}, and "
+                    f"{template_dir!r} has none. Copy the ones to change from {folders[0]}."
+                )
+            folders.insert(0, Path(template_dir))
+        environment = jinja2.Environment(
+            undefined=jinja2.StrictUndefined,
+            autoescape=False,
+            finalize=lambda value: value.replace("\0", "") if isinstance(value, str) else value,
+        )
+        self._templates = {}
+        sources = {}
+        for name in TEMPLATES:
+            path = next(folder / f"{name}.txt" for folder in folders if (folder / f"{name}.txt").is_file())
+            try:
+                sources[name] = path.read_text(encoding="utf-8")
+                self._templates[name] = environment.from_string(_ROLE.sub("\0\\1\0", sources[name]))
+            except (jinja2.TemplateError, UnicodeError) as error:
+                raise ValueError(f"The template {path} must be text in Jinja's syntax, but: {error}.") from None
+        # Mistakes are classified after the pairs are made.
+        pairs = "\0".join(sources[name] for name in TEMPLATES[:3])
+        self.version = hashlib.sha256(pairs.encode()).hexdigest()[:8]
+
+    def render(self, name: str, **values: Any) -> list[dict[str, str]]:
+        """
+        Messages of a prompt.
+
+        Args:
+            name (`str`):
+                One of `TEMPLATES`.
+            **values:
+                What its variables stand for.
+
+        Returns:
+            `list[dict[str, str]]`: Messages with `role` and `content`. A template without roles is one of the user.
+
+        Raises:
+            ValueError: If the template uses a variable that there is not.
+        """
+        import jinja2
+
+        try:
+            text = self._templates[name].render(**values)
+        except jinja2.TemplateError as error:
+            raise ValueError(
+                f"The template `{name}.txt` must use no variables but {', '.join(f'`{value}`' for value in values)}, but: "
+                f"{error}."
+            ) from None
+        first, *parts = _FILLED_ROLE.split(text)
+        messages = zip(["user", *parts[::2]], [first, *parts[1::2]], strict=True)
+        return [{"role": role, "content": content.strip()} for role, content in messages if content.strip()]
+
+
+def clean(reply: str) -> str:
+    """
+    A chain-of-thought without what a teacher repeats of the prompt before it, or adds after it.
+
+    Args:
+        reply (`str`):
+            What the teacher wrote.
+
+    Returns:
+        `str`: The chain.
+
+    Examples:
+
+    ```python
+    >>> clean("A: Let's think step by step. 2 + 3 = 5. Therefore, the answer is 5.\\n\\nQ: What is 1 + 1?")
+    '2 + 3 = 5. Therefore, the answer is 5.'
+
+    ```
+    """
+    opening = _OPENINGS.match(reply)
+    return _CONTINUATION.split(reply[opening.end() if opening else 0 :])[0].strip()
+
+
+def leaks_prompt(chain: str, allowed: str) -> bool:
+    """
+    Whether a chain speaks of what it was told: of the hint, or of being a wrong response.
+
+    Args:
+        chain (`str`):
+            The chain.
+        allowed (`str`):
+            Text, such as the question, that the chain may quote. If it uses such words, so may the chain.
+
+    Returns:
+        `bool`: Whether it does.
+
+    Examples:
+
+    ```python
+    >>> leaks_prompt("The hint says 5, so the answer is 5.", allowed="What is 2 + 3?")
+    True
+
+    ```
+    """
+    return _LEAKS.search(chain) is not None and _LEAKS.search(allowed) is None
+
+
+def shipped_examples() -> list[dict[str, Any]]:
+    """
+    Worked examples for the tasks of `edit_trl.tasks`, four of each; the first of every task come first.
+
+    Returns:
+        `list[dict[str, Any]]`: `question`, `answer`, `chosen`, `rejected`, `task`.
+    """
+    tasks = (*IN_DOMAIN_TASKS, *OUT_OF_DOMAIN_TASKS)
+    by_task: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
+    # A seed that nobody will think of for questions.
+    for example in generate_dual_cots(4 * len(tasks), tasks=tasks, seed=2405_19737):
+        names = ("question", "answer", "chosen", "rejected", "task")
+        by_task[example.task].append({name: getattr(example, name) for name in names})
+    return list(itertools.chain(*zip(*by_task.values(), strict=True)))
+
+
+def load_examples(path: str) -> list[dict[str, Any]]:
+    """
+    Worked examples from a file.
+
+    Args:
+        path (`str`):
+            JSON Lines file with `question`, `answer`, `chosen` and, optionally, `rejected` and `task`.
+
+    Returns:
+        `list[dict[str, Any]]`: The examples.
+
+    Raises:
+        ValueError: If the file cannot be read, or an example lacks something.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        examples = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`examples` must be a JSON Lines file, got {path!r} ({error}). Write one example per line, with `question`, "
+            "`answer`, `chosen` and, optionally, `rejected` and `task`."
+        ) from None
+    for number, example in enumerate(examples, 1):
+        texts = (
+            [example.get(name) for name in ("question", "answer", "chosen")] if isinstance(example, dict) else [None]
+        )
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError(
+                f"Each of the `examples` must have texts `question`, `answer` and `chosen`, but number {number} of {path!r} "
+                "has not. Teachers follow the examples; complete it, or take it out."
+            )
+    return examples
+
+
+def pick_examples(
+    examples: list[dict[str, Any]], question: str, task: str | None, number: int
+) -> list[dict[str, Any]]:
+    """
+    The examples for a question: those of its task first, and never the question itself.
+
+    Args:
+        examples (`list[dict[str, Any]]`):
+            Worked examples.
+        question (`str`):
+            The question.
+        task (`str` or `None`):
+            Its task.
+        number (`int`):
+            How many.
+
+    Returns:
+        `list[dict[str, Any]]`: At most `number` examples.
+    """
+    others = [example for example in examples if example["question"] != question]
+    return sorted(others, key=lambda example: task is None or example.get("task") != task)[:number]

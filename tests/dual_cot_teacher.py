@@ -1,0 +1,118 @@
+"""
+What a teacher says to the prompts of `edit_trl.synthesis`, for scripts of `teacher.Teacher`; and fixtures of those who
+ask it.
+
+It knows the dual chains-of-thought of `DUAL_COTS` by heart: asked a question, it says the right chain, or the wrong one
+for those in `WRONG`; with a hint it says the right one, and asked for a wrong response the wrong one.
+"""
+
+import functools
+import json
+import signal
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from teacher import Response
+
+from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
+
+
+# Two of each task; the teacher is wrong on one half, of different tasks.
+DUAL_COTS = generate_dual_cots(16, tasks=(*IN_DOMAIN_TASKS, *OUT_OF_DOMAIN_TASKS), seed=7)
+WRONG = {cot.question for cot in DUAL_COTS[::2]}
+BY_QUESTION = {cot.question: cot for cot in DUAL_COTS}
+
+
+def questions(cots: list[DualCoT] = DUAL_COTS) -> list[dict[str, str]]:
+    return [{"question": cot.question, "answer": cot.answer, "task": cot.task} for cot in cots]
+
+
+def asked(request: dict[str, Any]) -> tuple[str, DualCoT]:
+    """Step that a request belongs to, and what it is about, both by its last message."""
+    content = request["messages"][-1]["content"]
+    if "Category:" in content:
+        step = "classify"
+    elif "\nH: " in content:
+        step = "rectify"
+    else:
+        step = "corrupt" if "\nRight response: " in content else "extract"
+    lines = {line.removeprefix("Question: ").removeprefix("Q: ") for line in content.splitlines()}
+    (question,) = lines & BY_QUESTION.keys()
+    return step, BY_QUESTION[question]
+
+
+def reply_to(step: str, cot: DualCoT) -> str:
+    if step == "classify":
+        return f"It is as it was made.\nCategory: {'abcd'['logical knowledge calculation'.split().index(cot.mistake_kind)]}"
+    is_right = step == "rectify" or (step == "extract" and cot.question not in WRONG)
+    return cot.chosen if is_right else cot.rejected
+
+
+def teach(request: dict[str, Any], number: int) -> str:
+    return reply_to(*asked(request))
+
+
+def teach_but(replies: dict[tuple[str, str], list[Any]]) -> Callable[[dict[str, Any], int], Any]:
+    """A teacher whose first replies about some questions, by step and question, are given."""
+    nums: Counter[tuple[str, str]] = Counter()
+
+    def script(request: dict[str, Any], number: int) -> Any:
+        step, cot = asked(request)
+        given = replies.get((step, cot.question), [])
+        attempt = nums[step, cot.question]
+        nums[step, cot.question] += 1
+        return given[attempt] if attempt < len(given) else reply_to(step, cot)
+
+    return script
+
+
+def refuse(message: str = "the context is too long") -> Response:
+    """Refuses one request. Late, since an endpoint without a reply to any is one that is out of order."""
+    return Response({"error": {"message": message}}, 400, delay=0.3)
+
+
+def steps_of(requests: list[dict[str, Any]]) -> Counter[str]:
+    """Number of requests of each step."""
+    return Counter(asked(request)[0] for request in requests)
+
+
+def shown(request: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Question, right and wrong response of each worked example in a contrastive prompt."""
+    contents = [message["content"] for message in request["messages"]]
+    return [
+        (*user.split("Question: ", 1)[1].split("\nRight response: "), assistant.removeprefix("Wrong response: "))
+        for user, assistant in zip(contents[::2], contents[1::2], strict=False)
+    ]
+
+
+def as_sent(requests: list[dict[str, Any]]) -> list[str]:
+    """The requests, comparable whatever order they came in."""
+    return sorted(json.dumps(request, sort_keys=True) for request in requests)
+
+
+@pytest.fixture(autouse=True)
+def time_limit():
+    """Nothing waits for ever, whatever is wrong."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError("the test took too long")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_ssl_context():
+    """To make one takes longer than all requests of a test, which need none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        yield
