@@ -138,6 +138,14 @@ class TestSynthesize:
         assert len(rows_of("out/dual_cots.jsonl")) == len(rows_of("out/sft.jsonl")) == 6
         assert steps_of(teacher.requests) == {"extract": 6, "rectify": 3, "corrupt": 3}
 
+    def test_progress_in_a_file_is_a_line_now_and_then(self, capsys, monkeypatch):
+        monkeypatch.setattr("edit_trl.cli._SECONDS_PER_LINE", 0.0)
+        with Teacher(teach) as teacher:
+            assert main(command(teacher)) == 0
+        lines = [line for line in capsys.readouterr().err.splitlines() if "/6: " in line or "/3: " in line]
+        assert len(lines) == 6 + 3 + 3
+        assert re.fullmatch(r"extract 6/6: 6 kept, [\d.]+ replies/s", lines[5])
+
     def test_report_goes_to_standard_output_and_progress_to_standard_error(self, capsys):
         """One of 3 chains cannot be mended, in 3 attempts: 6 + 2 + 3 + 3 requests, of 20 and 10 tokens each."""
         cot = DUAL_COTS[0]
