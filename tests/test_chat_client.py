@@ -1225,7 +1225,14 @@ class TestForEach:
             with pytest.raises(EndpointError, match="refused no key"):
                 asyncio.run(cell())
 
-    def test_interrupt_inside_a_running_loop_ends_the_requests(self):
+    @pytest.fixture
+    def interruptible(self):
+        """A process that a shell started in the background ignores the signal."""
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, handler)
+
+    def test_interrupt_inside_a_running_loop_ends_the_requests(self, interruptible):
         """In a notebook, it is the notebook's thread that is interrupted, which only waits."""
         main_thread = threading.get_ident()
 
@@ -1252,7 +1259,7 @@ class TestForEach:
             assert kinds_of(ask(client, questions(20))) == [str] * 20
 
     @pytest.mark.parametrize("is_signal", [True, False], ids=["signal", "exception"])
-    def test_interrupted_work_leaves_the_store_usable(self, is_signal, tmp_path):
+    def test_interrupted_work_leaves_the_store_usable(self, is_signal, tmp_path, interruptible):
         store = str(tmp_path / "replies.sqlite")
         with Teacher(answer) as teacher:
             client = client_for(teacher, store=store, max_concurrency=2)

@@ -479,8 +479,8 @@ class TestDataOptions:
         trainer = build({"train_sampling_strategy": "group_by_length"}, train_dataset=dataset)
         sampler = trainer._get_train_sampler()
         assert isinstance(sampler, LengthGroupedSampler)
-        # A pair of `TOKENIZED` shares 3 of its 5 + 5 tokens, one of `LONG` shares its prompt of 3; the last is repeated.
-        assert sampler.lengths == ([5 + 5 - 2] * 8 + [63 + 63 - 2] * 8) * 4
+        # A pair of `TOKENIZED` shares 3 of its 5 + 5 tokens, one of `LONG` its prompt of 3.
+        assert sampler.lengths == ([5 + 5 - 3] * 8 + [63 + 63 - 3] * 8) * 4
         lengths = [set(batch["attention_mask"].sum(dim=1).tolist()) for batch in trainer.get_train_dataloader()]
         assert len(lengths) == 32
         assert sum(len(batch) > 1 for batch in lengths) <= 4
