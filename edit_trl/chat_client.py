@@ -252,7 +252,7 @@ class ChatClient:
         self._check()
         self._store = _ReplyStore(self.store, self._identity())
         self.usage = self._store.usage()
-        self._current_run: _Run | None = None
+        self._run: _Run | None = None
 
     def _check(self) -> None:
         url = urlsplit(self.base_url)
@@ -314,15 +314,6 @@ class ChatClient:
     def _longest_reply(self) -> int | None:
         return (self.extra_body or {}).get("max_completion_tokens", self.max_tokens)
 
-    def _body(self, messages: list[dict[str, str]], sample: int) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.model, "messages": messages}
-        for name in ("temperature", "top_p", "max_tokens"):
-            if getattr(self, name) is not None:
-                body[name] = getattr(self, name)
-        if self.seed is not None:
-            body["seed"] = self.seed + sample
-        return body
-
     def _key(self, messages: list[dict[str, str]], sample: int) -> str:
         asked = [self._store.identity, messages, sample]
         return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -347,6 +338,8 @@ class ChatClient:
             EndpointError: If there is no usable reply after all attempts, or the endpoint refuses.
         """
         run = self._run
+        if run is None:
+            raise RuntimeError("`chat` must be called inside `ChatClient.for_each`, which opens the connection.")
         key = self._key(messages, sample)
         while key in run.pending:  # asked by another worker at this moment
             await run.pending[key].wait()
@@ -355,200 +348,9 @@ class ChatClient:
             return reply
         run.pending[key] = asyncio.Event()
         try:
-            return await self._ask(key, messages, sample)
+            return await run.ask(key, messages, sample)
         finally:
             run.pending.pop(key).set()
-
-    async def _ask(self, key: str, messages: list[dict[str, str]], sample: int) -> ChatReply:
-        run = self._run
-        body = self._body(messages, sample)
-        prompt_tokens = estimate_tokens(messages)
-        # At worst: a token per byte, and the longest reply.
-        cost = self.price(prompt_tokens * _BYTES_PER_TOKEN, self._longest_reply or 0) or 0.0
-        num_sent = num_failed = 0
-        while True:
-            await self._reserve(cost)
-            is_sent = False
-            try:
-                async with run.slots:
-                    await self._wait_for_turn(prompt_tokens)
-                    is_sent = True
-                    num_sent += 1
-                    reply = await self._send(body, prompt_tokens)
-                self._count(key, reply, num_sent, prompt_tokens)
-                return reply
-            except _Cooling as cooling:
-                self._cool_down(cooling)
-            except _Failure as failure:
-                num_failed += 1
-                if num_failed > self.max_retries:
-                    raise self._give_up(
-                        self._error(
-                            f"No usable reply after {num_failed} attempts; the last one: {self._redact(str(failure))}.",
-                            failure.status_code,
-                        )
-                    ) from None
-                await asyncio.sleep(min(60.0, 0.5 * 2 ** (num_failed - 1)) * random.uniform(0.5, 1.5))
-            except EndpointError as error:
-                # Once these settings have had replies, a refusal is about the request.
-                raise self._give_up(error, counts=not self.usage.replies) from None
-            finally:
-                if not is_sent:
-                    self.usage.requests -= 1
-                run.reserved -= cost
-                run.in_flight -= 1
-                run.settled.set()
-
-    async def _reserve(self, cost: float) -> None:
-        """Count a request before it is sent, so that those in flight together keep to the budget."""
-        while self._run.stop is None:
-            if self.max_requests is not None and self.usage.requests >= self.max_requests:
-                raise BudgetReached(f"`max_requests={self.max_requests}` is reached")
-            spent = self.cost or 0.0
-            if self.max_cost is None or spent + self._run.reserved + cost <= self.max_cost:
-                self.usage.requests += 1
-                self._run.reserved += cost
-                self._run.in_flight += 1
-                return
-            if not self._run.in_flight:
-                raise BudgetReached(f"`max_cost={self.max_cost:g}` is reached: {spent:.4g} spent")
-            # What is in flight may turn out cheaper than at worst.
-            self._run.settled.clear()
-            await self._run.settled.wait()
-        raise self._run.stop
-
-    async def _wait_for_turn(self, prompt_tokens: int) -> None:
-        """Wait until the endpoint may be asked."""
-        await self._run.request_pace.take(1)
-        await self._run.token_pace.take(prompt_tokens)
-        while (seconds := self._run.cool_until - time.monotonic()) > 0:
-            # Not all at once: they would meet the same limit again.
-            await asyncio.sleep(seconds + random.uniform(0.0, min(seconds, 1.0)))
-        async with self._run.opening:
-            if not self._run.is_reachable and self._run.stop is None:
-                await self._reach()
-        if self._run.stop is not None:
-            raise self._run.stop
-
-    def _count(self, key: str, reply: ChatReply, num_sent: int, estimate: int) -> None:
-        self._store.put(key, reply, num_sent)
-        self.usage.replies += 1
-        self.usage.prompt_tokens += reply.prompt_tokens
-        self.usage.completion_tokens += reply.completion_tokens
-        self._run.token_pace.charge(reply.prompt_tokens + reply.completion_tokens - estimate)
-        self._run.failures = 0
-        self._run.cooling_since, self._run.num_coolings = None, 0
-
-    def _give_up(self, error: EndpointError, counts: bool = True) -> EndpointError:
-        """The error of a request that failed for good. Where many do so in a row, it is fatal."""
-        self._run.failures += counts
-        error.is_fatal = error.is_fatal or self._run.failures >= _MAX_FAILURES
-        if error.is_fatal and self._run.stop is None:
-            self._run.stop = error
-        return error
-
-    async def _reach(self) -> None:
-        """Ask for the list of models, so that a wrong address or key shows before anything else is sent."""
-        import openai
-
-        try:
-            models = await asyncio.wait_for(self._run.client.models.list(), self.connect_timeout + 20)
-            self._run.models = [str(model.id) for model in models.data or []]
-        except openai.APIStatusError as error:
-            if error.status_code in (401, 403):  # others: an endpoint without such a list
-                raise self._fail(error) from None
-        except openai.APIConnectionError as error:
-            # One that is too busy to list its models did connect.
-            if not isinstance(error, openai.APITimeoutError) or "Connect" in type(error.__cause__).__name__:
-                raise self._error(
-                    f"Cannot reach the endpoint ({self._reason(error)}). Check `base_url`, and that the server runs.",
-                    is_fatal=True,
-                ) from None
-        except (TimeoutError, asyncio.TimeoutError, ValueError, TypeError, AttributeError, openai.OpenAIError):
-            pass  # no list that we can read
-        self._run.is_reachable = True
-
-    async def _send(self, body: dict[str, Any], prompt_tokens: int) -> ChatReply:
-        """One attempt. Raises `_Cooling`, `_Failure` or an `EndpointError`."""
-        import openai
-
-        try:
-            response = await asyncio.wait_for(
-                self._run.client.chat.completions.with_raw_response.create(**body, extra_body=self.extra_body),
-                self.timeout,
-            )
-            return _read_reply(response.text, prompt_tokens)
-        except (openai.APITimeoutError, TimeoutError, asyncio.TimeoutError):
-            raise _Failure(f"no whole reply within {self.timeout:g} seconds") from None
-        except openai.APIConnectionError as error:
-            raise _Failure(f"the connection failed ({self._reason(error)})") from None
-        except openai.APIStatusError as error:
-            raise self._fail(error) from None
-
-    def _fail(self, error: Any) -> Exception:
-        """What an HTTP status means: wait, try again, give up on this request, or on all."""
-        status = error.status_code
-        detail = self._redact(_detail(error))
-        if status in (429, 503, 529):
-            # Without credit no waiting helps. The message is no guide: rate limits advertise the paid plan.
-            if re.search("insufficient_quota|billing", f"{error.code} {error.type}"):
-                return self._error(f"The account has no credit left: {detail}.", status, is_fatal=True)
-            seconds = _retry_after(error.response.headers)
-            if status != 503 or seconds is not None:
-                return _Cooling(seconds, status)
-        if status >= 500 or status in (408, 409, 425):
-            return _Failure(f"status {status}, {detail}", status)
-        if status in (401, 403):
-            key = f"the key in `{self.api_key_env}`" if self.api_key_env else "no key, since `api_key_env` is not set"
-            return self._error(f"The endpoint refused {key}: {detail}.", status, is_fatal=True)
-        if status == 404:
-            models = f" It lists {', '.join(map(repr, self._run.models[:8]))}." if self._run.models else ""
-            return self._error(
-                f"The endpoint knows no model {self.model!r}, or no chat at this path: {detail}.{models} Check `model` "
-                "and `base_url`, which ends with '/v1' for most.",
-                status,
-                is_fatal=True,
-            )
-        return self._error(f"The endpoint refused the request: {detail}.", status, is_fatal=status in _FATAL_STATUSES)
-
-    def _cool_down(self, cooling: "_Cooling") -> None:
-        now = time.monotonic()
-        if now >= self._run.cool_until:  # the first to hear of it, not one that was in flight already
-            self._run.num_coolings += 1
-        if self._run.cooling_since is None:
-            self._run.cooling_since = now
-        seconds = cooling.seconds
-        if seconds is None:
-            seconds = min(60.0, 2.0**self._run.num_coolings) * random.uniform(0.5, 1.0)
-        if now + seconds - self._run.cooling_since > self.max_wait:
-            error = self._error(
-                f"The endpoint has asked to wait for {now + seconds - self._run.cooling_since:.0f} seconds without a reply in "
-                f"between, more than `max_wait={self.max_wait:g}`. Lower `requests_per_minute`, `tokens_per_minute` or "
-                "`max_concurrency`, or start again later.",
-                cooling.status_code,
-                is_fatal=True,
-            )
-            raise self._give_up(error) from None
-        self._run.cool_until = max(self._run.cool_until, now + seconds)
-
-    def _error(self, message: str, status_code: int | None = None, is_fatal: bool = False) -> EndpointError:
-        status = f" [status {status_code}]" if status_code else ""
-        return EndpointError(f"{self.base_url}: {message}{status}", self.base_url, status_code, is_fatal)
-
-    def _reason(self, error: Any) -> str:
-        """Why there was no connection."""
-        return self._redact(str(error.__cause__ or error) or type(error.__cause__).__name__)
-
-    def _redact(self, text: str) -> str:
-        """A text from outside, without the key, on one line."""
-        key = self._api_key()
-        if key:
-            text = text.replace(key, "***")
-        # Services quote a wrong key in part.
-        return " ".join(re.sub(r"\b(sk[-_]|hf_|Bearer )[\w*.-]{6,}", r"\1***", text).split())[:500]
-
-    def _api_key(self) -> str:
-        return os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
 
     def price(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """
@@ -592,8 +394,8 @@ class ChatClient:
 
         Raises:
             EndpointError: If the endpoint fails for all requests. Replies so far are in the store.
-            ImportError: If `openai` is missing.
-            ValueError: If the key is missing.
+            ImportError: If `openai` is missing, and not all replies are in the store.
+            ValueError: Likewise, if the key is missing.
         """
 
         tasks: list[Any] = []
@@ -616,7 +418,7 @@ class ChatClient:
                     tasks[0].get_loop().call_soon_threadsafe(tasks[0].cancel)
 
     async def _for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> "list[_R | Exception]":
-        self._current_run = run = self._open()
+        self._run = run = _Run(self)
         results: dict[int, _R | Exception] = {}
         numbered = enumerate(items)
 
@@ -639,61 +441,39 @@ class ChatClient:
             for task in workers:
                 task.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-            await run.client.close()
-            self._current_run = None
+            if run.connection is not None:
+                await run.connection.close()
+            self._run = None
         if run.stop is not None:
             raise run.stop
         return [results[index] for index in range(len(results))]
 
-    @property
-    def _run(self) -> "_Run":
-        if self._current_run is None:
-            raise RuntimeError("`chat` must be called inside `ChatClient.for_each`, which opens the connection.")
-        return self._current_run
-
-    def _open(self) -> "_Run":
-        try:
-            import openai
-        except ImportError:
-            raise ImportError(
-                "`ChatClient` needs the `openai` package. Install it with `pip install 'edit-trl[openai]'`."
-            ) from None
-        key = self._api_key() if self.api_key_env else "none"
-        if re.fullmatch(r"[!-~]+", key) is None:
-            raise ValueError(
-                f"The environment variable `{self.api_key_env}` must hold the key of {self.base_url}, and "
-                f"{'holds characters that cannot be sent' if key else 'is not set'}. Set it, name another one with "
-                "`api_key_env`, or pass `api_key_env=None` for an endpoint without keys."
-            )
-        client = openai.AsyncOpenAI(
-            api_key=key,
-            base_url=self.base_url,
-            max_retries=0,  # ours know of the store and of the other requests
-            timeout=openai.Timeout(self.timeout, connect=self.connect_timeout),
-        )
-        slots = asyncio.Semaphore(self.max_concurrency)
-        return _Run(client, slots, _Pace(self.requests_per_minute), _Pace(self.tokens_per_minute))
-
-    def remember(self, name: str, value: Any) -> Any:
+    def remember(self, name: str, value: Any = None) -> Any:
         """
-        What the store holds under a name; if nothing yet, the given value, which it then holds.
+        What the store holds under a name; if nothing yet, the given value, which it then holds unless it is `None`.
 
         For choices that later requests are made of, so that they are made once.
 
         Args:
             name (`str`):
                 Any name.
-            value (`Any`):
+            value (`Any`, *optional*):
                 Anything that JSON can hold.
 
         Returns:
-            `Any`: What is stored.
+            `Any`: What is stored; `None` if nothing is.
         """
         return self._store.remember(name, value)
 
     def close(self) -> None:
-        """Close the store, so that another process may use it."""
+        """Close the store, so that another process may use it. `with ChatClient(...) as client:` does it at the end."""
         self._store.close()
+
+    def __enter__(self) -> "ChatClient":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
 
 
 def estimate_tokens(messages: list[dict[str, str]]) -> int:
@@ -734,26 +514,253 @@ class _Failure(Exception):
         self.status_code = status_code
 
 
-@dataclass
 class _Run:
-    """What is known while requests are sent."""
+    """Requests on their way to the endpoint: their turn, budget, attempts, and what is known meanwhile."""
 
-    client: Any
-    slots: asyncio.Semaphore  # for requests in flight
-    request_pace: "_Pace"
-    token_pace: "_Pace"
-    pending: dict[str, asyncio.Event] = field(default_factory=dict)  # requests that a worker has begun, by key
-    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)  # set when a request has ended
-    stop: EndpointError | None = None  # why nothing more is sent
-    is_reachable: bool = False
-    models: list[str] = field(default_factory=list)
-    in_flight: int = 0
-    reserved: float = 0.0  # cost of the requests in flight, at worst
-    failures: int = 0  # requests in a row
-    cool_until: float = 0.0  # before which nothing is sent
-    cooling_since: float | None = None
-    num_coolings: int = 0  # without a reply in between
+    def __init__(self, client: ChatClient) -> None:
+        self.client = client
+        self.connection: Any = None  # none before a request is needed that the store does not answer
+        self.slots = asyncio.Semaphore(client.max_concurrency)  # for requests in flight
+        self.request_pace = _Pace(client.requests_per_minute)
+        self.token_pace = _Pace(client.tokens_per_minute)
+        self.pending: dict[str, asyncio.Event] = {}  # requests that a worker has begun, by key
+        self.opening = asyncio.Lock()
+        self.settled = asyncio.Event()  # set when a request has ended
+        self.stop: EndpointError | None = None  # why nothing more is sent
+        self.is_reachable = False
+        self.models: list[str] = []
+        self.in_flight = 0
+        self.reserved = 0.0  # cost of the requests in flight, at worst
+        self.failures = 0  # requests in a row
+        self.cool_until = 0.0  # before which nothing is sent
+        self.cooling_since: float | None = None
+        self.num_coolings = 0  # without a reply in between
+
+    async def ask(self, key: str, messages: list[dict[str, str]], sample: int) -> ChatReply:
+        body = self._body(messages, sample)
+        prompt_tokens = estimate_tokens(messages)
+        # At worst: a token per byte, and the longest reply.
+        cost = self.client.price(prompt_tokens * _BYTES_PER_TOKEN, self.client._longest_reply or 0) or 0.0
+        num_sent = num_failed = 0
+        while True:
+            await self._reserve(cost)
+            is_sent = False
+            try:
+                async with self.slots:
+                    await self._wait_for_turn(prompt_tokens)
+                    is_sent = True
+                    num_sent += 1
+                    reply = await self._send(body, prompt_tokens)
+                self._count(key, reply, num_sent, prompt_tokens)
+                return reply
+            except _Cooling as cooling:
+                self._cool_down(cooling)
+            except _Failure as failure:
+                num_failed += 1
+                if num_failed > self.client.max_retries:
+                    raise self._give_up(
+                        self._error(
+                            f"No usable reply after {num_failed} attempts; the last one: {self._redact(str(failure))}.",
+                            failure.status_code,
+                        )
+                    ) from None
+                await asyncio.sleep(min(60.0, 0.5 * 2 ** (num_failed - 1)) * random.uniform(0.5, 1.5))
+            except EndpointError as error:
+                # Once these settings have had replies, a refusal is about the request.
+                raise self._give_up(error, counts=not self.client.usage.replies) from None
+            finally:
+                if not is_sent:
+                    self.client.usage.requests -= 1
+                self.reserved -= cost
+                self.in_flight -= 1
+                self.settled.set()
+
+    async def _reserve(self, cost: float) -> None:
+        """Count a request before it is sent, so that those in flight together keep to the budget."""
+        while self.stop is None:
+            if self.client.max_requests is not None and self.client.usage.requests >= self.client.max_requests:
+                raise BudgetReached(f"`max_requests={self.client.max_requests}` is reached")
+            spent = self.client.cost or 0.0
+            if self.client.max_cost is None or spent + self.reserved + cost <= self.client.max_cost:
+                self.client.usage.requests += 1
+                self.reserved += cost
+                self.in_flight += 1
+                return
+            if not self.in_flight:
+                raise BudgetReached(f"`max_cost={self.client.max_cost:g}` is reached: {spent:.4g} spent")
+            # What is in flight may turn out cheaper than at worst.
+            self.settled.clear()
+            await self.settled.wait()
+        raise self.stop
+
+    async def _wait_for_turn(self, prompt_tokens: int) -> None:
+        """Wait until the endpoint may be asked."""
+        await self.request_pace.take(1)
+        await self.token_pace.take(prompt_tokens)
+        while (seconds := self.cool_until - time.monotonic()) > 0:
+            # Not all at once: they would meet the same limit again.
+            await asyncio.sleep(seconds + random.uniform(0.0, min(seconds, 1.0)))
+        async with self.opening:
+            if not self.is_reachable and self.stop is None:
+                await self._reach()
+        if self.stop is not None:
+            raise self.stop
+
+    def _count(self, key: str, reply: ChatReply, num_sent: int, estimate: int) -> None:
+        self.client._store.put(key, reply, num_sent)
+        self.client.usage.replies += 1
+        self.client.usage.prompt_tokens += reply.prompt_tokens
+        self.client.usage.completion_tokens += reply.completion_tokens
+        self.token_pace.charge(reply.prompt_tokens + reply.completion_tokens - estimate)
+        self.failures = 0
+        self.cooling_since, self.num_coolings = None, 0
+
+    def _give_up(self, error: EndpointError, counts: bool = True) -> EndpointError:
+        """The error of a request that failed for good. Where many do so in a row, it is fatal."""
+        self.failures += counts
+        error.is_fatal = error.is_fatal or self.failures >= _MAX_FAILURES
+        if error.is_fatal and self.stop is None:
+            self.stop = error
+        return error
+
+    def _connect(self) -> Any:
+        try:
+            import openai
+        except ImportError:
+            raise ImportError(
+                "`ChatClient` needs the `openai` package. Install it with `pip install 'edit-trl[openai]'`."
+            ) from None
+        client = self.client
+        key = self._api_key() if client.api_key_env else "none"
+        if re.fullmatch(r"[!-~]+", key) is None:
+            raise ValueError(
+                f"The environment variable `{client.api_key_env}` must hold the key of {client.base_url}, and "
+                f"{'holds characters that cannot be sent' if key else 'is not set'}. Set it, name another one with "
+                "`api_key_env`, or pass `api_key_env=None` for an endpoint without keys."
+            )
+        return openai.AsyncOpenAI(
+            api_key=key,
+            base_url=client.base_url,
+            max_retries=0,  # ours know of the store and of the other requests
+            timeout=openai.Timeout(client.timeout, connect=client.connect_timeout),
+        )
+
+    async def _reach(self) -> None:
+        """Connect, and ask for the list of models: a wrong address or key shows before anything else is sent."""
+        self.connection = self._connect()
+        import openai
+
+        try:
+            models = await asyncio.wait_for(self.connection.models.list(), self.client.connect_timeout + 20)
+            self.models = [str(model.id) for model in models.data or []]
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403):  # others: an endpoint without such a list
+                raise self._fail(error) from None
+        except openai.APIConnectionError as error:
+            # One that is too busy to list its models did connect.
+            if not isinstance(error, openai.APITimeoutError) or "Connect" in type(error.__cause__).__name__:
+                raise self._error(
+                    f"Cannot reach the endpoint ({self._reason(error)}). Check `base_url`, and that the server runs.",
+                    is_fatal=True,
+                ) from None
+        except (TimeoutError, asyncio.TimeoutError, ValueError, TypeError, AttributeError, openai.OpenAIError):
+            pass  # no list that we can read
+        self.is_reachable = True
+
+    async def _send(self, body: dict[str, Any], prompt_tokens: int) -> ChatReply:
+        """One attempt. Raises `_Cooling`, `_Failure` or an `EndpointError`."""
+        import openai
+
+        try:
+            response = await asyncio.wait_for(
+                self.connection.chat.completions.with_raw_response.create(**body, extra_body=self.client.extra_body),
+                self.client.timeout,
+            )
+            return _read_reply(response.text, prompt_tokens)
+        except (openai.APITimeoutError, TimeoutError, asyncio.TimeoutError):
+            raise _Failure(f"no whole reply within {self.client.timeout:g} seconds") from None
+        except openai.APIConnectionError as error:
+            raise _Failure(f"the connection failed ({self._reason(error)})") from None
+        except openai.APIStatusError as error:
+            raise self._fail(error) from None
+
+    def _fail(self, error: Any) -> Exception:
+        """What an HTTP status means: wait, try again, give up on this request, or on all."""
+        status = error.status_code
+        detail = self._redact(_detail(error))
+        if status in (429, 503, 529):
+            # Without credit no waiting helps. The message is no guide: rate limits advertise the paid plan.
+            if re.search("insufficient_quota|billing", f"{error.code} {error.type}"):
+                return self._error(f"The account has no credit left: {detail}.", status, is_fatal=True)
+            seconds = _retry_after(error.response.headers)
+            if status != 503 or seconds is not None:
+                return _Cooling(seconds, status)
+        if status >= 500 or status in (408, 409, 425):
+            return _Failure(f"status {status}, {detail}", status)
+        if status in (401, 403):
+            key = (
+                f"the key in `{self.client.api_key_env}`"
+                if self.client.api_key_env
+                else "no key, since `api_key_env` is not set"
+            )
+            return self._error(f"The endpoint refused {key}: {detail}.", status, is_fatal=True)
+        if status == 404:
+            models = f" It lists {', '.join(map(repr, self.models[:8]))}." if self.models else ""
+            return self._error(
+                f"The endpoint knows no model {self.client.model!r}, or no chat at this path: {detail}.{models} Check `model` "
+                "and `base_url`, which ends with '/v1' for most.",
+                status,
+                is_fatal=True,
+            )
+        return self._error(f"The endpoint refused the request: {detail}.", status, is_fatal=status in _FATAL_STATUSES)
+
+    def _cool_down(self, cooling: "_Cooling") -> None:
+        now = time.monotonic()
+        if now >= self.cool_until:  # the first to hear of it, not one that was in flight already
+            self.num_coolings += 1
+        if self.cooling_since is None:
+            self.cooling_since = now
+        seconds = cooling.seconds
+        if seconds is None:
+            seconds = min(60.0, 2.0**self.num_coolings) * random.uniform(0.5, 1.0)
+        if now + seconds - self.cooling_since > self.client.max_wait:
+            error = self._error(
+                f"The endpoint has asked to wait for {now + seconds - self.cooling_since:.0f} seconds without a reply in "
+                f"between, more than `max_wait={self.client.max_wait:g}`. Lower `requests_per_minute`, `tokens_per_minute` or "
+                "`max_concurrency`, or start again later.",
+                cooling.status_code,
+                is_fatal=True,
+            )
+            raise self._give_up(error) from None
+        self.cool_until = max(self.cool_until, now + seconds)
+
+    def _body(self, messages: list[dict[str, str]], sample: int) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self.client.model, "messages": messages}
+        for name in ("temperature", "top_p", "max_tokens"):
+            if getattr(self.client, name) is not None:
+                body[name] = getattr(self.client, name)
+        if self.client.seed is not None:
+            body["seed"] = self.client.seed + sample
+        return body
+
+    def _error(self, message: str, status_code: int | None = None, is_fatal: bool = False) -> EndpointError:
+        status = f" [status {status_code}]" if status_code else ""
+        return EndpointError(f"{self.client.base_url}: {message}{status}", self.client.base_url, status_code, is_fatal)
+
+    def _reason(self, error: Any) -> str:
+        """Why there was no connection."""
+        return self._redact(str(error.__cause__ or error) or type(error.__cause__).__name__)
+
+    def _redact(self, text: str) -> str:
+        """A text from outside, without the key, on one line."""
+        key = self._api_key()
+        if key:
+            text = text.replace(key, "***")
+        # Services quote a wrong key in part.
+        return " ".join(re.sub(r"\b(sk[-_]|hf_|Bearer )[\w*.-]{6,}", r"\1***", text).split())[:500]
+
+    def _api_key(self) -> str:
+        return os.environ.get(self.client.api_key_env, "").strip() if self.client.api_key_env else ""
 
 
 class _Pace:
@@ -832,8 +839,10 @@ class _ReplyStore:
 
     def remember(self, name: str, value: Any) -> Any:
         with self.lock, closing(self.db.cursor()) as cursor:
-            cursor.execute("INSERT OR IGNORE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
-            return json.loads(cursor.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()[0])
+            if value is not None:
+                cursor.execute("INSERT OR IGNORE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
+            row = cursor.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return json.loads(row[0]) if row else None
 
     def close(self) -> None:
         self.db.close()

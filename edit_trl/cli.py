@@ -112,15 +112,12 @@ def _synthesize(args: argparse.Namespace) -> int:
     if store.exists() or not args.dry_run:
         store.parent.mkdir(parents=True, exist_ok=True)
         options["store"] = str(store)
-    client = ChatClient(**options)
-    try:
+    with ChatClient(**options) as client:
         if args.dry_run:
             _print_estimate(estimate(questions, client, config), client)
             return 0
         with _Progress(client) as progress:
             result = synthesize(questions, client, config, on_progress=progress)
-    finally:
-        client.close()
     from .synthesis.dataset_files import push_to_hub, save
 
     files = save(result, config)

@@ -1124,7 +1124,31 @@ class TestStore:
             assert client.remember("examples", [2]) == [3, 1, {"a": None}]
             assert client.remember("others", "x") == "x"
         with closing(ChatClient("teacher", store=store)) as client:
-            assert client.remember("examples", None) == [3, 1, {"a": None}]
+            assert client.remember("examples") == [3, 1, {"a": None}]
+            assert client.remember("nothing yet") is None
+            assert client.remember("nothing yet", 3) == 3
+
+    def test_it_is_free_again_after_with(self, tmp_path):
+        store = str(tmp_path / "replies.sqlite")
+        with pytest.raises(KeyError), ChatClient("teacher", store=store) as client:
+            client.remember("x", 1)
+            raise KeyError
+        with ChatClient("teacher", store=store) as client:
+            assert client.remember("x") == 1
+
+    def test_replies_of_the_store_need_neither_endpoint_nor_key_nor_openai(self, tmp_path, monkeypatch):
+        options = {"store": str(tmp_path / "replies.sqlite"), "api_key_env": "TEACHER_KEY"}
+        monkeypatch.setenv("TEACHER_KEY", "sesame")
+        with Teacher(answer) as teacher, client_for(teacher, **options) as client:
+            assert ask(client, questions(3)) == answers(3)
+            url = teacher.url
+        monkeypatch.delenv("TEACHER_KEY")
+        monkeypatch.setitem(sys.modules, "openai", None)
+
+        with ChatClient("teacher", url, **options) as client:
+            assert ask(client, questions(3)) == answers(3)
+            with pytest.raises(ImportError, match="needs the `openai` package"):
+                ask(client, questions(4))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")

@@ -32,6 +32,7 @@ from dual_cot_teacher import (
     teach_but,
     time_limit,  # noqa: F401
 )
+from pyarrow import parquet
 from teacher import Response, Teacher, completion
 
 from edit_trl.chat_client import ChatClient
@@ -43,7 +44,7 @@ pytest.importorskip("openai")
 
 # The teacher is wrong on three: 6 + 3 + 3 requests.
 SIX_COTS = DUAL_COTS[:6]
-FILES = ["README.md", "dual_cots.jsonl", "rejected.jsonl", "replies.sqlite", "report.json", "sft.jsonl"]
+FILES = ["README.md", "dual_cots.parquet", "rejected.parquet", "replies.sqlite", "report.json", "sft.parquet"]
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def command(teacher, *flags, questions="questions.jsonl", output_dir="out"):
 
 
 def rows_of(path):
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return parquet.read_table(path).to_pylist()
 
 
 def read_only_line(capsys):
@@ -133,9 +134,9 @@ class TestSynthesize:
 
         assert sorted(os.listdir("out")) == FILES
         out = capsys.readouterr().out.splitlines()
-        names = ("dual_cots.jsonl", "sft.jsonl", "rejected.jsonl", "report.json", "README.md")
+        names = ("dual_cots.parquet", "sft.parquet", "rejected.parquet", "report.json", "README.md")
         assert out[-5:] == [str(Path("out", name)) for name in names]
-        assert len(rows_of("out/dual_cots.jsonl")) == len(rows_of("out/sft.jsonl")) == 6
+        assert len(rows_of("out/dual_cots.parquet")) == len(rows_of("out/sft.parquet")) == 6
         assert steps_of(teacher.requests) == {"extract": 6, "rectify": 3, "corrupt": 3}
 
     def test_progress_in_a_file_is_a_line_now_and_then(self, capsys, monkeypatch):
@@ -195,7 +196,7 @@ class TestSynthesize:
         assert main(command(teacher, questions=path)) == 0
 
         keys = ("prompt", "chosen", "rejected", "answer", "task")
-        pairs = sorted(rows_of("out/dual_cots.jsonl"), key=str)
+        pairs = sorted(rows_of("out/dual_cots.parquet"), key=str)
         expected = sorted((cot.to_pair() for cot in SIX_COTS), key=str)
         assert [[pair[key] for key in keys] for pair in pairs] == [[pair[key] for key in keys] for pair in expected]
 
@@ -218,7 +219,7 @@ class TestSynthesize:
         with Teacher(lambda *_: "I do not know.") as teacher:
             assert main(command(teacher, questions=f"odd.{kind}")) == 0
 
-        assert [{name: row[name] for name in rows[0]} for row in rows_of("out/rejected.jsonl")] == rows
+        assert [{name: row[name] for name in rows[0]} for row in rows_of("out/rejected.parquet")] == rows
 
     @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
     def test_limit_takes_the_first_questions(self, kind, teacher):
@@ -266,7 +267,7 @@ class TestSynthesize:
     def test_kinds_of_mistakes_are_asked_for_by_a_bare_flag(self, teacher, capsys):
         assert main(command(teacher, "--classify_mistakes", "--limit", "4")) == 0
 
-        kinds = [row["mistake_kinds"] for row in rows_of("out/dual_cots.jsonl")]
+        kinds = [row["mistake_kinds"] for row in rows_of("out/dual_cots.parquet")]
         assert sorted(kinds) == sorted([cot.mistake_kind] for cot in DUAL_COTS[:4])
         assert re.search(r"^classify .*4/4", capsys.readouterr().err, re.MULTILINE)
 
@@ -311,7 +312,7 @@ class TestSynthesize:
             assert main(command(teacher, "--api_key_env", "TEACHER_KEY", "--dry_run")) == 0
 
         assert {headers["authorization"] for headers in teacher.headers} == {f"Bearer {key}"}
-        assert [row["reject_reason"] for row in rows_of("out/rejected.jsonl")] == ["endpoint_error"]
+        assert [row["reject_reason"] for row in rows_of("out/rejected.parquet")] == ["endpoint_error"]
         out, err = capfd.readouterr()
         texts = [out.encode(), err.encode(), *(path.read_bytes() for path in own_folder.rglob("*") if path.is_file())]
         assert len(texts) > 8
@@ -333,7 +334,7 @@ class TestStops:
             out = capsys.readouterr().out
             stopped = f"Stopped: `max_requests={limit}` is reached. The same command with a larger limit goes on.\n"
             assert (stopped in out) == (limit < 12)
-            assert len(rows_of("out/dual_cots.jsonl")) == num_pairs
+            assert len(rows_of("out/dual_cots.parquet")) == num_pairs
         assert len(set(as_sent(teacher.requests))) == 12
 
     @pytest.fixture
@@ -402,7 +403,7 @@ class TestStops:
         assert len(set(sent)) == 34
         assert len(sent) <= 34 + 3 * 4
         assert as_sent(teacher.requests[len(sent) :]) == sorted(set(sent))
-        for name in ("dual_cots.jsonl", "sft.jsonl", "rejected.jsonl"):
+        for name in ("dual_cots.parquet", "sft.parquet", "rejected.parquet"):
             assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes() != b""
         assert sorted(os.listdir("killed")) == FILES
 
@@ -478,7 +479,7 @@ class TestFailures:
         last = capsys_err_last(capsys)[1]
         assert re.search(f"^edit-trl synthesize: .*{message}", last), last
         assert teacher.requests == []
-        assert not Path("out", "dual_cots.jsonl").exists()
+        assert not Path("out", "dual_cots.parquet").exists()
 
     def test_folder_is_not_made_for_questions_that_cannot_be_read(self, teacher, capsys):
         assert main(command(teacher, questions="none.jsonl")) == 1
@@ -566,7 +567,7 @@ class TestConfigFile:
 
         assert sorted(os.listdir()) == ["again", "questions.jsonl", "run.yaml", "typed"]
         assert {request["temperature"] for request in teacher.requests} == {0.9}
-        assert [len(rows_of(f"{folder}/dual_cots.jsonl")) for folder in ("typed", "again")] == [2, 3]
+        assert [len(rows_of(f"{folder}/dual_cots.parquet")) for folder in ("typed", "again")] == [2, 3]
 
     def test_values_of_text_flags_need_no_quotes(self, teacher):
         """YAML takes these for a date, a number and a truth value."""
@@ -577,7 +578,7 @@ class TestConfigFile:
 
         assert main(["synthesize", "--config", "run.yaml"]) == 0
 
-        assert Path("2030-01-02", "dual_cots.jsonl").is_file()
+        assert Path("2030-01-02", "dual_cots.parquet").is_file()
         assert {request["model"] for request in teacher.requests} == {"4.5"}
 
     @pytest.mark.parametrize(("name", "nearest"), [("temprature", "temperature"), ("num-samples", "num_samples")])

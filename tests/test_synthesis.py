@@ -229,7 +229,7 @@ class TestRecipe:
         body = json.dumps(completion(f"{ERRING.rejected} HALF")).replace("HALF", "\\ud83d").encode()
 
         result, _ = run(teach_but({("extract", ERRING.question): [Response(body)]}), cots=[ERRING, RIGHT])
-        save(result, SynthesisConfig(output_dir=str(tmp_path)))
+        save(result, SynthesisConfig(output_dir=str(tmp_path), file_format="jsonl"))
 
         assert ERRING.rejected in (tmp_path / "dual_cots.jsonl").read_text(encoding="utf-8")
 
@@ -530,6 +530,30 @@ class TestContrastiveExamples:
         prompts = {pair["prompt"] for pair in first.pairs}
         assert [pair for pair in second.pairs if pair["prompt"] in prompts] == first.pairs.to_list()
 
+    def test_others_are_drawn_for_other_prompts_and_other_examples(self, tmp_path):
+        """What was drawn before belongs to other pairs, or to another file."""
+        store = str(tmp_path / "replies.sqlite")
+        template = tmp_path / "templates" / "answer_hint.txt"
+        template.parent.mkdir()
+        template.write_text("[user]\nQ: {{ question }}\nH: {{ answer }} is right.")
+        options = [
+            {"examples": examples_file(tmp_path, 5, 5)},
+            {"examples": examples_file(tmp_path, 5, 5, "Another")},
+            {"template_dir": str(template.parent)},
+        ]
+        drawn = []
+        with Teacher(teach) as teacher:
+            for option in options:
+                num_before = len(teacher.requests)
+                with closing(client_for(teacher, store=store)) as client:
+                    synthesize(questions(RIGHT_COTS[:2]), client, SynthesisConfig(num_examples=2, **option))
+                sent = [request for request in teacher.requests[num_before:] if asked(request)[0] == "corrupt"]
+                drawn.append({question.split()[0] for request in sent for question, *_ in shown(request)})
+
+        shipped = {example["question"].split()[0] for example in shipped_examples()}
+        assert drawn[:2] == [{"Question"}, {"Another"}]
+        assert drawn[2] and drawn[2] <= shipped
+
     def test_shipped_ones_stand_in_where_there_are_too_few(self):
         """Three examples are drawn from four rectified pairs at least: the question itself may be one of them."""
         cots = WRONG_COTS[:3] + RIGHT_COTS[:2]
@@ -636,10 +660,10 @@ class TestContrastiveExamples:
         assert (len(result.pairs), result.report["notes"]) == (2, [])
 
 
-def examples_file(folder, num=3, num_wrong=3):
-    path = folder / "examples.jsonl"
+def examples_file(folder, num=3, num_wrong=3, stem="Question"):
+    path = folder / f"{stem}.jsonl"
     lines = [
-        {"question": f"Question {i}", "answer": str(i), "chosen": f"Right {i}", "rejected": f"Wrong {i}"}
+        {"question": f"{stem} {i}", "answer": str(i), "chosen": f"Right {i}", "rejected": f"Wrong {i}"}
         for i in range(num)
     ]
     for line in lines[num_wrong:]:
@@ -680,6 +704,21 @@ class TestBudget:
 
         assert steps_of(requests) == {"extract": 6, "rectify": 3}
 
+    def test_stop_before_the_last_step_keeps_the_pairs_of_earlier_runs(self, tmp_path):
+        """There are 20 requests for 10 questions, and 14 of another 16 questions are for the first two steps."""
+        store = str(tmp_path / "replies.sqlite")
+        with Teacher(teach) as teacher:
+            with closing(client_for(teacher, store=store)) as client:
+                first = synthesize(questions(DUAL_COTS[:10]), client)
+            with closing(client_for(teacher, store=store, max_requests=28)) as client:
+                second = synthesize(questions(), client)
+
+        assert Counter(first.pairs["origin"]) == {"rectified": 5, "corrupted": 5}
+        assert Counter(second.pairs["origin"]) == {"rectified": 7, "corrupted": 5}
+        assert [pair for pair in second.pairs if pair in first.pairs.to_list()] == first.pairs.to_list()
+        reasons = Counter((row["step"], row["reject_reason"]) for row in second.rejected)
+        assert reasons == {("rectify", "not_asked"): 1, ("corrupt", "not_asked"): 3}
+
     def test_cost_stops_a_run_as_well(self):
         """20 and 10 tokens at a price of 1 each: 30 a request at the end, and more until its usage is known."""
         prices = {"prompt_price": 1e6, "completion_price": 1e6, "max_tokens": 10, "max_concurrency": 1}
@@ -703,6 +742,17 @@ class TestEndpoint:
 
         assert [(row["step"], row["reject_reason"]) for row in result.rejected] == [("rectify", "endpoint_error")]
         assert len(result.pairs) == 1
+
+    def test_last_reply_before_a_refusal_is_kept(self):
+        """A reply that is no good, and then none."""
+        cot = WRONG_COTS[0]
+        script = teach_but({("rectify", cot.question): [cot.rejected, refuse("no more")]})
+
+        result, _ = run(script)
+
+        (row,) = result.rejected
+        assert (row["reject_reason"], row["reply"]) == ("endpoint_error", cot.rejected)
+        assert "no more" in row["detail"]
 
 
 class TestProgress:
@@ -729,7 +779,7 @@ class TestConfig:
             ({"min_similarity": 0.9, "max_similarity": 0.8}, "`min_similarity` and `max_similarity` .* 0.9 and 0.8"),
             ({"max_similarity": 1.1}, "must lie between 0 and 1"),
             ({"min_similarity": -0.1}, "must lie between 0 and 1"),
-            ({"file_format": "csv"}, "`file_format` must be 'jsonl' or 'parquet', got 'csv'"),
+            ({"file_format": "csv"}, "`file_format` must be 'parquet' or 'jsonl', got 'csv'"),
         ],
     )
     def test_bad_option_is_refused_at_once(self, options, message):
@@ -819,7 +869,7 @@ class TestEstimate:
         (folder / "contrastive_cot.txt").write_text(
             "{{ response }}{% for e in examples %} {{ e.rejected }}{% endfor %}"
         )
-        (folder / "mistake.txt").write_text("{{ question }} {{ rejected }}")
+        (folder / "mistake.txt").write_text("{{ prompt }} {{ rejected }}")
         return str(folder)
 
     ROWS = [{"question": "0123456789ab", "answer": "42"}, {"question": "0123456789abcdefghij", "answer": "7"}]
@@ -960,19 +1010,18 @@ class TestPrompts:
         ]
 
     def test_judge_sees_both_chains_in_one_message(self):
-        (message,) = Prompts().render("mistake", question="What is 2 + 3?", chosen="It is 5.", rejected="It is 6.")
+        (message,) = Prompts().render("mistake", prompt="What is 2 + 3?", chosen="It is 5.", rejected="It is 6.")
 
         assert message["role"] == "user"
         assert (
-            "Question: What is 2 + 3?\n\nRight response: It is 5.\n\nWrong response: It is 6.\n\n"
-            in message["content"]
+            "Prompt:\nWhat is 2 + 3?\n\nRight response: It is 5.\n\nWrong response: It is 6.\n\n" in message["content"]
         )
         assert message["content"].endswith('Then write a last line of the form "Category: a".')
 
     @pytest.mark.parametrize("name", TEMPLATES)
     def test_data_stays_text_whatever_it_holds(self, name):
         """Filled in, odd values are where plain ones would be, and begin no message."""
-        names = ("task_description", "question", "answer", "response", "chosen", "rejected")
+        names = ("task_description", "question", "answer", "response", "prompt", "chosen", "rejected")
 
         def filled(value):
             example = dict.fromkeys(("question", "answer", "chosen", "rejected"), value)
@@ -1349,9 +1398,7 @@ class TestMistakes:
         assert classified.column_names == [*pairs.column_names, "mistake_kinds"]
 
     def test_own_prompt_is_used(self, pairs, tmp_path):
-        (tmp_path / "mistake.txt").write_text(
-            "Category: which?\nQuestion: {{ question }}\n{{ chosen }}|{{ rejected }}"
-        )
+        (tmp_path / "mistake.txt").write_text("Category: which?\nQuestion: {{ prompt }}\n{{ chosen }}|{{ rejected }}")
         with Teacher(teach) as teacher:
             classify_mistakes(pairs.select([0]), client_for(teacher), template_dir=str(tmp_path))
 
@@ -1421,6 +1468,15 @@ def metadata_of(card):
     return yaml.safe_load(head), body
 
 
+def reply_with_dates(request, number):
+    """Right with a hint, and a day too early without."""
+    content = request["messages"][-1]["content"]
+    (date,) = set(re.findall(r"Which day is ([\d-]+)\?", content))
+    if "\nH: " not in content:
+        date = date.replace("02", "01").replace("24", "23")
+    return f"The question itself names the day, {date}, and asks for no other. Therefore, the answer is {date}."
+
+
 @pytest.fixture(scope="module")
 def mixed():
     """A run with rejected replies, stopped by its budget: 16 + 8 requests, one more for an attempt, 5 of 8."""
@@ -1465,6 +1521,18 @@ class TestFiles:
 
         for name in ("dual_cots", "sft"):
             assert len(load_dataset(folder, name, split="train", cache_dir=str(tmp_path / "cache"))) == 16
+
+    def test_text_that_looks_like_something_else_stays_text(self, tmp_path):
+        """Answers that are all dates, and no row with a task: of JSON Lines, `load_dataset` would guess the types."""
+        answers = ["2030-01-02", "2031-12-24"]
+        with Teacher(reply_with_dates) as teacher:
+            rows = [{"question": f"Which day is {answer}?", "answer": answer} for answer in answers]
+            result = synthesize(rows, client_for(teacher))
+        save(result, SynthesisConfig(output_dir=str(tmp_path / "dates")))
+
+        loaded = load_dataset(str(tmp_path / "dates"), split="train", cache_dir=str(tmp_path / "cache"))
+        assert loaded["answer"][:] == answers
+        assert loaded["task"][:] == [None, None]
 
     def test_kinds_of_mistakes_are_kept(self, made, tmp_path):
         pairs = made[0].pairs.select(range(3)).add_column("mistake_kinds", [["logical"], None, ["logical", "other"]])
@@ -1514,7 +1582,7 @@ class TestFiles:
     def test_card_of_a_run_without_pairs_can_be_written(self):
         result, _ = run(lambda *_: "I do not know.", cots=DUAL_COTS[:2])
 
-        metadata, body = metadata_of(dataset_files.dataset_card(result, SynthesisConfig()))
+        metadata, body = metadata_of(dataset_files.dataset_card(result, SynthesisConfig(file_format="jsonl")))
 
         assert [config["config_name"] for config in metadata["configs"]] == ["rejected"]
         assert "- Pairs: 0 (none)." in body
@@ -1528,7 +1596,7 @@ class TestFiles:
 
     def test_failure_leaves_the_files_as_they_were(self, made, tmp_path, monkeypatch):
         """All are written before the first is replaced."""
-        config = SynthesisConfig(output_dir=str(tmp_path))
+        config = SynthesisConfig(output_dir=str(tmp_path), file_format="jsonl")
         save(made[0], config)
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         monkeypatch.setattr(dataset_files, "json", FullDisk(after=10))
@@ -1542,7 +1610,8 @@ class TestFiles:
         """Characters are not escaped, and separators inside of texts end no line."""
         question = "Wie heißt 2 + 3\u2028auf Deutsch? 🎈"
         wrong, right = (f"2 + 3 = {n}. Therefore, the answer is {word}." for n, word in ((6, "sechs"), (5, "fünf")))
-        save(run_one(question, "fünf", wrong, right), SynthesisConfig(output_dir=str(tmp_path)))
+        result = run_one(question, "fünf", wrong, right)
+        save(result, SynthesisConfig(output_dir=str(tmp_path), file_format="jsonl"))
 
         text = (tmp_path / "dual_cots.jsonl").read_text(encoding="utf-8")
         assert question in text
@@ -1597,8 +1666,8 @@ class TestPushToHub:
             "replies.sqlite",
             "replies.sqlite-wal",
             "questions.jsonl",
-            "tmp1/dual_cots.jsonl",
-            "sft.parquet",
+            "tmp1/dual_cots.parquet",
+            "sft.jsonl",
             ".env",
         ]
 
@@ -1615,11 +1684,11 @@ class TestPushToHub:
         assert sorted(pushed) == sorted(files)
 
     def test_name_and_format_are_those_of_the_config(self, calls, tmp_path):
-        push_to_hub(SynthesisConfig(output_dir=str(tmp_path), file_format="parquet", hub_dataset_id="lab/cots"))
+        push_to_hub(SynthesisConfig(output_dir=str(tmp_path), file_format="jsonl", hub_dataset_id="lab/cots"))
 
         (_, name, _), (_, options) = calls
         assert (name, options["repo_id"]) == ("lab/cots", "somebody/cots")
-        assert {"dual_cots.parquet", "sft.parquet", "rejected.parquet"} <= set(options["allow_patterns"])
+        assert {"dual_cots.jsonl", "sft.jsonl", "rejected.jsonl"} <= set(options["allow_patterns"])
 
 
 def test_steps_of_the_report_are_those_that_are_explained(made):

@@ -124,9 +124,9 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
         "\n".join([*metadata, "---"]),
         "# Dual chains-of-thought",
         "Pairs of a right (`chosen`) and a wrong (`rejected`) chain of thought for one question that share most of their "
-        "reasoning, to train a student with `EDITTrainer` of "
-        "[edit-trl](https://huggingface.co/papers/2405.19737) or with any preference trainer of TRL. `sft` holds the right "
-        "chains for supervised fine-tuning before that, `rejected` what was not used, and why.",
+        "reasoning, made by the recipe of the EDIT [paper](https://huggingface.co/papers/2405.19737), to train a student "
+        "with `EDITTrainer` of `edit_trl` or with any preference trainer of TRL. `sft` holds the right chains for "
+        "supervised fine-tuning before that, `rejected` what was not used, and why.",
         f"- Pairs: {report['pairs']} ({', '.join(f'{n} {origin}' for origin, n in report['origin'].items()) or 'none'}). "
         "Rectified: the teacher was wrong, and right when told the answer. Corrupted: the teacher was right, and wrote a "
         "wrong response when asked for one.\n"

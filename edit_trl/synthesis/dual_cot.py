@@ -95,8 +95,9 @@ class SynthesisConfig:
             Folder with prompts of your own, any of `cot.txt`, `answer_hint.txt`, `contrastive_cot.txt`, `mistake.txt`.
         classify_mistakes (`bool`, *optional*, defaults to `False`):
             Whether to ask the teacher for the kind of each pair's mistake too, see [`classify_mistakes`].
-        file_format (`str`, *optional*, defaults to `"jsonl"`):
-            `"jsonl"` or `"parquet"`.
+        file_format (`str`, *optional*, defaults to `"parquet"`):
+            `"parquet"` or `"jsonl"`. JSON Lines are read with the eyes, but `load_dataset` guesses their types: answers
+            that are all dates, such as 2030-01-02, are no text to it.
         push_to_hub (`bool`, *optional*, defaults to `False`):
             Whether to push the folder to the Hub as a dataset.
         hub_dataset_id (`str`, *optional*):
@@ -149,7 +150,9 @@ class SynthesisConfig:
     classify_mistakes: bool = field(
         default=False, metadata={"help": "Whether to ask the teacher for the kind of each pair's mistake too."}
     )
-    file_format: str = field(default="jsonl", metadata={"help": "'jsonl' or 'parquet'."})
+    file_format: str = field(
+        default="parquet", metadata={"help": "'parquet' or 'jsonl', whose types 'load_dataset' guesses."}
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "Whether to push the folder to the Hub as a dataset."})
     hub_dataset_id: str | None = field(
         default=None, metadata={"help": "Name of that dataset. Default: the name of 'output_dir'."}
@@ -168,9 +171,9 @@ class SynthesisConfig:
                 f"{self.min_similarity} and {self.max_similarity}. They are shares of the longer chain; pass 0 and 1 to "
                 "keep pairs of any likeness."
             )
-        if self.file_format not in ("jsonl", "parquet"):
+        if self.file_format not in ("parquet", "jsonl"):
             raise ValueError(
-                f"`file_format` must be 'jsonl' or 'parquet', got {self.file_format!r}. Pass one of them."
+                f"`file_format` must be 'parquet' or 'jsonl', got {self.file_format!r}. Pass one of them."
             )
 
 
@@ -207,7 +210,7 @@ class _Chain:
     task: str | None
     task_description: str
     sample: int
-    examples: list[dict[str, Any]]
+    examples: list[dict[str, Any]] | None  # to show; none before the budget allows to draw them
     text: str = ""  # of the first step
     is_right: bool = False
     other: str = ""  # of the second step: rectified or corrupted
@@ -289,7 +292,7 @@ def estimate(questions: Iterable[dict[str, Any]], client: ChatClient, config: Sy
         step is the cheaper or the dearer one; for `"limit"` that of a run in which all attempts are needed.
     """
     run = _Synthesis(questions, client, config, None)
-    texts = [example["chosen"] for chain in run.chains for example in chain.examples] or ["x" * 400]
+    texts = [example["chosen"] for chain in run.chains for example in chain.examples or ()] or ["x" * 400]
     reply = max(texts, key=len)
     length = round(statistics.mean(estimate_tokens([{"content": text}]) for text in texts))
     wrong = [example for example in run.examples if example.get("rejected")][: config.num_examples]
@@ -305,7 +308,7 @@ def estimate(questions: Iterable[dict[str, Any]], client: ChatClient, config: Sy
     every = [totals["extract"]]
     if config.classify_mistakes:
         prompts = (
-            run.prompts.render("mistake", question=chain.prompt, chosen=reply, rejected=reply) for chain in run.chains
+            run.prompts.render("mistake", prompt=chain.prompt, chosen=reply, rejected=reply) for chain in run.chains
         )
         totals["classify"] = [len(run.chains), sum(map(estimate_tokens, prompts)), len(run.chains) * length]
         every.append(totals["classify"])
@@ -362,13 +365,8 @@ class _Synthesis:
             chain.is_right = answers_match(extract_answer(chain.text), chain.answer)
         right = [chain for chain in self.answered if chain.is_right]
         pairs = self._step("rectify", [chain for chain in self.answered if not chain.is_right])
-        if self.stopped is None:
-            self._draw_examples(right, pairs)
-            pairs += self._step("corrupt", right)
-        else:  # the rectified pairs, which the examples are drawn from, are not all there yet
-            self.num_asked["corrupt"] = len(right)
-            for chain in right:
-                self._reject(chain, "corrupt", "not_asked", detail=self.stopped)
+        self._draw_examples(right, pairs)
+        pairs += self._step("corrupt", right)
         seen = set()
         for chain in pairs:
             if (chain.prompt, *chain.sides) in seen:
@@ -393,45 +391,41 @@ class _Synthesis:
         outcomes: Counter[str] = Counter()
         self.num_asked[step] = len(chains)
 
-        def count(outcome: str) -> None:
-            outcomes[outcome] += 1
-            if self.on_progress is not None:
-                self.on_progress(step, outcomes, outcomes.total(), len(chains))
-
-        async def work(chain: _Chain) -> tuple[str, str, str | None]:
-            messages = self.messages(step, chain)
+        async def work(chain: _Chain) -> tuple[str, str, str]:
+            outcome = text = detail = ""
             try:
+                if chain.examples is None:
+                    raise BudgetReached(self.stopped)
+                messages = self.messages(step, chain)
                 for attempt in range(self.max_attempts):
                     reply = await self.client.chat(messages, chain.sample + attempt * self.config.num_samples)
-                    text = clean(reply.text)
+                    text, detail = clean(reply.text), f"finish reason: {reply.finish_reason}"
                     outcome = self._check(step, chain, text, reply.finish_reason) or "kept"
                     if outcome == "kept":
                         break
-            except BudgetReached:
-                count("not_asked")
-                raise
+            except BudgetReached as error:
+                outcome, detail = "not_asked", str(error)
+                self.stopped = detail
             except EndpointError as error:
-                if not error.is_fatal:
-                    count("endpoint_error")
-                raise
-            count(outcome)
-            return outcome, text, reply.finish_reason
+                if error.is_fatal:
+                    raise
+                outcome, detail = "endpoint_error", str(error)
+            outcomes[outcome] += 1
+            if self.on_progress is not None:
+                self.on_progress(step, outcomes, outcomes.total(), len(chains))
+            return outcome, text, detail
 
+        results: list[Any] = self.client.for_each(chains, work) if chains else []
         kept = []
-        for chain, result in zip(chains, self.client.for_each(chains, work) if chains else [], strict=True):
-            if isinstance(result, BudgetReached):
-                self.stopped = str(result)
-                self._reject(chain, step, "not_asked", detail=str(result))
-            elif isinstance(result, Exception):
-                self._reject(chain, step, "endpoint_error", detail=str(result))
-            elif result[0] != "kept":
-                self._reject(chain, step, result[0], result[1], f"finish reason: {result[2]}")
+        for chain, (outcome, text, detail) in zip(chains, results, strict=True):
+            if outcome != "kept":
+                self._reject(chain, step, outcome, text, detail)
+                continue
+            if step == "extract":
+                chain.text = text
             else:
-                if step == "extract":
-                    chain.text = result[1]
-                else:
-                    chain.other = result[1]
-                kept.append(chain)
+                chain.other = text
+            kept.append(chain)
         return kept
 
     def _check(self, step: str, chain: _Chain, text: str, finish_reason: str | None) -> str | None:
@@ -472,7 +466,9 @@ class _Synthesis:
         # One more, since a question is no example for itself.
         is_own = len(own) > number
         given = [example for example in self.examples if example.get("rejected")]
-        if right and number and not is_own:
+        # Stopped before, the rectified pairs are not all there, and nothing can be drawn from them.
+        is_complete = self.stopped is None
+        if right and number and is_complete and not is_own:
             self.notes.append(
                 f"{len(own)} rectified questions are too few to draw {number} examples for the contrastive prompt from; "
                 f"{'those of `examples`' if self.config.examples else 'those that come with the package'} were used."
@@ -483,19 +479,22 @@ class _Synthesis:
                     f"run has only {len(own)} rectified questions of its own. Add wrong chains to the file of `examples`, or "
                     "lower `num_examples`. The replies so far are in the store."
                 )
+        source = _digest([self.config.examples_seed, number, self.prompts.version, self.examples])
         for chain in right:
-            if is_own:
-                rng = random.Random(f"{self.config.examples_seed}/{chain.sample}/{chain.question}")
-                drawn = rng.sample([example for example in own if example["question"] != chain.question], number)
-            else:
-                drawn = pick_examples(given, chain.question, chain.task, number)
-            # Whatever pairs are made later, this question was asked about with these examples.
-            keys = [f"example/{_digest(example)}" for example in drawn]
-            for key, example in zip(keys, drawn, strict=True):
-                self.client.remember(key, example)
-            asked = [chain.question, chain.sample, self.config.examples_seed, number]
-            keys = self.client.remember(f"examples/{_digest(asked)}", keys)
-            chain.examples = [self.client.remember(key, None) for key in keys]
+            # Whatever pairs are made later, a question was asked about with the examples that were drawn first.
+            name = f"examples/{_digest([chain.question, chain.sample, source])}"
+            keys = self.client.remember(name)
+            if keys is None and is_complete:
+                if is_own:
+                    rng = random.Random(f"{self.config.examples_seed}/{chain.sample}/{chain.question}")
+                    drawn = rng.sample([example for example in own if example["question"] != chain.question], number)
+                else:
+                    drawn = pick_examples(given, chain.question, chain.task, number)
+                keys = [f"example/{_digest(example)}" for example in drawn]
+                for key, example in zip(keys, drawn, strict=True):
+                    self.client.remember(key, example)
+                self.client.remember(name, keys)
+            chain.examples = None if keys is None else [self.client.remember(key) for key in keys]
 
     def _reject(self, chain: _Chain, step: str, reason: str, reply: str = "", detail: str = "") -> None:
         self.rejected.append(

@@ -84,7 +84,7 @@ def classify_mistakes(
                 "`prompt`, `chosen` and `rejected` must be text, got messages. The judge reads text; join the contents."
             )
         prompt, chosen, rejected = (text.strip() for text in texts)
-        messages = prompts.render("mistake", question=prompt, chosen=chosen, rejected=rejected)
+        messages = prompts.render("mistake", prompt=prompt, chosen=chosen, rejected=rejected)
         kinds = None
         try:
             for attempt in range(attempts):
