@@ -7,20 +7,25 @@ to files, progress to standard error. An expected failure is one line.
 """
 
 import argparse
+import collections
 import csv
 import dataclasses
 import difflib
+import heapq
 import itertools
 import json
+import os
 import sys
+import tempfile
 import time
 import typing
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .chat_client import ChatClient, EndpointError
+from .inspection.statistics import InspectedPair, InspectionConfig
 from .synthesis.dual_cot import SynthesisConfig, estimate, synthesize
 
 
@@ -44,13 +49,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_synthesize(commands)
+    _add_inspect(commands)
     command = ""
     try:
         args = _parse(parser, sys.argv[1:] if argv is None else argv)
         command = f" {args.command}"
         return args.run(args)
     except KeyboardInterrupt:
-        print("Interrupted. Replies so far are in the store; the same command goes on from there.", file=sys.stderr)
+        left = (
+            "Replies so far are in the store; the same command goes on from there." if "synthesize" in command else ""
+        )
+        print(f"Interrupted. {left}".strip(), file=sys.stderr)
         return 130
     except (EndpointError, ImportError, OSError, ValueError) as error:
         print(f"edit-trl{command}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -134,46 +143,15 @@ def _synthesize(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load_questions(name: str, split: str, limit: int | None) -> Any:
-    if limit is not None and limit < 1:
-        raise ValueError(f"`--limit` must be at least 1, got {limit}. Leave it out for all questions.")
-    path = Path(name)
-    try:
-        if path.suffix in (".csv", ".json", ".jsonl") or (path.is_file() and path.suffix != ".parquet"):
-            questions = _read_rows(path)
-            columns = list(dict.fromkeys(column for row in questions for column in row))
-        else:
-            from datasets import Dataset, load_dataset
-
-            is_parquet = path.suffix == ".parquet"
-            questions = Dataset.from_parquet(name) if is_parquet else load_dataset(name, split=split)
-            columns = questions.column_names
-    except Exception as error:  # whatever the readers raise
-        raise ValueError(
-            f"`--questions` must be a JSON, JSON Lines, CSV or Parquet file, or a dataset on the Hub, got {name!r}: "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from error
+def _load_questions(name: str, split: str, limit: int | None) -> list[dict[str, Any]]:
+    questions = list(_read_rows("--questions", name, split, limit))
+    columns = list(dict.fromkeys(column for row in questions for column in row))
     for column in ("question", "answer"):
-        if len(questions) and column not in columns:
+        if questions and column not in columns:
             near = difflib.get_close_matches(column, columns, n=1)
             hint = f" Did you mean {near[0]!r}? Rename it." if near else " Rename the columns."
             raise ValueError(f"`--questions` must have the column `{column}`, got {columns}.{hint}")
-    return itertools.islice(questions, limit)
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a text file. `datasets` would take the answers "007", "NA" and "2030-01-02" for something else than text."""
-    if path.suffix == ".csv":
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file, restkey="more columns than names"))
-    text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
-        rows = json.loads(text)
-    else:
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a row is not an object")
-    return rows
+    return questions
 
 
 def _print_estimate(totals: dict[str, dict], client: ChatClient) -> None:
@@ -277,6 +255,258 @@ class _Progress:
             self.next_line = time.monotonic() + _SECONDS_PER_LINE
 
 
+# inspect
+
+
+_SORT_KEYS = ("key_token_ratio", "similarity", "length")
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="look at dual chains-of-thought before training on them",
+        description="Show what the alignment sees in a dataset of dual chains-of-thought: numbers, what they mean for "
+        "training, and pairs with their key tokens marked.",
+        usage="edit-trl inspect DATA [--model TOKENIZER] [--html FILE] [...]",
+    )
+    parser.set_defaults(run=_inspect)
+    parser.add_argument(
+        "data", metavar="DATA", help="JSON, JSON Lines, CSV or Parquet file, dataset folder, or dataset on the Hub"
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these flags")
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--split",
+        type=_reader(str, may_be_none=False),
+        default="train",
+        metavar="NAME",
+        help="split of a dataset in a folder or on the Hub (default: train)",
+    )
+    group.add_argument("--limit", type=_reader(int, may_be_none=True), metavar="N", help="read the first N pairs only")
+    group.add_argument(
+        "--model",
+        type=_reader(str, may_be_none=True),
+        metavar="NAME",
+        help="the student, whose tokenizer is used; without it pairs are aligned by words",
+    )
+    group = parser.add_argument_group("pairs")
+    group.add_argument(
+        "--num_pairs", type=_reader(int, may_be_none=False), default=3, metavar="N", help="pairs to show (default: 3)"
+    )
+    group.add_argument(
+        "--sort",
+        type=_reader(str, may_be_none=True),
+        metavar="NAME",
+        help=f"show the pairs with the highest and the lowest {', '.join(_SORT_KEYS[:-1])} or {_SORT_KEYS[-1]}",
+    )
+    group.add_argument(
+        "--fold",
+        type=_reader(int, may_be_none=True),
+        metavar="N",
+        help="show N tokens at each end of what chains share",
+    )
+    for name, text in (
+        ("weights", "list the edits of the pairs shown, with the weights of their tokens"),
+        ("log_probs", "shade the report by the log-probabilities of the tokens under '--model', which is then run"),
+    ):
+        group.add_argument(
+            f"--{name}",
+            type=_reader(bool, may_be_none=False),
+            nargs="?",
+            const=True,
+            default=False,
+            metavar="true|false",
+            help=text,
+        )
+    group = parser.add_argument_group("files")
+    for name, text in (
+        ("html", "report to open in a browser, in one file"),
+        ("plot", "picture of the numbers, PNG or SVG"),
+        ("json", "the numbers"),
+        ("filter", "JSON Lines file for the pairs without problems; the others, with theirs, go beside it"),
+    ):
+        group.add_argument(f"--{name}", type=_reader(str, may_be_none=True), metavar="FILE", help=text)
+    _add_fields(parser.add_argument_group("alignment"), InspectionConfig)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from .inspection import Statistics, print_statistics, read_pairs, show_pair
+
+    if args.sort is not None and args.sort not in _SORT_KEYS:
+        raise ValueError(f"`--sort` must be one of {', '.join(_SORT_KEYS)}, got {args.sort!r}.")
+    if args.num_pairs < 0 or (args.fold or 0) < 0:
+        raise ValueError("`--num_pairs` and `--fold` must be at least 0. They are numbers of pairs and of tokens.")
+    if args.log_probs and not (args.model and args.html):
+        raise ValueError("`--log_probs` needs `--model`, to run it, and `--html`, to show them.")
+    config = InspectionConfig(**_values(args, InspectionConfig))
+    outputs = [Path(name) for name in (args.html, args.plot, args.json, args.filter) if name is not None]
+    for path in outputs:
+        if not path.parent.is_dir():
+            raise ValueError(f"The folder of {str(path)!r} must exist. Make it, or pass another file.")
+    tokenizer = None
+    if args.model is not None:
+        from .synthesis.dual_cot import load_tokenizer
+
+        tokenizer = load_tokenizer("--model", args.model)
+    statistics = Statistics(config, unit="tokens" if tokenizer else "words")
+    rows = _read_rows("DATA", args.data, args.split, args.limit)
+    pairs = read_pairs(rows, tokenizer, config)
+    shown: list[InspectedPair] = []
+    extremes: tuple[list, list] = ([], [])
+
+    with _Filter(args.filter) as kept:
+
+        def watch(pairs: Iterable["InspectedPair"]) -> Iterator["InspectedPair"]:
+            for pair in pairs:
+                statistics.add(pair)
+                kept.add(pair)
+                if args.sort is None and len(shown) < args.num_pairs:
+                    shown.append(pair)
+                elif args.sort is not None and pair.chosen and pair.rejected:
+                    value = {
+                        "key_token_ratio": pair.key_token_ratio,
+                        "similarity": pair.similarity,
+                        "length": pair.num_chosen + pair.num_rejected,
+                    }[args.sort]
+                    for heap, sign in zip(extremes, (1, -1), strict=True):
+                        heapq.heappush(heap, (sign * value, -pair.row, pair))
+                        if len(heap) > args.num_pairs:
+                            heapq.heappop(heap)
+                yield pair
+
+        watched = watch(pairs)
+        if args.log_probs:
+            from .inspection.report import add_log_probs
+
+            watched = add_log_probs(watched, _load_model(args.model))
+        if args.html is not None:
+            from .inspection.report import write_html
+
+            write_html(watched, statistics, args.html, title=Path(args.data).name)
+        else:
+            collections.deque(watched, maxlen=0)
+    if not statistics.num_pairs:
+        raise ValueError(f"DATA must hold at least one pair, {args.data!r} has none. Check the file and its split.")
+    summary = statistics.summary()
+    print_statistics(summary)
+    for heap, name in zip(extremes, ("Highest", "Lowest"), strict=True):
+        for number, (_, _, pair) in enumerate(sorted(heap, reverse=True), 1):
+            print(f"\n{name} {args.sort}, {number}:")
+            show_pair(pair, weights=args.weights, fold=args.fold)
+    for pair in shown:
+        print()
+        show_pair(pair, weights=args.weights, fold=args.fold)
+    if args.plot is not None:
+        from .inspection.report import plot_statistics
+
+        plot_statistics(statistics).savefig(args.plot)
+    if args.json is not None:
+        Path(args.json).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if args.filter is not None:
+        print(f"{kept.num_good:,} pairs without problems, {kept.num_bad:,} with: {kept.bad}")
+    for path in outputs:
+        print(path)
+    return 0
+
+
+def _load_model(name: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`--model` must be a model to run for `--log_probs`, got {name!r} ({error}).") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+class _Filter:
+    """Writes pairs without problems to a file, and the others beside it; both are there when all is read."""
+
+    def __init__(self, name: str | None) -> None:
+        self.num_good = self.num_bad = 0
+        self.good = None if name is None else Path(name)
+        if self.good is None:
+            return
+        if self.good.suffix != ".jsonl":
+            raise ValueError(
+                f"`--filter` must be a JSON Lines file, got {name!r}. Pass `--filter {self.good.stem}.jsonl`."
+            )
+        self.bad = self.good.with_suffix(".rejected.jsonl")
+        self.folder = tempfile.TemporaryDirectory(dir=self.good.parent)
+        self.files = [open(Path(self.folder.name, name), "w", encoding="utf-8") for name in ("good", "bad")]
+
+    def __enter__(self) -> "_Filter":
+        return self
+
+    def add(self, pair: "InspectedPair") -> None:
+        if self.good is None:
+            return
+        row = {**pair.example, "problems": pair.problems} if pair.problems else pair.example
+        self.num_good += not pair.problems
+        self.num_bad += bool(pair.problems)
+        self.files[bool(pair.problems)].write(json.dumps(row, default=str) + "\n")
+
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        if self.good is None:
+            return
+        for file in self.files:
+            file.close()
+        if kind is None:
+            for name, path in (("good", self.good), ("bad", self.bad)):
+                os.replace(Path(self.folder.name, name), path)
+        self.folder.cleanup()
+
+
+# Tables
+
+
+def _read_rows(flag: str, name: str, split: str, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Rows of a file or dataset, one by one where the format allows."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"`--limit` must be at least 1, got {limit}. Leave it out for all rows.")
+    try:
+        for row in itertools.islice(_rows_of(name, split), limit):
+            if not isinstance(row, dict):
+                raise ValueError("a row is not an object")
+            yield row
+    except Exception as error:  # whatever the readers raise
+        raise ValueError(
+            f"`{flag}` must be a JSON, JSON Lines, CSV or Parquet file, or a dataset on the Hub, got {name!r}: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def _rows_of(name: str, split: str) -> Iterable[Any]:
+    """`datasets` would take the answers "007", "NA" and "2030-01-02" of text files for something else than text."""
+    path = Path(name)
+    if path.suffix == ".csv":
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield from csv.DictReader(file, restkey="more columns than names")
+    elif path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        for batch in parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    elif path.suffix in (".json", ".jsonl") or path.is_file():
+        with open(path, encoding="utf-8-sig") as file:
+            start = file.read(1024).lstrip()[:1]
+            file.seek(0)
+            if start == "[":
+                yield from json.load(file)
+            else:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        try:
+                            yield json.loads(line)
+                        except json.JSONDecodeError as error:
+                            raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from None
+    else:
+        from datasets import load_dataset, load_from_disk
+
+        yield from load_from_disk(name) if (path / "state.json").is_file() else load_dataset(name, split=split)
+
+
 # Flags from dataclasses, and from YAML
 
 
@@ -346,7 +576,7 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
         raise ValueError(
             f"`--config` must be a YAML file of flags and values, and {args.config!r} is not: {values!r}."
         )
-    known = [name for name in vars(args) if name not in ("command", "run", "config")]
+    known = [name for name in vars(args) if name not in ("command", "run", "config", "data")]
     from_file = []
     for name, value in values.items():
         if name not in known:

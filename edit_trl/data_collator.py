@@ -20,8 +20,8 @@ from transformers.data.data_collator import DataCollatorMixin
 from trl.data_utils import common_prefix_length
 from trl.trainer.utils import pad
 
-from .alignment import Alignment, align, token_weights, word_lengths
-from .data_utils import ID_COLUMNS, check_weights, decode_part, has_weight_columns
+from .alignment import Alignment, align, token_weights
+from .data_utils import ID_COLUMNS, check_weights, has_weight_columns, split_words
 from .shared_prefix import CHOSEN, LAYOUTS, SHARED, share_prefix
 
 
@@ -259,44 +259,11 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     def _align(self, chosen_ids: list[int], rejected_ids: list[int]) -> Alignment:
         if self.alignment_level == "token":
             return align(chosen_ids, rejected_ids, tie_break=self.tie_break)
-        chosen_words, chosen_lengths = self._words(chosen_ids)
-        rejected_words, rejected_lengths = self._words(rejected_ids)
+        assert self.tokenizer is not None  # checked in __post_init__
+        chosen_words, chosen_lengths = split_words(self.tokenizer, chosen_ids, self._token_texts)
+        rejected_words, rejected_lengths = split_words(self.tokenizer, rejected_ids, self._token_texts)
         alignment = align(chosen_words, rejected_words, tie_break=self.tie_break)
         return alignment.expand(chosen_lengths, rejected_lengths)
-
-    def _words(self, ids: list[int]) -> tuple[list[str], list[int]]:
-        """Text and number of tokens of each word of a chain."""
-        assert self.tokenizer is not None  # checked in __post_init__
-        special_ids = set(self.tokenizer.all_special_ids)
-        # A character may span several tokens, so borders are looked for between characters.
-        texts: list[str] = []
-        special: list[bool] = []
-        starts: list[int] = []
-        start = 0
-        for stop in range(1, len(ids) + 1):
-            is_special = ids[start] in special_ids
-            text = self._text(ids[start:stop])
-            next_is_special = stop == len(ids) or ids[stop] in special_ids
-            if text.endswith("\ufffd") and stop - start < 4 and not (is_special or next_is_special):
-                continue  # UTF-8 has at most four bytes to a character
-            starts.append(start)
-            texts.append(text)
-            special.append(is_special)
-            start = stop
-        borders = list(accumulate(word_lengths(texts, special), initial=0))
-        starts.append(len(ids))
-        # Joined rather than decoded again: the texts of single tokens are remembered, and a chain has hundreds.
-        words = ["".join(texts[i:j]) for i, j in pairwise(borders)]
-        return words, [starts[j] - starts[i] for i, j in pairwise(borders)]
-
-    def _text(self, ids: list[int]) -> str:
-        """Text of some tokens; that of single ones is remembered."""
-        assert self.tokenizer is not None
-        if len(ids) > 1:
-            return decode_part(self.tokenizer, ids)
-        if ids[0] not in self._token_texts:
-            self._token_texts[ids[0]] = decode_part(self.tokenizer, ids)
-        return self._token_texts[ids[0]]
 
     def _kept(self, length: int) -> tuple[int, int]:
         """Which part of a row truncation keeps, as start and stop."""

@@ -16,6 +16,7 @@ from collections import Counter
 from contextlib import suppress
 from copy import deepcopy
 from importlib.metadata import version
+from itertools import accumulate, pairwise
 from numbers import Real
 from typing import Any
 
@@ -31,6 +32,8 @@ from trl.data_utils import (
     is_conversational,
     maybe_convert_to_chatml,
 )
+
+from .alignment import word_lengths
 
 
 logger = get_logger(__name__)
@@ -251,6 +254,66 @@ def decode_part(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return tokenizer.decode(anchor + list(ids), **options)[len(tokenizer.decode(anchor, **options)) :]
 
 
+def decode_pieces(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], known_texts: dict[int, str] | None = None
+) -> list[tuple[str, int]]:
+    """
+    Text of the tokens of a chain, one by one, or of the few that share a character.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer that made the token IDs.
+        ids (`list[int]`):
+            Token IDs.
+        known_texts (`dict[int, str]`, *optional*):
+            Texts of single tokens, filled as they are met: a chain has hundreds, and the next chain the same ones.
+
+    Returns:
+        `list[tuple[str, int]]`: For each piece its text and number of tokens.
+    """
+    known = {} if known_texts is None else known_texts
+    special_ids = set(tokenizer.all_special_ids)
+    pieces: list[tuple[str, int]] = []
+    start = 0
+    for stop in range(1, len(ids) + 1):
+        if stop - start > 1:
+            text = decode_part(tokenizer, ids[start:stop])
+        elif ids[start] in known:
+            text = known[ids[start]]
+        else:
+            text = known[ids[start]] = decode_part(tokenizer, ids[start:stop])
+        # A character may span several tokens: UTF-8 has at most four bytes to one.
+        is_border = ids[start] in special_ids or stop == len(ids) or ids[stop] in special_ids
+        if text.endswith("\ufffd") and stop - start < 4 and not is_border:
+            continue
+        pieces.append((text, stop - start))
+        start = stop
+    return pieces
+
+
+def split_words(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], known_texts: dict[int, str] | None = None
+) -> tuple[list[str], list[int]]:
+    """
+    Words of a chain, between whitespace borders; special tokens stand alone.
+
+    Args:
+        tokenizer, ids, known_texts:
+            As for [`decode_pieces`].
+
+    Returns:
+        `tuple[list[str], list[int]]`: For each word its text, with the whitespace before it, and its number of tokens.
+    """
+    special_ids = set(tokenizer.all_special_ids)
+    pieces = decode_pieces(tokenizer, ids, known_texts)
+    starts = list(accumulate((length for _, length in pieces), initial=0))
+    texts = [text for text, _ in pieces]
+    lengths = word_lengths(texts, [ids[start] in special_ids for start in starts[:-1]])
+    borders = list(accumulate(lengths, initial=0))
+    words = ["".join(texts[i:j]) for i, j in pairwise(borders)]
+    return words, [starts[j] - starts[i] for i, j in pairwise(borders)]
+
+
 def has_weight_columns(example: dict[str, Any]) -> bool:
     """
     Whether a tokenized pair brings its own weights.
@@ -349,10 +412,10 @@ def _tokenize_example(
     output: dict[str, Any] = {column: example.get(column) or [] for column in ID_COLUMNS}
     reason, split_prompt = None, None
     if "chosen_ids" not in example:
-        if _is_missing(example):
+        if is_missing(example):
             reason = "missing"
         else:
-            output, split_prompt = _tokenize_pair(example, processing_class, eos_token)
+            output, split_prompt = tokenize_pair(example, processing_class, eos_token)
     elif not (output["chosen_ids"] and output["rejected_ids"]):
         reason = "missing"
 
@@ -368,9 +431,27 @@ def _tokenize_example(
     return {**output, "_drop_reason": reason, "_split_prompt": split_prompt}
 
 
-def _tokenize_pair(
+def tokenize_pair(
     example: dict[str, Any], processing_class: PreTrainedTokenizerBase | ProcessorMixin, eos_token: str | None
 ) -> tuple[dict[str, list[int]], str | None]:
+    """
+    Tokenize one pair, as [`prepare_dual_cots`] does it.
+
+    Args:
+        example (`dict[str, Any]`):
+            Pair with `chosen` and `rejected`, and `prompt` unless it is their common start.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`]):
+            Tokenizer, with a chat template if the pair is conversational.
+        eos_token (`str` or `None`):
+            Token that ends a plain-text completion.
+
+    Returns:
+        `tuple[dict[str, list[int]], str | None]`: `prompt_ids`, `chosen_ids` and `rejected_ids`; and the end of the prompt
+        that is in neither chain, if tokens merge across its border.
+
+    Raises:
+        TypeError: If some texts of the pair are messages and others are not.
+    """
     # Copied, since the conversion renames keys of the messages in place.
     pair = maybe_convert_to_chatml(deepcopy({column: example[column] for column in TEXT_COLUMNS if column in example}))
     if "prompt" not in pair:
@@ -414,8 +495,20 @@ def _tokenize_pair(
     return ids, split_prompt
 
 
-def _is_missing(example: dict[str, Any]) -> bool:
-    """Whether a text of the pair is None, empty or blank. A prompt may be absent, if implicit, but not empty."""
+def is_missing(example: dict[str, Any]) -> bool:
+    """
+    Whether a text of a pair is None, empty or blank. A prompt may be absent, if implicit, but not empty.
+
+    Args:
+        example (`dict[str, Any]`):
+            Pair with texts or messages.
+
+    Returns:
+        `bool`: Whether one is.
+
+    Raises:
+        TypeError: If one is neither text nor messages.
+    """
     for column in TEXT_COLUMNS:
         if column not in example:
             continue

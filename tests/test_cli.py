@@ -451,7 +451,7 @@ class TestFailures:
             ("none.parquet", None, "got 'none.parquet': "),
             ("none.txt", None, "got 'none.txt': "),
             ("lab/none", None, "or a dataset on the Hub, got 'lab/none': "),
-            ("a.jsonl", b'{"question": ', "got 'a.jsonl': Expecting value"),
+            ("a.jsonl", b'{"question": ', "got 'a.jsonl': line 1, column 14: Expecting value"),
             ("a.json", b"[1, 2]", "got 'a.json': a row is not an object"),
             ("a.jsonl", b'"question"', "got 'a.jsonl': a row is not an object"),
             ("a.csv", b"question,answer\n\xff,5\n", "got 'a.csv': 'utf-8' codec"),

@@ -47,19 +47,19 @@ IMPORTS = [
     Internal(
         "trl.data_utils._tokenize",
         ("processing_class", "input", "apply_chat_template_kwargs"),
-        "`data_utils._tokenize_pair`, for the same tokens as `DPOTrainer`",
+        "`data_utils.tokenize_pair`, for the same tokens as `DPOTrainer`",
     ),
     Internal(
         "trl.data_utils.common_prefix_length",
         ("ids", "other_ids"),
-        "`data_utils._tokenize_pair`, for where the prompt ends, and `shared_prefix.share_prefix`",
+        "`data_utils.tokenize_pair`, for where the prompt ends, and `shared_prefix.share_prefix`",
     ),
     Internal(
-        "trl.data_utils.extract_prompt", ("example",), "`data_utils._tokenize_pair`, for data without a prompt column"
+        "trl.data_utils.extract_prompt", ("example",), "`data_utils.tokenize_pair`, for data without a prompt column"
     ),
-    Internal("trl.data_utils.is_conversational", ("example",), "`data_utils._tokenize_pair`, text or messages"),
+    Internal("trl.data_utils.is_conversational", ("example",), "`data_utils.tokenize_pair`, text or messages"),
     Internal(
-        "trl.data_utils.maybe_convert_to_chatml", ("example",), "`data_utils._tokenize_pair`, for from/value messages"
+        "trl.data_utils.maybe_convert_to_chatml", ("example",), "`data_utils.tokenize_pair`, for from/value messages"
     ),
     Internal(
         "trl.data_utils.get_dataset_column_names",

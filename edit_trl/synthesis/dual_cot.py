@@ -337,7 +337,10 @@ class _Synthesis:
         self.on_progress = on_progress
         self.prompts = Prompts(config.template_dir)
         self.examples = load_examples(config.examples) if config.examples else shipped_examples()
-        self.tokenize = _load_tokenizer(config.tokenizer)
+        self.tokenize: Callable[[str], list] = str.split
+        if config.tokenizer is not None:
+            tokenizer = load_tokenizer("tokenizer", config.tokenizer)
+            self.tokenize = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         # Without randomness the same reply would come again.
         self.max_attempts = 1 if client.temperature == 0 else config.max_attempts
         self.chains = [
@@ -656,19 +659,31 @@ def check_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]
     return rows
 
 
-def _load_tokenizer(name: str | None) -> Callable[[str], list]:
-    if name is None:
-        return str.split
+def load_tokenizer(option: str, name: str) -> Any:
+    """
+    A tokenizer by name.
+
+    Args:
+        option (`str`):
+            Option that the name was given with, for the error.
+        name (`str`):
+            Name or folder.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerBase`]: The tokenizer.
+
+    Raises:
+        ValueError: If there is none.
+    """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"`tokenizer` must be the name or folder of a tokenizer, got {name!r} ({error}). Pass the student's, or leave it "
+            f"`{option}` must be the name or folder of a tokenizer, got {name!r} ({error}). Pass the student's, or leave it "
             "out to count words."
         ) from error
-    return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _reasoning(chain: str) -> list[str]:

@@ -1,0 +1,266 @@
+"""
+Pairs and numbers in a terminal or a notebook.
+
+Key tokens are coloured, what both chains share is dimmed. Without colour (a pipe, `NO_COLOR`) key tokens stand in marks,
+as in `git diff --word-diff`: `{+right+}` and `[-wrong-]`. Control characters of the data are shown, never sent.
+
+What would surprise: the marks are those of a diff from the wrong chain to the right one, which is what training asks for.
+"""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from .statistics import PROBLEMS, InspectedPair, InspectionConfig, Piece, read_pairs
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+
+# Columns of a terminal from which two chains stand side by side.
+_MIN_WIDTH = 100
+
+_STYLES = {"chosen": "bold underline green", "rejected": "bold underline red"}
+_MARKS = {"chosen": ("{+", "+}"), "rejected": ("[-", "-]")}
+
+# Controls but for line ends and tabs, what turns the direction of text, and halves of characters.
+_INVISIBLE = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def show_pair(
+    pair: "InspectedPair | dict[str, Any]",
+    tokenizer: Any = None,
+    config: InspectionConfig | None = None,
+    *,
+    weights: bool = False,
+    fold: int | None = None,
+    console: "Console | None" = None,
+) -> None:
+    """
+    Print one pair as training sees it.
+
+    The chains stand side by side where there is room for it, else one above the other.
+
+    Args:
+        pair ([`InspectedPair`] or `dict[str, Any]`):
+            Pair from [`read_pairs`], or a row of a dataset.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The student's, to read a row with. Without one rows are aligned by words.
+        config ([`InspectionConfig`], *optional*):
+            Options to read a row with.
+        weights (`bool`, *optional*, defaults to `False`):
+            Whether to list the edits below, with the weights of their tokens.
+        fold (`int`, *optional*):
+            Tokens to show of a longer stretch that both chains share, at each of its ends. `None` shows all.
+        console ([`~rich.console.Console`], *optional*):
+            Where to print. Defaults to standard output or the notebook.
+
+    Raises:
+        ValueError: If `fold` is negative, or a row lacks its columns.
+
+    Examples:
+
+    ```python
+    >>> row = {"prompt": "Q: 2 + 3?\\nA:", "chosen": " 2 + 3 = 5. So 5.", "rejected": " 2 + 3 = 6. So 6."}
+    >>> from rich.console import Console
+    >>> show_pair(row, console=Console(width=60, no_color=True))
+    Pair 0 · 28.6% key · similarity 0.71
+    <BLANKLINE>
+    Q: 2 + 3?
+    A:
+    <BLANKLINE>
+    right: 2 + 3 = {+5.+} So {+5.+}
+    <BLANKLINE>
+    wrong: 2 + 3 = [-6.-] So [-6.-]
+    <BLANKLINE>
+
+    ```
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if fold is not None and fold < 0:
+        raise ValueError(f"`fold` must be at least 0, got {fold}. It is a number of tokens; `None` folds nothing.")
+    if isinstance(pair, dict):
+        (pair,) = read_pairs([pair], tokenizer, config)
+    console = console or Console()
+    console.print(Text(_title(pair)))
+    console.print()
+    if not (pair.chosen and pair.rejected):
+        for problem in pair.problems:
+            console.print(f"{problem}: {PROBLEMS[problem]}", highlight=False, markup=False)
+        console.print()
+        return
+    console.print(Text(visible(pair.prompt).strip("\n"), style="italic"))
+    console.print()
+    is_coloured = console.color_system is not None and not console.no_color
+    chains = [_chain(pair, side, fold, is_coloured) for side in ("chosen", "rejected")]
+    if console.width >= _MIN_WIDTH:
+        table = Table("right", "wrong", box=None, padding=(0, 2, 0, 0), expand=True)
+        for column in table.columns:
+            column.ratio, column.overflow = 1, "fold"
+        table.add_row(*chains)
+        console.print(table)
+    else:
+        for name, chain in zip(("right:", "wrong:"), chains, strict=True):
+            console.print(Text(name, style="bold") + Text(" ") + chain, overflow="fold")
+            console.print()
+    if weights:
+        console.print(_edit_table(pair))
+
+
+def visible(text: str) -> str:
+    """
+    A text whose control characters can be seen and do nothing.
+
+    Args:
+        text (`str`):
+            Any text.
+
+    Returns:
+        `str`: The text with pictures or numbers in place of control characters, of marks that turn the direction of
+        text, and of halves of characters. Line ends and tabs stay.
+
+    Examples:
+
+    ```python
+    >>> visible("a\\x1b[31mb\\u202ec")
+    'a␛[31mb⟨U+202E⟩c'
+
+    ```
+    """
+    return _INVISIBLE.sub(_picture, text)
+
+
+def _picture(match: "re.Match[str]") -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+
+
+def _title(pair: InspectedPair) -> str:
+    parts = [f"Pair {pair.row}", *(visible(name) for name in (pair.task, pair.origin) if name)]
+    if pair.chosen and pair.rejected:
+        parts += [f"{pair.key_token_ratio:.1%} key", f"similarity {pair.similarity:.2f}"]
+    if pair.num_cut:
+        parts.append(f"{pair.num_cut} cut, {pair.num_key_cut} of them key")
+    if pair.problems:
+        parts.append(", ".join(pair.problems))
+    return " · ".join(parts)
+
+
+def _chain(pair: InspectedPair, side: str, fold: int | None, is_coloured: bool) -> "Text":
+    from rich.text import Text
+
+    pieces: list[Piece] = getattr(pair, side)
+    opening, closing = _MARKS[side]
+    text = Text()
+    start = 0
+    while start < len(pieces):
+        is_key = pieces[start].is_key
+        stop = next((i for i in range(start, len(pieces)) if pieces[i].is_key != is_key), len(pieces))
+        run = [visible(piece.text) for piece in pieces[start:stop]]
+        if is_key:
+            run = [_show_space(part) if not part.strip() else part for part in run]
+        elif fold is not None and len(run) > 2 * fold + 1:
+            # Not at the ends of the chain: there is no edit to lead to.
+            first, last = fold if start else 0, len(run) - fold if stop < len(pieces) else len(run)
+            gap = "" if last == len(run) or run[last][:1].isspace() else " "
+            run[first:last] = [f" … {last - first} …{gap}"]
+        joined = "".join(run)
+        if start == 0:
+            joined = joined.lstrip(" ")
+        if is_key and not is_coloured:
+            word = joined.lstrip()
+            joined = f"{joined[: len(joined) - len(word)]}{opening}{word}{closing}"
+        text.append(joined, style=_STYLES[side] if is_key else "dim")
+        start = stop
+    return text
+
+
+def _show_space(text: str) -> str:
+    return text.replace(" ", "␣").replace("\t", "⇥").replace("\n", "⏎\n")
+
+
+def _edit_table(pair: InspectedPair) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("edit", "right", "weight", "wrong", "weight", title_justify="left")
+    for column in (2, 4):
+        table.columns[column].justify = "right"
+    for number, (i, i_end, j, j_end) in enumerate(pair.edits, 1):
+        cells: list[Any] = []
+        for pieces in (pair.chosen[i:i_end], pair.rejected[j:j_end]):
+            cells.append(Text("".join(visible(piece.text) for piece in pieces).strip() or "-"))
+            cells.append(", ".join(dict.fromkeys(f"{piece.weight:g}" for piece in pieces)))
+        table.add_row(str(number), *cells)
+    return table
+
+
+def print_statistics(summary: dict[str, Any], console: "Console | None" = None) -> None:
+    """
+    Print the numbers of a dataset, and what they mean for training.
+
+    Args:
+        summary (`dict[str, Any]`):
+            Of [`Statistics.summary`].
+        console ([`~rich.console.Console`], *optional*):
+            Where to print. Defaults to standard output or the notebook.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+    unit = summary["unit"]
+    ratio = summary["key_token_ratio"]
+    table = Table("", "mean", "5%", "25%", "median", "75%", "95%", title=f"{summary['pairs']:,} pairs, in {unit}")
+    for name, numbers in {
+        f"key {unit}": ratio["both"],
+        "  of the right chain": ratio["chosen"],
+        "  of the wrong chain": ratio["rejected"],
+        "similarity": summary["similarity"],
+        "shared before the first key": summary["shared_start"],
+    }.items():
+        if numbers["mean"] is not None:
+            table.add_row(name, *(f"{number:.1%}" for number in (numbers["mean"], *numbers["quantiles"].values())))
+    for number_column in table.columns[1:]:
+        number_column.justify = "right"
+    console.print(table)
+    paper = summary["paper"]["key_token_ratio"]
+    console.print(f"The paper's pairs: about {paper:.1%} of tokens are key.", highlight=False)
+    for column in ("task", "origin"):
+        groups = summary[f"by_{column}"]
+        if len(groups) > 1:
+            table = Table(column, "pairs", f"key {unit}", "similarity", "with problems")
+            for label, group in sorted(groups.items(), key=lambda item: -(item[1]["key_token_ratio"] or 0))[:40]:
+                means = (
+                    "-" if group[key] is None else f"{group[key]:.1%}" for key in ("key_token_ratio", "similarity")
+                )
+                table.add_row(Text(visible(label)), f"{group['pairs']:,}", *means, f"{group['problems']:,}")
+            console.print(table)
+    for side, name in (("chosen", "right"), ("rejected", "wrong")):
+        pieces = ", ".join(f"{visible(text)!r} {num:,}" for text, num in summary["key_tokens"][side][:10])
+        if pieces:
+            console.print(Text(f"Most frequent key {unit}, {name}: {pieces}"))
+    cost, cut = summary["cost"], summary["truncation"]
+    if cost["padded"]:
+        console.print(
+            f"Training: {cost['padded']:,} {unit} an epoch in two rows per pair, {cost['shared_prefix']:,} with "
+            f"`shared_prefix` ({cost['shared_prefix'] / cost['padded']:.0%}). Cut at `max_length={cut['max_length']}`: "
+            f"{cut[unit]:,}, of which {cut[f'key_{unit}']:,} key, in {cut['pairs']:,} pairs.",
+            highlight=False,
+        )
+    if summary["problems"]:
+        table = Table("problem", "pairs", "", title=f"{summary['with_problems']:,} pairs with problems")
+        for name, num in summary["problems"].items():
+            table.add_row(name, f"{num:,}", PROBLEMS[name])
+        console.print(table)
+    for advice in summary["advice"]:
+        console.print(Text(f"- {advice}"))
