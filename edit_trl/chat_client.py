@@ -336,6 +336,7 @@ class ChatClient:
         Raises:
             BudgetReached: If the reply is not in the store, and to ask for it would exceed the budget.
             EndpointError: If there is no usable reply after all attempts, or the endpoint refuses.
+            RuntimeError: If it is called elsewhere.
         """
         run = self._run
         if run is None:

@@ -127,8 +127,11 @@ def _synthesize(args: argparse.Namespace) -> int:
             return 0
         with _Progress(client) as progress:
             result = synthesize(questions, client, config, on_progress=progress)
+    from datasets import disable_progress_bars
+
     from .synthesis.dataset_files import push_to_hub, save
 
+    disable_progress_bars()  # of writing Parquet
     files = save(result, config)
     _print_report(result.report)
     print("\n".join(files))

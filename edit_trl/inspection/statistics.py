@@ -402,7 +402,7 @@ class Statistics:
     Examples:
 
     ```python
-    >>> row = {"prompt": "Q: 2 + 3?\nA:", "chosen": " 2 + 3 = 5. So 5.", "rejected": " 2 + 3 = 6. So 6."}
+    >>> row = {"prompt": "Q: 2 + 3?\\nA:", "chosen": " 2 + 3 = 5. So 5.", "rejected": " 2 + 3 = 6. So 6."}
     >>> statistics = Statistics(unit="words")
     >>> for pair in read_pairs([row]):
     ...     statistics.add(pair)
