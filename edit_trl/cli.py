@@ -505,8 +505,9 @@ def _rows_of(name: str, split: str) -> Iterable[Any]:
                         except json.JSONDecodeError as error:
                             raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from None
     else:
-        from datasets import load_dataset, load_from_disk
+        from datasets import disable_progress_bars, load_dataset, load_from_disk
 
+        disable_progress_bars()
         yield from load_from_disk(name) if (path / "state.json").is_file() else load_dataset(name, split=split)
 
 
