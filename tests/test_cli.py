@@ -737,7 +737,11 @@ PAIRS = [
     {**GOOD, "prompt": "Q: Which?\nA:", "rejected": " Not at all. So it cannot be: 6."},
     {**GOOD, "chosen": "  "},
     GOOD,
-    {**GOOD, "prompt": "Q: 3 + 2?\nA:", "rejected": " 2 + 3 = 5. The answer is 6."},
+    {
+        "prompt": "Q: 3 + 2?\nA:",
+        "chosen": " 3 + 2 = 5, so 5. The answer is 5.",
+        "rejected": " 3 + 2 = 5, so 6. The answer is 6.",
+    },
 ]
 
 
@@ -774,7 +778,7 @@ class TestInspect:
         [
             (["--sort", "key_token_ratio", "--num_pairs", "1"], [1, 4]),
             (["--sort", "similarity", "--num_pairs", "2"], [4, 0, 1, 0]),
-            (["--sort", "length", "--num_pairs", "1"], [0, 1]),
+            (["--sort", "length", "--num_pairs", "1"], [4, 1]),
             (["--num_pairs", "0"], []),
             (["--num_pairs", "9"], [0, 1, 2, 3, 4]),
             (["--limit", "2"], [0, 1]),

@@ -218,6 +218,10 @@ class TestProblems:
             ({**ROW, "rejected": ROW["chosen"]}, ["equal"]),
             ({**ROW, "rejected": " Not at all like it, but 6."}, ["not_dual"]),
             ({**ROW, "rejected": " 2 + 3 = 6. So the answer is 5."}, []),
+            (
+                {**ROW, "chosen": " 2 + 3 = 5. So the answer is 5.", "rejected": " 2 + 3 = 5. So the answer is 6."},
+                ["only_answer_differs"],
+            ),
             ({**ROW, "chosen": " So the answer is 5.", "rejected": " Hence the answer is 5."}, ["same_answer"]),
             ({**ROW, "answer": "7", "chosen": " So the answer is 5."}, ["not_dual", "chosen_is_wrong"]),
             (

@@ -142,6 +142,34 @@ def answers_match(answer: str | None, reference: str) -> bool:
     return kinds <= {"text", "number"} and _same_formula(left, right)
 
 
+def reasoning(chain: str) -> str:
+    """
+    What a chain of thought says before its conclusion.
+
+    Args:
+        chain (`str`):
+            The chain.
+
+    Returns:
+        `str`: Its text up to the last "the answer is", with what leads to it, such as "Therefore,"; all of it if there is
+        none.
+
+    Examples:
+
+    ```python
+    >>> reasoning("2 + 3 = 5. Therefore, the answer is 5.")
+    '2 + 3 = 5. '
+
+    ```
+    """
+    conclusions = list(_CONCLUSION.finditer(chain))
+    return chain[: conclusions[-1].start()] if conclusions else chain
+
+
+_CONCLUSION = re.compile(
+    r"(?:\b(?:therefore|thus|so|hence)\b[\s,]*)?\bthe (?:correct |final )?answer is\b", re.IGNORECASE
+)
+
 # Reading. No pattern below looks at a character more than a fixed number of times.
 
 # What states an answer. Where the first character is fixed, `re` skips to it.

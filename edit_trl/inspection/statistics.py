@@ -26,7 +26,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ..alignment import TIE_BREAKS, Alignment, align, similarity, token_weights
-from ..evaluation.answer_extraction import answers_match, extract_answer
+from ..evaluation.answer_extraction import answers_match, extract_answer, reasoning
 
 
 # Share of key tokens in the paper's data, appendix.
@@ -41,6 +41,7 @@ PROBLEMS = {
     "keys_cut": "truncation at `max_length` cuts all key tokens",
     "duplicate": "the same pair was there before",
     "not_dual": "the chains share less than `min_similarity`",
+    "only_answer_differs": "the steps of both chains are the same, so that nothing but the conclusion is key",
     "same_answer": "both chains give the same answer",
     "chosen_is_wrong": "the answer of `chosen` is not that of the column `answer`",
     "rejected_is_right": "the answer of `rejected` is that of the column `answer`",
@@ -378,6 +379,8 @@ class _Reader:
         self.seen.add(digest)
         if pair.similarity < self.config.min_similarity:
             pair.problems.append("not_dual")
+        if "equal" not in pair.problems and reasoning(chosen).split() == reasoning(rejected).split() != []:
+            pair.problems.append("only_answer_differs")
         right, wrong = extract_answer(chosen), extract_answer(rejected)
         if right is not None and wrong is not None and answers_match(wrong, right) and "equal" not in pair.problems:
             pair.problems.append("same_answer")
@@ -551,6 +554,7 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
             "not_dual",
             f"share less than {config.min_similarity:.0%} of their {unit}: most of their key tokens are wording",
         ),
+        ("only_answer_differs", "have the same steps on both sides: they teach an answer and no reasoning"),
         ("duplicate", "are there more than once, and count as often"),
         ("unreadable", "cannot be read, and would stop the training"),
         ("too_long", "hold a text of more than a million characters: look for lost line ends"),

@@ -20,7 +20,6 @@ Paper: https://huggingface.co/papers/2405.19737
 import hashlib
 import json
 import random
-import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +28,7 @@ from typing import Any
 
 from ..alignment import align, similarity
 from ..chat_client import BudgetReached, ChatClient, EndpointError, estimate_tokens
-from ..evaluation.answer_extraction import answers_match, extract_answer
+from ..evaluation.answer_extraction import answers_match, extract_answer, reasoning
 from .prompts import TEMPLATES, Prompts, clean, leaks_prompt, load_examples, pick_examples, shipped_examples
 
 
@@ -52,10 +51,6 @@ REJECT_REASONS = {
 }
 
 STEPS = {"extract": "answer the question", "rectify": "mend a wrong chain", "corrupt": "spoil a right chain"}
-
-_CONCLUSION = re.compile(
-    r"(?:\b(?:therefore|thus|so|hence)\b[\s,]*)?\bthe (?:correct |final )?answer is\b", re.IGNORECASE
-)
 
 # Words before the conclusion that count as reasoning.
 _MIN_WORDS = 3
@@ -440,7 +435,7 @@ class _Synthesis:
         answer = extract_answer(text)
         if answer is None:
             return "unparsed"
-        if len(_reasoning(text)) < _MIN_WORDS:
+        if len(reasoning(text).split()) < _MIN_WORDS:
             return "no_reasoning"
         if len(self.tokenize(f"{chain.prompt} {text}")) > self.config.max_length:
             return "too_long"
@@ -451,7 +446,7 @@ class _Synthesis:
             return "still_right" if is_right else "still_wrong"
         if leaks_prompt(text, allowed=f"{chain.question} {chain.text}"):
             return "leaks_prompt"
-        if _reasoning(text) == _reasoning(chain.text):
+        if reasoning(text).split() == reasoning(chain.text).split():
             return "only_answer_differs"
         share = similarity(chain.text.split(), text.split())
         if share < self.config.min_similarity:
@@ -684,12 +679,6 @@ def load_tokenizer(option: str, name: str) -> Any:
             f"`{option}` must be the name or folder of a tokenizer, got {name!r} ({error}). Pass the student's, or leave it "
             "out to count words."
         ) from error
-
-
-def _reasoning(chain: str) -> list[str]:
-    """Words of a chain before its conclusion."""
-    conclusions = list(_CONCLUSION.finditer(chain))
-    return chain[: conclusions[-1].start() if conclusions else None].split()
 
 
 def _digest(value: Any) -> str:
