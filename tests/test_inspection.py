@@ -539,6 +539,15 @@ class TestTerminal:
         for advice in summary["advice"]:
             assert advice in " ".join(text.split())
 
+    def test_pairs_with_keys_on_one_side_are_counted(self):
+        file = io.StringIO()
+        summary = statistics_of([ROW, {**ROW, "rejected": f"{ROW['chosen']} Or 6."}])
+
+        print_statistics(summary, Console(file=file, width=120))
+
+        assert summary["one_sided"] == {"chosen": 1, "rejected": 0}
+        assert "Without key words in the right chain (the wrong one only adds): 1 pairs" in file.getvalue()
+
     def test_negative_fold_is_refused(self):
         with pytest.raises(ValueError, match="`fold` must be at least 0, got -1"):
             show_pair(ROW, fold=-1)

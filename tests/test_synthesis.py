@@ -35,6 +35,7 @@ from edit_trl.alignment import align
 from edit_trl.chat_client import ChatClient, EndpointError
 from edit_trl.data_utils import check_columns
 from edit_trl.evaluation.answer_extraction import answers_match, extract_answer
+from edit_trl.questions import check_questions
 from edit_trl.synthesis import (
     SynthesisConfig,
     classify_mistakes,
@@ -45,7 +46,7 @@ from edit_trl.synthesis import (
     save,
     synthesize,
 )
-from edit_trl.synthesis.dual_cot import REJECT_REASONS, STEPS, check_questions
+from edit_trl.synthesis.dual_cot import REJECT_REASONS, STEPS
 from edit_trl.synthesis.mistakes import read_verdict
 from edit_trl.synthesis.prompts import (
     TEMPLATES,

@@ -24,9 +24,9 @@ _MIN_WIDTH = 100
 _STYLES = {"chosen": "bold underline green", "rejected": "bold underline red"}
 _MARKS = {"chosen": ("{+", "+}"), "rejected": ("[-", "-]")}
 
-# Controls but for line ends and tabs, what turns the direction of text, and halves of characters.
+# Controls but for line ends and tabs, what turns the direction of text, what has no width, and halves of characters.
 _INVISIBLE = re.compile(
-    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
 )
 
 
@@ -257,6 +257,13 @@ def print_statistics(summary: dict[str, Any], console: "Console | None" = None) 
             f"{cut[unit]:,}, of which {cut[f'key_{unit}']:,} key, in {cut['pairs']:,} pairs.",
             highlight=False,
         )
+        one_sided = summary["one_sided"]
+        if any(one_sided.values()):
+            console.print(
+                f"Without key {unit} in the right chain (the wrong one only adds): {one_sided['chosen']:,} pairs; in the wrong "
+                f"chain: {one_sided['rejected']:,}.",
+                highlight=False,
+            )
     if summary["problems"]:
         table = Table("problem", "pairs", "", title=f"{summary['with_problems']:,} pairs with problems")
         for name, num in summary["problems"].items():

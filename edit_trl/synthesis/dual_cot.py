@@ -22,13 +22,14 @@ import json
 import random
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..alignment import align, similarity
 from ..chat_client import BudgetReached, ChatClient, EndpointError, estimate_tokens
 from ..evaluation.answer_extraction import answers_match, extract_answer, reasoning
+from ..questions import check_questions, student_prompt
 from .prompts import TEMPLATES, Prompts, clean, leaks_prompt, load_examples, pick_examples, shipped_examples
 
 
@@ -213,8 +214,7 @@ class _Chain:
     @property
     def prompt(self) -> str:
         """The student's."""
-        head = f"{self.task_description}\n" if self.task_description else ""
-        return f"{head}Q: {self.question}\nA:"
+        return student_prompt(self.question, self.task_description)
 
     @property
     def sides(self) -> tuple[str, str]:
@@ -596,62 +596,6 @@ class _Synthesis:
             "notes": self.notes,
             "stopped": self.stopped,
         }
-
-
-def check_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """
-    Questions that can be asked, each once.
-
-    Args:
-        questions ([`~datasets.Dataset`] or `Iterable[dict]`):
-            Rows with `question` and `answer`; optionally `task` and `task_description`.
-
-    Returns:
-        `list[dict[str, Any]]`: The rows with these four columns, without spaces around question and answer.
-
-    Raises:
-        TypeError: If they are not rows.
-        ValueError: If there is none, or a question or answer is missing, or a question is there twice.
-    """
-    rows: list[dict[str, Any]] = []
-    missing: dict[str, list[int]] = {"question": [], "answer": []}
-    places: dict[str, list[int]] = {}
-    for number, row in enumerate(questions):
-        if not isinstance(row, Mapping):
-            raise TypeError(
-                f"`questions` must be rows with `question` and `answer`, got {row!r}. Of a `DatasetDict`, pass one split: "
-                '`questions["train"]`, say.'
-            )
-        texts = {name: row.get(name) for name in ("question", "answer")}
-        for name, text in texts.items():
-            if not isinstance(text, str) or not text.strip():
-                missing[name].append(number)
-        rows.append(
-            {
-                **{name: text.strip() if isinstance(text, str) else "" for name, text in texts.items()},
-                "task": None if row.get("task") is None else str(row["task"]),
-                "task_description": row.get("task_description") or "",
-            }
-        )
-        places.setdefault(rows[-1]["question"], []).append(number)
-    if not rows:
-        raise ValueError("`questions` must hold at least one question, got none. Check the file and its split.")
-    for name, numbers in missing.items():
-        if numbers:
-            raise ValueError(
-                f"Each question must have a text `{name}`, but {len(numbers)} of {len(rows)} have none, the first in rows "
-                f"{', '.join(map(str, numbers[:5]))} (from 0). It could be neither asked nor judged; rename the columns to "
-                "`question` and `answer`, make answers text, or leave these rows out."
-            )
-    repeated = {question: numbers for question, numbers in places.items() if len(numbers) > 1}
-    if repeated:
-        question, numbers = next(iter(repeated.items()))
-        raise ValueError(
-            f"Each question must be there once, but {len(repeated)} are repeated, the first in rows "
-            f"{', '.join(map(str, numbers[:5]))} (from 0): {question[:60]!r}. Leave out the repetitions; to sample a question "
-            "several times set `num_samples`."
-        )
-    return rows
 
 
 def load_tokenizer(option: str, name: str) -> Any:
