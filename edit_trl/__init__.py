@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .alignment import Alignment, align, similarity, token_weights
-    from .callbacks import CollapseAlarmCallback
+    from .callbacks import CollapseAlarmCallback, KeyStepAccuracyCallback
     from .data_collator import DataCollatorForDualCoT
     from .edit_config import EDITConfig
     from .edit_trainer import EDITTrainer
@@ -25,6 +25,7 @@ _MODULES = {
     "DataCollatorForDualCoT": "data_collator",
     "EDITConfig": "edit_config",
     "EDITTrainer": "edit_trainer",
+    "KeyStepAccuracyCallback": "callbacks",
     "krsl_loss": "loss",
 }
 
@@ -34,6 +35,7 @@ __all__ = [
     "DataCollatorForDualCoT",
     "EDITConfig",
     "EDITTrainer",
+    "KeyStepAccuracyCallback",
     "align",
     "krsl_loss",
     "similarity",

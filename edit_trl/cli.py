@@ -8,6 +8,7 @@ to files, progress to standard error. An expected failure is one line.
 
 import argparse
 import collections
+import contextlib
 import csv
 import dataclasses
 import difflib
@@ -24,8 +25,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .chat_client import ChatClient, EndpointError
+from .chat_client import BudgetReached, ChatClient, EndpointError
+from .evaluation.evaluator import EvaluationConfig
 from .inspection.statistics import InspectedPair, InspectionConfig
+from .questions import check_questions
 from .synthesis.dual_cot import SynthesisConfig, estimate, synthesize
 
 
@@ -50,18 +53,17 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_synthesize(commands)
     _add_inspect(commands)
+    _add_evaluate(commands)
     command = ""
     try:
         args = _parse(parser, sys.argv[1:] if argv is None else argv)
         command = f" {args.command}"
         return args.run(args)
     except KeyboardInterrupt:
-        left = (
-            "Replies so far are in the store; the same command goes on from there." if "synthesize" in command else ""
-        )
+        left = "" if "inspect" in command else "Replies so far are kept; the same command goes on from there."
         print(f"Interrupted. {left}".strip(), file=sys.stderr)
         return 130
-    except (EndpointError, ImportError, OSError, ValueError) as error:
+    except (BudgetReached, EndpointError, ImportError, OSError, ValueError) as error:
         print(f"edit-trl{command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 
@@ -116,7 +118,7 @@ def _synthesize(args: argparse.Namespace) -> int:
             raise ValueError(f"`--{name}` is needed, on the command line or in the file of `--config`.")
     config = SynthesisConfig(**_values(args, SynthesisConfig))
     options = _values(args, ChatClient)
-    questions = _load_questions(args.questions, args.split, args.limit)
+    questions = _load_questions("--questions", args.questions, args.split, args.limit)
     store = Path(options["store"] or Path(config.output_dir, "replies.sqlite"))
     if store.exists() or not args.dry_run:
         store.parent.mkdir(parents=True, exist_ok=True)
@@ -146,14 +148,14 @@ def _synthesize(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load_questions(name: str, split: str, limit: int | None) -> list[dict[str, Any]]:
-    questions = list(_read_rows("--questions", name, split, limit))
+def _load_questions(flag: str, name: str, split: str, limit: int | None) -> list[dict[str, Any]]:
+    questions = list(_read_rows(flag, name, split, limit))
     columns = list(dict.fromkeys(column for row in questions for column in row))
     for column in ("question", "answer"):
         if questions and column not in columns:
             near = difflib.get_close_matches(column, columns, n=1)
             hint = f" Did you mean {near[0]!r}? Rename it." if near else " Rename the columns."
-            raise ValueError(f"`--questions` must have the column `{column}`, got {columns}.{hint}")
+            raise ValueError(f"`{flag}` must have the column `{column}`, got {columns}.{hint}")
     return questions
 
 
@@ -459,6 +461,133 @@ class _Filter:
             for name, path in (("good", self.good), ("bad", self.bad)):
                 os.replace(Path(self.folder.name, name), path)
         self.folder.cleanup()
+
+
+# evaluate
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="score the answers of a student",
+        description="Ask a student questions, read its answers, and score them, with intervals. Interrupted, the same "
+        "command goes on and generates nothing twice.",
+        usage="edit-trl evaluate MODEL --dataset DATA [--num_paths 8 --temperature 0.7 --top_p 0.95] [...]",
+    )
+    parser.set_defaults(run=_evaluate)
+    parser.add_argument(
+        "data", metavar="MODEL", help="folder or name on the Hub of a model or an adapter, or name of a served model"
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these flags")
+    group = parser.add_argument_group("questions")
+    group.add_argument(
+        "--dataset",
+        type=_reader(str, may_be_none=True),
+        metavar="DATA",
+        help="JSON, JSON Lines, CSV or Parquet file, or dataset on the Hub, with 'question' and 'answer'; optionally "
+        "'task' and 'task_description'",
+    )
+    group.add_argument(
+        "--split",
+        type=_reader(str, may_be_none=False),
+        default="test",
+        metavar="NAME",
+        help="split of a dataset on the Hub (default: test)",
+    )
+    group.add_argument(
+        "--limit", type=_reader(int, may_be_none=True), metavar="N", help="use the first N questions only"
+    )
+    _add_fields(parser.add_argument_group("evaluation"), EvaluationConfig)
+    group.add_argument(
+        "--compare",
+        type=_reader(str, may_be_none=True),
+        metavar="FOLDER",
+        help="'output_dir' of another student's run on the same questions, to compare with",
+    )
+    group = parser.add_argument_group("student")
+    for name, kind, default, text in (
+        ("max_new_tokens", int, 512, "longest reply, in tokens"),
+        ("temperature", float, 0.0, "sampling temperature; zero is greedy"),
+        ("top_p", float, 1.0, "nucleus sampling"),
+        ("seed", int, 42, "seed of the sampling"),
+        ("dtype", str, "auto", "type of the weights of a local model"),
+        ("backend", str, "transformers", "what runs a local model, 'transformers' or 'vllm'"),
+    ):
+        group.add_argument(
+            f"--{name}",
+            type=_reader(kind, may_be_none=False),
+            default=default,
+            metavar="TEXT" if kind is str else "N",
+            help=f"{text} (default: {default})",
+        )
+    for name, text in (
+        ("base_url", "OpenAI-compatible endpoint that serves the student, up to and with '/v1'"),
+        ("api_key_env", "name of the environment variable that holds its key; none by default"),
+    ):
+        group.add_argument(f"--{name}", type=_reader(str, may_be_none=True), metavar="TEXT", help=text)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from .evaluation.evaluator import EndpointStudent, LocalStudent, VLLMStudent, compare, evaluate, print_results
+
+    if args.dataset is None:
+        raise ValueError("`--dataset` is needed, on the command line or in the file of `--config`.")
+    if args.backend not in ("transformers", "vllm"):
+        raise ValueError(f"`--backend` must be 'transformers' or 'vllm', got {args.backend!r}.")
+    config = EvaluationConfig(**_values(args, EvaluationConfig))
+    # Before a model is loaded.
+    questions = check_questions(_load_questions("--dataset", args.dataset, args.split, args.limit))
+    options = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
+    with contextlib.ExitStack() as stack:
+        student: Any
+        if args.base_url is not None:
+            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+            client = ChatClient(
+                args.data,
+                args.base_url,
+                api_key_env=args.api_key_env,
+                store=str(Path(config.output_dir, "replies.sqlite")),
+                temperature=args.temperature,
+                top_p=args.top_p if args.temperature else None,
+                max_tokens=args.max_new_tokens,
+                seed=args.seed,
+                max_concurrency=config.batch_size,
+            )
+            student = EndpointStudent(stack.enter_context(client))
+        elif args.backend == "vllm":
+            student = VLLMStudent(args.data, **options)
+        else:
+            student = LocalStudent.from_pretrained(args.data, args.dtype, **options)
+        progress = stack.enter_context(_Replies())
+        results = evaluate(questions, student, config, on_progress=progress)
+    print_results(results, compare(config.output_dir, args.compare) if args.compare is not None else None)
+    for name in ("generations.jsonl", "results.json"):
+        print(Path(config.output_dir, name))
+    return 0
+
+
+class _Replies:
+    """Progress on standard error: how many replies there are."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.progress = Progress(console=Console(stderr=True))
+        self.task: Any = None
+
+    def __enter__(self) -> "_Replies":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.task is not None:
+            self.progress.stop()
+
+    def __call__(self, num_done: int, num_all: int) -> None:
+        if self.task is None:
+            self.progress.start()  # not before: a run that is refused prints one line
+            self.task = self.progress.add_task("replies", total=num_all)
+        self.progress.update(self.task, completed=num_done)
 
 
 # Tables

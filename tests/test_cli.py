@@ -91,7 +91,11 @@ def fresh_python(code, *arguments):
 
 
 class TestHelp:
-    @pytest.mark.parametrize("arguments", [["--help"], ["synthesize", "--help"], ["inspect", "--help"]], ids=" ".join)
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--help"], ["synthesize", "--help"], ["inspect", "--help"], ["evaluate", "--help"]],
+        ids=" ".join,
+    )
     def test_it_answers_without_loading_anything_heavy(self, arguments):
         code = (
             "import sys\nfrom edit_trl.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n"
@@ -359,7 +363,7 @@ class TestStops:
         with Teacher(script) as teacher:
             assert main(command(teacher, "--max_concurrency", "4")) == 130
             _, last = capsys_err_last(capsys)
-            assert last == "Interrupted. Replies so far are in the store; the same command goes on from there."
+            assert last == "Interrupted. Replies so far are kept; the same command goes on from there."
             assert os.listdir("out") == ["replies.sqlite"]
             num_sent = len(teacher.requests)
             assert num_sent < 32
@@ -899,3 +903,97 @@ class TestInspect:
 
         assert main(["inspect", "long.jsonl", "--num_pairs", "0"]) == 0
         assert "hold a text of more than a million characters" in capsys.readouterr().out
+
+
+class TestEvaluate:
+    """A tiny model answers nothing right; the endpoint's teacher knows what it was taught."""
+
+    def results(self, folder="scores"):
+        return json.loads(Path(folder, "results.json").read_text())
+
+    def test_local_model_is_scored(self, model_folder, capsys):
+        flags = [
+            "--dataset",
+            "questions.jsonl",
+            "--output_dir",
+            "scores",
+            "--max_new_tokens",
+            "4",
+            "--batch_size",
+            "4",
+        ]
+
+        assert main(["evaluate", model_folder, *flags]) == 0
+
+        out = capsys.readouterr().out
+        assert [cell.strip() for cell in re.findall(r"^│ all (.*)│$", out, re.MULTILINE)[0].split("│")[1:3]] == [
+            "6",
+            "0.0%",
+        ]
+        results = self.results()
+        assert results["num_questions"] == 6 and results["settings"]["max_new_tokens"] == 4
+        assert len(Path("scores", "generations.jsonl").read_text().splitlines()) == 6
+        assert out.splitlines()[-2:] == ["scores/generations.jsonl", "scores/results.json"]
+
+    def test_served_model_is_scored_and_asked_once(self, teacher, capsys):
+        """The teacher is wrong on three of six."""
+        flags = ["--dataset", "questions.jsonl", "--output_dir", "scores", "--base_url", teacher.url]
+
+        assert main(["evaluate", "teacher", *flags]) == 0
+        assert self.results()["accuracy"] == 0.5
+        assert len(teacher.requests) == 6
+        assert main(["evaluate", "teacher", *flags]) == 0
+        assert len(teacher.requests) == 6
+        assert {request["temperature"] for request in teacher.requests} == {0.0}
+
+    def test_paths_vote(self, capsys):
+        """Two of three paths are right; each is a request of its own."""
+        texts = ["The answer is 5.", "The answer is 6.", "The answer is 5."]
+        write_questions([{"question": "2 + 3?", "answer": "5"}], "one.jsonl")
+        with Teacher(lambda request, number: texts[request["seed"] - 42]) as teacher:
+            flags = ["--base_url", teacher.url, "--num_paths", "3", "--temperature", "0.7", "--top_p", "0.95"]
+            assert main(["evaluate", "teacher", "--dataset", "one.jsonl", "--output_dir", "scores", *flags]) == 0
+
+        results = self.results()
+        assert (results["accuracy"], results["single_path_accuracy"]) == (1.0, pytest.approx(2 / 3))
+        assert "Majority of 3 paths" in capsys.readouterr().out
+
+    def test_two_students_are_compared(self, teacher, capsys):
+        better = Teacher(lambda request, _: asked(request)[1].chosen)
+        with better:
+            for student, folder, more in ((teacher, "worse", []), (better, "better", ["--compare", "worse"])):
+                flags = ["--dataset", "questions.jsonl", "--output_dir", folder, "--base_url", student.url]
+                assert main(["evaluate", "teacher", *flags, *more]) == 0
+
+        out = capsys.readouterr().out
+        assert "Difference to the other student: +50.0% (" in out
+        assert "McNemar's p 0.25, on 6 questions; right alone: 3 and 0." in out
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            ([], "`--dataset` is needed"),
+            (["--dataset", "none.jsonl"], "`--dataset` must be a JSON, JSON Lines, CSV or Parquet file"),
+            (
+                ["--dataset", "odd.jsonl"],
+                "`--dataset` must have the column `answer`, got ['question', 'answers']. Did you",
+            ),
+            (["--dataset", "empty.jsonl"], "must hold at least one question, got none"),
+            (["--dataset", "twice.jsonl"], "Each question must be there once"),
+            (["--dataset", "questions.jsonl"], "must be a model or adapter in a folder or on the Hub, got 'nowhere'"),
+            (["--dataset", "questions.jsonl", "--backend", "tgi"], "`--backend` must be 'transformers' or 'vllm'"),
+            (["--dataset", "questions.jsonl", "--backend", "vllm"], "needs the `vllm` package"),
+            (["--dataset", "questions.jsonl", "--batch_size", "0"], "`batch_size` must be at least 1, got 0"),
+            (["--dataset", "questions.jsonl", "--base_url", "http://127.0.0.1:9/v1"], "Cannot reach the endpoint"),
+        ],
+    )
+    def test_what_cannot_work_is_one_line(self, flags, message, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, "vllm", None)
+        write_questions([{"question": "Why?", "answers": "5"}], "odd.jsonl")
+        Path("empty.jsonl").write_text("")
+        write_questions(questions(SIX_COTS[:1]) * 2, "twice.jsonl")
+
+        assert main(["evaluate", "nowhere", *flags, "--output_dir", "scores"]) == 1
+
+        line = read_only_line(capsys)
+        assert line.startswith("edit-trl evaluate: ") and message in line

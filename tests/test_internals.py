@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 import transformers.masking_utils
+import transformers.trainer_callback
 import trl
 from conftest import build_model
 from datasets import Dataset
@@ -139,6 +140,7 @@ METHODS = [
         ("self", "model", "inputs", "num_items_in_batch"),
         "hands the number of pairs to `compute_loss`",
     ),
+    Internal("transformers.Trainer.get_tp_size", ("self",), "`KeyStepAccuracyCallback`, whose ranks share the pairs"),
     Internal("transformers.PreTrainedModel.get_output_embeddings", ("self",), "the head that the hook sits on"),
     Internal("accelerate.Accelerator.unwrap_model", ("self", "model"), "`EDITTrainer._forward_scored`"),
     Internal("accelerate.Accelerator.gather_for_metrics", ("self", "input_data"), "`EDITTrainer._count`"),
@@ -204,6 +206,21 @@ SOURCES = [
         "`EDITTrainer.compute_loss` divides the router's loss by it",
     ),
     (Trainer.evaluation_loop, r"self\.prediction_step\(\s*model, inputs, prediction_loss_only", "calls the override"),
+    (
+        SFTTrainer.log,
+        r"mode = \"train\" if self\.model\.training else \"eval\"",
+        "`KeyStepAccuracyCallback` logs in evaluation mode, so that the next training log keeps its metrics",
+    ),
+    (
+        transformers.trainer_callback.CallbackHandler.on_log,
+        r"control\.should_log = False",
+        "`KeyStepAccuracyCallback` puts it back, so that the training log of the same step is not lost",
+    ),
+    (
+        Trainer.evaluate,
+        r"on_evaluate\(self\.args, self\.state, self\.control, output\.metrics\)[\s\S]*return output\.metrics",
+        "`KeyStepAccuracyCallback` adds its metrics to them, for `metric_for_best_model`",
+    ),
     (trl.trainer.utils.get_config_model_id, r"_name_or_path", "the name that transformers gives a loaded model"),
 ]
 

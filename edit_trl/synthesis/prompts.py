@@ -15,15 +15,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..prompt_template import PromptTemplate
 from ..tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, generate_dual_cots
 
 
 TEMPLATES = ("cot", "answer_hint", "contrastive_cot", "mistake")
-
-# Lines of a template that begin a message; what they are while questions and chains are filled in, which may hold such
-# lines themselves.
-_ROLE = re.compile(r"^\[(system|user|assistant)\][ \t]*\n", re.MULTILINE)
-_FILLED_ROLE = re.compile("\0(system|user|assistant)\0")
 
 # What teachers repeat of the prompt before they begin, and what they go on with after the end.
 _OPENINGS = re.compile(
@@ -64,8 +60,6 @@ class Prompts:
     """
 
     def __init__(self, template_dir: str | None = None) -> None:
-        import jinja2
-
         folders = [Path(__file__).parent / "templates"]
         if template_dir is not None:
             if not any(Path(template_dir, f"{name}.txt").is_file() for name in TEMPLATES):
@@ -74,22 +68,12 @@ class Prompts:
                     f"{template_dir!r} has none. Copy the ones to change from {folders[0]}."
                 )
             folders.insert(0, Path(template_dir))
-        environment = jinja2.Environment(
-            undefined=jinja2.StrictUndefined,
-            autoescape=False,
-            finalize=lambda value: value.replace("\0", "") if isinstance(value, str) else value,
-        )
         self._templates = {}
-        sources = {}
         for name in TEMPLATES:
             path = next(folder / f"{name}.txt" for folder in folders if (folder / f"{name}.txt").is_file())
-            try:
-                sources[name] = path.read_text(encoding="utf-8")
-                self._templates[name] = environment.from_string(_ROLE.sub("\0\\1\0", sources[name]))
-            except (jinja2.TemplateError, UnicodeError) as error:
-                raise ValueError(f"The template {path} must be text in Jinja's syntax, but: {error}.") from None
+            self._templates[name] = PromptTemplate(path)
         # Mistakes are classified after the pairs are made.
-        pairs = "\0".join(sources[name] for name in TEMPLATES[:3])
+        pairs = "\0".join(self._templates[name].source for name in TEMPLATES[:3])
         self.version = hashlib.sha256(pairs.encode()).hexdigest()[:8]
 
     def render(self, name: str, **values: Any) -> list[dict[str, str]]:
@@ -108,18 +92,7 @@ class Prompts:
         Raises:
             ValueError: If the template uses a variable that there is not.
         """
-        import jinja2
-
-        try:
-            text = self._templates[name].render(**values)
-        except jinja2.TemplateError as error:
-            raise ValueError(
-                f"The template `{name}.txt` must use no variables but {', '.join(f'`{value}`' for value in values)}, but: "
-                f"{error}."
-            ) from None
-        first, *parts = _FILLED_ROLE.split(text)
-        messages = zip(["user", *parts[::2]], [first, *parts[1::2]], strict=True)
-        return [{"role": role, "content": content.strip()} for role, content in messages if content.strip()]
+        return self._templates[name].render(**values)
 
 
 def clean(reply: str) -> str:

@@ -1,0 +1,148 @@
+"""
+Accuracy of raw replies as a metric of the `evaluate` library, without anything from the Hub.
+
+A module of its own, since `evaluate` takes seconds to import; a class at the top of a module, since metrics are sent to
+other processes by its name. The numbers are those of `metrics.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import evaluate
+from datasets import Features, Value
+
+from .answer_extraction import answers_match, extract_answer
+from .metrics import accuracy
+
+
+_DESCRIPTION = "Accuracy of the answers that chains of thought end with, by task, with confidence intervals."
+_INPUTS = """
+Args:
+    predictions (list of str): replies, as they were generated.
+    references (list of str): right answers.
+    tasks (list of str or None, optional): task of each question.
+    level (float, optional, defaults to 0.95): confidence level of the intervals.
+
+Returns:
+    dict: accuracy, interval, unparsed_rate, num_questions, num_right, macro_accuracy, macro_interval, tasks.
+"""
+_CITATION = """\
+@inproceedings{dai2025edit,
+    title = {Capture the Key in Reasoning to Enhance CoT Distillation Generalization},
+    author = {Dai, Chengwei and Li, Kun and Zhou, Wei and Hu, Songlin},
+    booktitle = {Proceedings of the 63rd Annual Meeting of the Association for Computational Linguistics},
+    year = {2025}
+}
+"""
+
+
+class AnswerAccuracy(evaluate.Metric):
+    """
+    Accuracy of raw replies: reads each answer, compares it with the right one, counts.
+
+    `compute` takes replies as `predictions`, right answers as `references` and, optionally, `tasks` and the `level` of the
+    intervals, and returns what [`~edit_trl.evaluation.metrics.accuracy`] does. Batches can be added before with
+    `add_batch`. Over processes, each passes `num_process`, its `process_id` and the same `experiment_id`, and adds at
+    least one reply; the one with `process_id=0` gets the numbers, the others `None`.
+
+    Args:
+        **options:
+            Options of [`~evaluate.Metric`].
+
+    Examples:
+
+    ```python
+    >>> metric = AnswerAccuracy(keep_in_memory=True)
+    >>> replies = ["2 + 3 = 5. Therefore, the answer is 5.", "I do not know."]
+    >>> scores = metric.compute(predictions=replies, references=["5", "4"])
+    >>> scores["accuracy"], scores["unparsed_rate"]
+    (0.5, 0.5)
+
+    ```
+    """
+
+    def _info(self) -> Any:
+        text = Value("string")
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=Features({"predictions": text, "references": text, "tasks": text}),
+        )
+
+    def compute(
+        self,
+        *,
+        predictions: Sequence[str] | None = None,
+        references: Sequence[str] | None = None,
+        tasks: Sequence[str | None] | None = None,
+        **options: Any,
+    ) -> dict[str, Any] | None:
+        """
+        Accuracy of the replies given here and added before.
+
+        Args:
+            predictions (`Sequence[str]`, *optional*):
+                Replies.
+            references (`Sequence[str]`, *optional*):
+                Right answers.
+            tasks (`Sequence[str | None]`, *optional*):
+                Task of each question.
+            **options:
+                `level`, the confidence level of the intervals.
+
+        Returns:
+            `dict[str, Any]` or `None`: The numbers; `None` in processes other than the first.
+        """
+        return super().compute(predictions=predictions, references=references, tasks=tasks, **options)
+
+    def add_batch(
+        self,
+        *,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        tasks: Sequence[str | None] | None = None,
+    ) -> None:
+        """
+        Add replies.
+
+        Args:
+            predictions (`Sequence[str]`):
+                Replies.
+            references (`Sequence[str]`):
+                Right answers.
+            tasks (`Sequence[str | None]`, *optional*):
+                Task of each question.
+
+        Raises:
+            ValueError: If there are not equally many, or they are not text.
+        """
+        # The columns of its table are fixed, and hold text alone.
+        names = [""] * len(predictions) if tasks is None else ["" if task is None else task for task in tasks]
+        super().add_batch(predictions=predictions, references=references, tasks=names)
+
+    def add(self, *, prediction: str, reference: str, task: str | None = None) -> None:
+        """
+        Add a reply.
+
+        Args:
+            prediction (`str`):
+                Reply.
+            reference (`str`):
+                Right answer.
+            task (`str`, *optional*):
+                Task of the question.
+
+        Raises:
+            ValueError: If they are not text.
+        """
+        self.add_batch(predictions=[prediction], references=[reference], tasks=[task])
+
+    def _compute(
+        self, *, predictions: list[str], references: list[str], tasks: list[str], level: float = 0.95
+    ) -> dict[str, Any]:
+        verdicts: list[bool | None] = []
+        for reply, reference in zip(predictions, references, strict=True):
+            answer = extract_answer(reply)
+            verdicts.append(None if answer is None else answers_match(answer, reference))
+        return accuracy(verdicts, [task or None for task in tasks] if any(tasks) else None, level)
