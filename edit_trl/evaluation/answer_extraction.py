@@ -70,6 +70,9 @@ def extract_answer(reply: str) -> str | None:
         if _REMARK.fullmatch(answer) or (statement[0] == "####" and _kind(answer)[0] == "text"):
             continue  # a remark, or a heading of the fourth level
         return answer or None
+    for statement in reversed(list(_INVERTED.finditer(text))):
+        if not _CONDITION.search(text[max(0, statement.start() - 40) : statement.start()]):
+            return f"({statement[1] or statement[2]})"
     whole = _tidy(text) if len(text) < _MAX_LENGTH else ""
     kind = _kind(whole)[0]
     bare = kind in ("date", "brackets") or (kind != "text" and len(whole.split()) == 1)
@@ -188,6 +191,11 @@ _STATEMENTS = [
         r"\#{4}(?<![^\n]\#{4})(?!\#)",
     )
 ]
+# An option before what is said of it: "(B) is the correct answer", "Option B is correct".
+_INVERTED = re.compile(
+    r"(?<![\w'’])\(?([A-R])\)?[*_\"']{0,2}\ is\ the\ (?:correct|right|best)\ (?:answer|option|choice)\b"
+    r"|\b(?:[Oo]ption|[Cc]hoice)\ \(?([A-R])\)?[*_\"']{0,2}\ is\ (?:correct|right)\b"
+)
 _CONDITION = re.compile(
     r"\b(?:if|whether|unless|what|suppose|assuming)(?:\s+that)?\s+(?:(?:the|my|our|your)\s+)?(?:\w+\s+)?$", re.I
 )
