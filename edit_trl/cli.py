@@ -495,9 +495,35 @@ def _add_evaluate(commands: Any) -> None:
         help="split of a dataset on the Hub (default: test)",
     )
     group.add_argument(
-        "--limit", type=_reader(int, may_be_none=True), metavar="N", help="use the first N questions only"
+        "--limit",
+        type=_reader(int, may_be_none=True),
+        metavar="N",
+        help="use the first N questions only; of each task with --harness",
+    )
+    group = parser.add_argument_group("benchmarks of the paper, instead of questions")
+    for name, text in (
+        (
+            "harness",
+            "'all', or some of bbh,agieval,arc_easy,arc_challenge,gsm8k or of their tasks, with commas between",
+        ),
+        ("data_dir", "folder with copies of their datasets; from the Hub by default"),
+        (
+            "leave_out",
+            "dataset of pairs or questions whose questions are not to be asked, such as that of the training",
+        ),
+    ):
+        group.add_argument(f"--{name}", type=_reader(str, may_be_none=True), metavar="TEXT", help=text)
+    group.add_argument(
+        "--task_descriptions",
+        type=_reader(bool, may_be_none=False),
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="true|false",
+        help="head the questions of BIG-Bench Hard with the descriptions of their tasks, as the authors do",
     )
     _add_fields(parser.add_argument_group("evaluation"), EvaluationConfig)
+    group = parser.add_argument_group("comparison")
     group.add_argument(
         "--compare",
         type=_reader(str, may_be_none=True),
@@ -530,13 +556,16 @@ def _add_evaluate(commands: Any) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     from .evaluation.evaluator import EndpointStudent, LocalStudent, VLLMStudent, compare, evaluate, print_results
 
-    if args.dataset is None:
-        raise ValueError("`--dataset` is needed, on the command line or in the file of `--config`.")
+    if (args.dataset is None) == (args.harness is None):
+        raise ValueError(
+            "`--dataset` or `--harness` is needed, on the command line or in the file of `--config`, and not both."
+        )
     if args.backend not in ("transformers", "vllm"):
         raise ValueError(f"`--backend` must be 'transformers' or 'vllm', got {args.backend!r}.")
     config = EvaluationConfig(**_values(args, EvaluationConfig))
-    # Before a model is loaded.
-    questions = check_questions(_load_questions("--dataset", args.dataset, args.split, args.limit))
+    questions: list[dict[str, Any]] = []
+    if args.dataset is not None:  # read before a model is loaded
+        questions = check_questions(_load_questions("--dataset", args.dataset, args.split, args.limit))
     options = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
     with contextlib.ExitStack() as stack:
         student: Any
@@ -559,11 +588,33 @@ def _evaluate(args: argparse.Namespace) -> int:
         else:
             student = LocalStudent.from_pretrained(args.data, args.dtype, **options)
         progress = stack.enter_context(_Replies())
-        results = evaluate(questions, student, config, on_progress=progress)
+        if args.harness is None:
+            results = evaluate(questions, student, config, on_progress=progress)
+        else:
+            from .evaluation.harness import run_harness
+
+            names = None if args.harness == "all" else [name.strip() for name in args.harness.split(",")]
+            left_out = () if args.leave_out is None else _read_rows("--leave_out", args.leave_out, "train", None)
+            results = run_harness(
+                student,
+                names,
+                config,
+                limit=args.limit,
+                data_dir=args.data_dir,
+                leave_out=[_question_of(row) for row in left_out],
+                task_descriptions=args.task_descriptions,
+                on_progress=progress,
+            )
     print_results(results, compare(config.output_dir, args.compare) if args.compare is not None else None)
     for name in ("generations.jsonl", "results.json"):
         print(Path(config.output_dir, name))
     return 0
+
+
+def _question_of(row: dict[str, Any]) -> str:
+    """What a row of training data asks: its question, or its prompt, or the last message of it."""
+    prompt = row.get("question") or row.get("prompt") or ""
+    return str(prompt[-1].get("content") or "") if isinstance(prompt, list) else str(prompt)
 
 
 class _Replies:

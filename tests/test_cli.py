@@ -972,7 +972,7 @@ class TestEvaluate:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            ([], "`--dataset` is needed"),
+            ([], "`--dataset` or `--harness` is needed"),
             (["--dataset", "none.jsonl"], "`--dataset` must be a JSON, JSON Lines, CSV or Parquet file"),
             (
                 ["--dataset", "odd.jsonl"],
@@ -997,3 +997,35 @@ class TestEvaluate:
 
         line = read_only_line(capsys)
         assert line.startswith("edit-trl evaluate: ") and message in line
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--harness", "gsm9k"], "`benchmarks` must be among bbh, agieval, arc_easy, arc_challenge, gsm8k"),
+            (["--harness", "gsm8k", "--data_dir", "nowhere"], "needs the dataset 'nowhere/openai/gsm8k'"),
+            (["--harness", "gsm8k", "--dataset", "questions.jsonl"], "`--dataset` or `--harness` is needed"),
+        ],
+    )
+    def test_benchmarks_that_cannot_be_run_are_one_line(self, flags, message, model_folder, capsys):
+        pytest.importorskip("lm_eval")
+
+        assert main(["evaluate", model_folder, *flags, "--output_dir", "scores"]) == 1
+
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+    def test_benchmarks_are_run_from_local_copies(self, model_folder, capsys):
+        pytest.importorskip("lm_eval")
+        rows = [{"question": f"What is {i} + 1?", "answer": f"It is {i + 1}.\n#### {i + 1}"} for i in range(4)]
+        Path("copies/openai/gsm8k/main").mkdir(parents=True)
+        Dataset.from_list(rows).to_parquet("copies/openai/gsm8k/main/test.parquet")
+        Path("copies/openai/gsm8k/README.md").write_text(
+            "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: test\n    path: main/test.parquet\n---\n"
+        )
+        write_questions([{"question": "What is 2 + 1?", "answer": "3"}], "train.jsonl")
+        flags = ["--data_dir", "copies", "--leave_out", "train.jsonl", "--limit", "2", "--max_new_tokens", "4"]
+
+        assert main(["evaluate", model_folder, "--harness", "gsm8k", *flags, "--output_dir", "scores"]) == 0
+
+        results = self.results()
+        assert list(results["tasks"]) == ["gsm8k"]
+        assert (results["num_questions"], results["num_left_out"]) == (2, 1)

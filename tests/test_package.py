@@ -49,7 +49,12 @@ TRAINING_MODULES = [
 ]
 HEAVY = ["accelerate", "datasets", "openai", "peft", "torch", "transformers", "trl"]
 # Distributions whose name is not that of their module.
-DISTRIBUTIONS = {"huggingface_hub": "huggingface-hub", "math_verify": "math-verify", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "huggingface_hub": "huggingface-hub",
+    "lm_eval": "lm-eval",
+    "math_verify": "math-verify",
+    "yaml": "pyyaml",
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 

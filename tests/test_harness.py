@@ -1,0 +1,525 @@
+"""
+Tests of the benchmarks: on copies of the Hub's datasets with invented questions, in their columns, configurations and splits, so
+that what lm-evaluation-harness does with the real ones it does here.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import build_model
+from pyarrow import parquet
+
+
+lm_eval = pytest.importorskip("lm_eval")
+
+import datasets  # noqa: E402
+from lm_eval.api.model import LM  # noqa: E402
+
+from edit_trl.evaluation import EvaluationConfig, Generation, LocalStudent, compare, print_results  # noqa: E402
+from edit_trl.evaluation.harness import BENCHMARKS, harness_tasks, run_harness  # noqa: E402
+
+
+NAVIGATE = [
+    {
+        "input": "If you follow these instructions, do you return to the starting point? Take 2 steps. Turn around. Take "
+        "2 steps.\nOptions:\n- Yes\n- No",
+        "target": "Yes",
+    },
+    {
+        "input": "If you follow these instructions, do you return to the starting point? Take 5 steps.\nOptions:\n- Yes\n- No",
+        "target": "No",
+    },
+]
+DATES = [
+    {
+        "input": "Today is Feb 2, 2031. What is the date tomorrow in MM/DD/YYYY?\nOptions:\n(A) 02/03/2031\n(B) 02/01/2031",
+        "target": "(A)",
+    },
+    {
+        "input": "Today is May 9, 2031. What is the date yesterday in MM/DD/YYYY?\nOptions:\n(A) 05/10/2031\n(B) 05/08/2031",
+        "target": "(B)",
+    },
+    {
+        "input": "Today is May 1, 2031. What is the date tomorrow in MM/DD/YYYY?\nOptions:\n(A) 05/03/2031\n(B) 05/02/2031",
+        "target": "(B)",
+    },
+]
+SAT_MATH = [
+    {
+        "query": "Q: If $2x = 6$, what is $x$? Answer Choices: (A)2 (B)3 (C)6 (D)12\nA: Among A through D, the answer is",
+        "choices": ["(A)2", "(B)3", "(C)6", "(D)12"],
+        "gold": [1],
+    }
+]
+LSAT_AR = [
+    {
+        "query": "Ann, Ben and Cy queue. Ben is first.Q: Who can be second? Answer Choices: (A)only Ben (B)Ann or Cy (C)nobody\n"
+        "A: Among A through C, the answer is",
+        "choices": ["(A)only Ben", "(B)Ann or Cy", "(C)nobody"],
+        "gold": [1],
+    }
+]
+ARC_EASY = [
+    {
+        "id": "E_1",
+        "question": "Which of these melts in the sun?",
+        "choices": {"text": ["a stone", "a snowman"], "label": ["A", "B"]},
+        "answerKey": "B",
+    },
+    {
+        "id": "E_2",
+        "question": "How many legs has a spider?",
+        "choices": {"text": ["six", "ten", "eight"], "label": ["1", "2", "3"]},
+        "answerKey": "3",
+    },
+]
+ARC_CHALLENGE = [
+    {
+        "id": "C_1",
+        "question": "Which force keeps the Moon near the Earth?",
+        "choices": {"text": ["gravity", "friction", "magnetism", "drag"], "label": ["A", "B", "C", "D"]},
+        "answerKey": "A",
+    }
+]
+GSM8K = [
+    {
+        "question": "A box holds 500 nails. How many do 3 boxes hold?",
+        "answer": "3 boxes hold 3*500=<<3*500=1500>>1500 nails.\n#### 1,500",
+    }
+]
+# Datasets of the Hub by name and configuration.
+HUB = {
+    ("SaylorTwift/bbh", "navigate"): NAVIGATE,
+    ("SaylorTwift/bbh", "date_understanding"): DATES,
+    ("hails/agieval-sat-math", None): SAT_MATH,
+    ("hails/agieval-lsat-ar", None): LSAT_AR,
+    ("allenai/ai2_arc", "ARC-Easy"): ARC_EASY,
+    ("allenai/ai2_arc", "ARC-Challenge"): ARC_CHALLENGE,
+    ("openai/gsm8k", "main"): GSM8K,
+}
+TASKS = [
+    "bbh_navigate",
+    "bbh_date_understanding",
+    "agieval_sat_math",
+    "agieval_lsat_ar",
+    "arc_easy",
+    "arc_challenge",
+    "gsm8k",
+]
+# What each task asks first, and the reference.
+ASKED = {
+    "bbh_navigate": (
+        "Q: If you follow these instructions, do you return to the starting point? Take 2 steps. Turn around. Take 2 "
+        "steps.\nOptions:\n- Yes\n- No\nA:",
+        "Yes",
+    ),
+    "bbh_date_understanding": (
+        "Q: Today is Feb 2, 2031. What is the date tomorrow in MM/DD/YYYY?\nOptions:\n(A) 02/03/2031\n(B) 02/01/2031\nA:",
+        "(A) 02/03/2031",
+    ),
+    "agieval_sat_math": ("Q: If $2x = 6$, what is $x$?\nOptions:\n(A) 2\n(B) 3\n(C) 6\n(D) 12\nA:", "(B) 3"),
+    "agieval_lsat_ar": (
+        "Q: Ann, Ben and Cy queue. Ben is first.\nWho can be second?\nOptions:\n(A) only Ben\n(B) Ann or Cy\n(C) nobody\nA:",
+        "(B) Ann or Cy",
+    ),
+    "arc_easy": ("Q: Which of these melts in the sun?\nOptions:\n(A) a stone\n(B) a snowman\nA:", "(B) a snowman"),
+    "arc_challenge": (
+        "Q: Which force keeps the Moon near the Earth?\nOptions:\n(A) gravity\n(B) friction\n(C) magnetism\n(D) drag\nA:",
+        "(A) gravity",
+    ),
+    "gsm8k": ("Q: A box holds 500 nails. How many do 3 boxes hold?\nA:", "1,500"),
+}
+SPIDER = "Q: How many legs has a spider?\nOptions:\n(A) six\n(B) ten\n(C) eight\nA:"
+
+
+def write_copies(folder: Path, hub: dict) -> str:
+    """Datasets as the Hub has them: Parquet files, with configurations and splits in a README."""
+    readmes: dict[str, str] = {}
+    for (name, config), rows in hub.items():
+        files = folder / name / (config or "data")
+        files.mkdir(parents=True)
+        parquet.write_table(pa.Table.from_pylist(rows), files / "test-00000-of-00001.parquet")
+        readmes[name] = (
+            readmes.get(name, "configs:\n")
+            + f"- config_name: {config or 'default'}\n  data_files:\n  - split: test\n    path: {files.name}/test-*\n"
+        )
+    for name, text in readmes.items():
+        Path(folder, name, "README.md").write_text(f"---\n{text}---\n", encoding="utf-8")
+    return str(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory) -> str:
+    return write_copies(tmp_path_factory.mktemp("hub"), HUB)
+
+
+class Scripted:
+    """A student that replies what it is told, and remembers what it was asked."""
+
+    settings = {"model": "scripted", "temperature": 0.0}
+
+    def __init__(self, replies=(), otherwise="I cannot say.", fail_after=1000, **settings):
+        self.replies, self.otherwise, self.fail_after = dict(replies), otherwise, fail_after
+        self.settings = {**self.settings, **settings}
+        self.asked = []
+
+    def __call__(self, prompts, samples):
+        if len(self.asked) + len(prompts) > self.fail_after:
+            raise KeyboardInterrupt
+        generations = []
+        for prompt, sample in zip(prompts, samples, strict=True):
+            self.asked.append((prompt, sample))
+            reply = self.replies.get(prompt if isinstance(prompt, str) else prompt[0]["content"], self.otherwise)
+            reply = reply[sample] if isinstance(reply, list) else reply
+            generations.append(reply if isinstance(reply, Generation) else Generation(reply, "stop", 5))
+        return generations
+
+
+def options(tmp_path, **values):
+    return EvaluationConfig(output_dir=str(tmp_path / "scores"), **values)
+
+
+def lines(tmp_path):
+    text = (tmp_path / "scores" / "generations.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+class TestHarnessTasks:
+    @pytest.mark.parametrize("name", TASKS)
+    def test_prompt_and_reference(self, name, copies):
+        ((key, task),) = harness_tasks([name], data_dir=copies).items()
+        assert key == task.task_name == f"edit_{name}"
+        row = task.eval_docs[0]
+        prompt = task.fewshot_context(row, num_fewshot=0)
+        assert (prompt, task.doc_to_target(row)) == ASKED[name]
+
+    def test_numbers_as_labels_become_letters(self, copies):
+        (task,) = harness_tasks(["arc_easy"], data_dir=copies).values()
+        row = task.eval_docs[1]
+        assert (task.doc_to_text(row), task.doc_to_target(row)) == (SPIDER, "(C) eight")
+
+    def test_metrics_of_the_harness(self, copies):
+        """For the harness's own models. ARC-Easy: one right, by its text; one that cannot be read."""
+
+        class Model(LM):
+            def generate_until(self, requests):
+                assert all(request.args[1]["until"] == ["\nQ:"] for request in requests)
+                replies = {ASKED["arc_easy"][0]: " It melts. The answer is a snowman.\nQ: 1 + 1?\nA: The answer is 2."}
+                return [replies.get(request.args[0], " Hm.") for request in requests]
+
+            def loglikelihood(self, requests):
+                raise NotImplementedError
+
+            loglikelihood_rolling = loglikelihood
+
+        results = lm_eval.evaluate(Model(), harness_tasks(["arc_easy", "gsm8k"], data_dir=copies), bootstrap_iters=0)
+        scores = {
+            task: {name.split(",")[0]: value for name, value in row.items()}
+            for task, row in results["results"].items()
+        }
+        assert (scores["edit_arc_easy"]["acc"], scores["edit_arc_easy"]["unparsed"]) == (0.5, 0.5)
+        assert (scores["edit_gsm8k"]["acc"], scores["edit_gsm8k"]["unparsed"]) == (0.0, 1.0)
+
+    def test_datasets_are_those_of_the_harness(self):
+        """Its own tasks name the same datasets and configurations."""
+        folder = Path(lm_eval.__file__).parent / "tasks"
+
+        def named(path):
+            found = dict(
+                re.findall(r'^"?(dataset_path|dataset_name)"?: *"?([^"\s]+)"?', path.read_text(), re.MULTILINE)
+            )
+            return found.get("dataset_path"), found.get("dataset_name")
+
+        bbh_path, _ = named(folder / "bbh" / "cot_zeroshot" / "_cot_zeroshot_template_yaml")
+        bbh = {(bbh_path, named(path)[1]) for path in (folder / "bbh" / "cot_zeroshot").glob("[a-z]*.yaml")}
+        assert {(task.path, task.config) for task in BENCHMARKS["bbh"].values()} == bbh
+        assert len(bbh) == len(BENCHMARKS["bbh"]) == 27
+        agieval = {named(path)[0] for path in (folder / "agieval").glob("*.yaml")}
+        assert {task.path for task in BENCHMARKS["agieval"].values()} <= agieval
+        for name, file in (
+            ("arc_easy", "arc/arc_easy.yaml"),
+            ("arc_challenge", "arc/arc_challenge.yaml"),
+            ("gsm8k", "gsm8k/gsm8k.yaml"),
+        ):
+            path, config = named(folder / file)
+            if path is None:  # it includes the first
+                path = named(folder / "arc/arc_easy.yaml")[0]
+            assert (BENCHMARKS[name][name].path, BENCHMARKS[name][name].config) == (path, config)
+
+    def test_of_a_benchmark_that_there_is_not(self):
+        with pytest.raises(ValueError, match="`benchmarks` must be among bbh, agieval, .*, got 'mmlu'"):
+            harness_tasks(["mmlu"])
+
+    def test_of_no_benchmark(self):
+        with pytest.raises(ValueError, match="must name at least one"):
+            harness_tasks([])
+
+    def test_without_the_dataset(self, tmp_path):
+        with pytest.raises(
+            ValueError, match="'gsm8k' needs the dataset '.*openai/gsm8k', configuration 'main'.*`data_dir`"
+        ):
+            harness_tasks(["gsm8k"], data_dir=str(tmp_path))
+
+    def test_of_a_dataset_that_has_changed(self, tmp_path):
+        rows = [{"query": "What is 1 + 1?", "choices": ["(A)2"], "gold": [0]}]
+        copies = write_copies(tmp_path, {("hails/agieval-sat-math", None): rows})
+        with pytest.raises(ValueError, match="must have a `query` of AGIEval.*got 'What is 1 \\+ 1\\?'"):
+            harness_tasks(["agieval_sat_math"], data_dir=copies)
+
+    def test_of_a_question_with_two_right_answers(self, tmp_path):
+        copies = write_copies(tmp_path, {("hails/agieval-sat-math", None): [{**SAT_MATH[0], "gold": [0, 1]}]})
+        with pytest.raises(ValueError, match=r"and one right answer.*`gold=\[0, 1\]`"):
+            harness_tasks(["agieval_sat_math"], data_dir=copies)
+
+    def test_option_whose_text_names_options_is_referred_to_by_its_letter(self, tmp_path):
+        """`"(B) (A) only"` could be read as (A)."""
+        row = {**ARC_CHALLENGE[0], "choices": {"text": ["one", "(A) only"], "label": ["A", "B"]}, "answerKey": "B"}
+        copies = write_copies(tmp_path, {("allenai/ai2_arc", "ARC-Challenge"): [row]})
+        (task,) = harness_tasks(["arc_challenge"], data_dir=copies).values()
+        assert task.doc_to_target(task.eval_docs[0]) == "(B)"
+
+    def test_without_the_harness(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "lm_eval", None)
+        with pytest.raises(ImportError, match=r"pip install 'edit-trl\[harness\]'"):
+            run_harness(Scripted())
+
+
+class TestRunHarness:
+    def test_prompts_scores_and_averages(self, copies, tmp_path, capsys):
+        """
+        Of two questions of `navigate`, the first is right; of three of `date_understanding`, the first (by its text) and
+        the last: 3 of 5, or (1/2 + 2/3) / 2 as the tasks' mean. AGIEval: one right, one cut without an answer. ARC-Easy: one
+        right, one wrong. ARC-Challenge: right. GSM8K: right.
+        """
+        (first, second), dates = NAVIGATE, [f"Q: {row['input']}\nA:" for row in DATES]
+        replies = {
+            f"Q: {first['input']}\nA:": " 2 - 2 = 0. Therefore, the answer is Yes.",
+            f"Q: {second['input']}\nA:": " Therefore, the answer is Yes.",
+            dates[0]: " The answer is 02/03/2031.",
+            dates[1]: " The answer is (A).",
+            dates[2]: " The answer is (B) 05/02/2031.",
+            ASKED["agieval_sat_math"][0]: " Half of 6 is 3. The answer is (B).",
+            ASKED["agieval_lsat_ar"][0]: Generation(" Ben is first, so that", "length", 8),
+            ASKED["arc_easy"][0]: " The answer is (B).\nQ: And now?\nA: The answer is (A).",
+            SPIDER: " The answer is (A) six.",
+            ASKED["arc_challenge"][0]: " The answer is (A) gravity.",
+            ASKED["gsm8k"][0]: " 3 * 500 = 1500. Therefore, the answer is 1500.",
+        }
+        student = Scripted(replies)
+        progress = []
+
+        results = run_harness(
+            student,
+            TASKS,
+            options(tmp_path, batch_size=4),
+            data_dir=copies,
+            on_progress=lambda *numbers: progress.append(numbers),
+        )
+
+        assert set(student.asked) == {(prompt, 0) for prompt in replies}
+        assert len(student.asked) == 11
+        assert [len(prompt) for prompt, _ in student.asked] == sorted((len(p) for p in replies), reverse=True)
+        assert progress == [(4, 11), (8, 11), (11, 11)]
+        scores = {
+            name: (row["num_right"], row["num_questions"], row["unparsed_rate"], row["cut_rate"])
+            for name, row in results["tasks"].items()
+        }
+        assert scores == {
+            "bbh": (3, 5, 0.0, 0.0),
+            "agieval": (1, 2, 0.5, 0.5),
+            "arc_easy": (1, 2, 0.0, 0.0),
+            "arc_challenge": (1, 1, 0.0, 0.0),
+            "gsm8k": (1, 1, 0.0, 0.0),
+        }
+        bbh = results["tasks"]["bbh"]
+        assert bbh["tasks"]["bbh_navigate"]["accuracy"] == 0.5
+        assert bbh["tasks"]["bbh_date_understanding"]["accuracy"] == pytest.approx(2 / 3)
+        assert bbh["macro_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+        assert results["macro_accuracy"] == pytest.approx((3 / 5 + 1 / 2 + 1 / 2 + 1 + 1) / 5)
+        assert (results["accuracy"], results["unparsed_rate"]) == (pytest.approx(7 / 11), pytest.approx(1 / 11))
+        assert results["settings"]["model"] == "scripted"
+        assert json.loads((tmp_path / "scores" / "results.json").read_text()) == results
+        print_results(results)
+        shown = capsys.readouterr().out
+        assert re.search(r"bbh\s.*\b5\s.*60\.0%", shown)
+        assert re.search(r"mean of the tasks\s.*72\.0%", shown)
+
+    def test_every_generation_is_kept_with_its_verdict(self, copies, tmp_path):
+        student = Scripted({SPIDER: " Eight. The answer is (C)."})
+
+        run_harness(student, ["arc_easy"], options(tmp_path), data_dir=copies)
+
+        by_prompt = {line["question"]: line for line in lines(tmp_path)}
+        assert len(by_prompt) == 2
+        assert by_prompt[SPIDER] == {
+            "question": SPIDER,
+            "answer": "(C) eight",
+            "task": "arc_easy",
+            "sample": 0,
+            "text": " Eight. The answer is (C).",
+            "finish_reason": "stop",
+            "num_tokens": 5,
+            "extracted": "(C)",
+            "is_right": True,
+        }
+        unread = by_prompt[ASKED["arc_easy"][0]]
+        assert (unread["text"], unread["extracted"], unread["is_right"]) == ("I cannot say.", None, False)
+
+    def test_all_benchmarks_are_the_default(self, tmp_path):
+        """With a copy of each of the 38 datasets and configurations."""
+        rows = {
+            "bbh": DATES[:1],
+            "agieval": SAT_MATH,
+            "arc_easy": ARC_EASY,
+            "arc_challenge": ARC_CHALLENGE,
+            "gsm8k": GSM8K,
+        }
+        hub = {}
+        for benchmark, tasks in BENCHMARKS.items():
+            hub.update({(task.path, task.config): rows[benchmark] for task in tasks.values()})
+        student = Scripted({ASKED["bbh_date_understanding"][0]: "The answer is (A)."})
+
+        results = run_harness(student, None, options(tmp_path), data_dir=write_copies(tmp_path / "hub", hub))
+
+        assert list(results["tasks"]) == sorted(BENCHMARKS)
+        assert {name: row["num_questions"] for name, row in results["tasks"].items()} == {
+            "bbh": 27,
+            "agieval": 8,
+            "arc_easy": 2,
+            "arc_challenge": 1,
+            "gsm8k": 1,
+        }
+        assert set(results["tasks"]["bbh"]["tasks"]) == set(BENCHMARKS["bbh"])
+        assert set(results["tasks"]["agieval"]["tasks"]) == set(BENCHMARKS["agieval"])
+        # The same question in all tasks: asked once, counted 27 times.
+        assert results["tasks"]["bbh"]["num_right"] == 27
+        assert len(student.asked) == 1 + 1 + 2 + 1 + 1
+
+    def test_interrupted_it_goes_on(self, copies, tmp_path):
+        replies = {ASKED[name][0]: "The answer is 3." for name in TASKS}
+        stopped, resumed, again = Scripted(replies, fail_after=6), Scripted(replies), Scripted(replies)
+        with pytest.raises(KeyboardInterrupt):
+            run_harness(stopped, TASKS, options(tmp_path, batch_size=3), data_dir=copies)
+
+        results = run_harness(resumed, TASKS, options(tmp_path, batch_size=3), data_dir=copies)
+
+        assert len(stopped.asked) == 6 and len(resumed.asked) == 5
+        assert not set(stopped.asked) & set(resumed.asked)
+        assert results["num_questions"] == len(lines(tmp_path)) == 11
+        finished = run_harness(again, TASKS, options(tmp_path), data_dir=copies)
+        assert again.asked == []
+        assert finished["tasks"] == results["tasks"]
+
+    def test_limit_is_for_each_task(self, copies, tmp_path):
+        results = run_harness(Scripted(), ["bbh_navigate", "bbh_date_understanding"], options(tmp_path), 1, copies)
+        assert results["num_questions"] == 2
+        assert {line["question"] for line in lines(tmp_path)} == {
+            ASKED["bbh_navigate"][0],
+            ASKED["bbh_date_understanding"][0],
+        }
+
+    def test_majority_of_several_paths(self, copies, tmp_path):
+        """Of the three paths of GSM8K, two agree on the right answer: right by majority, 2/3 alone."""
+        student = Scripted(
+            {
+                ASKED["gsm8k"][0]: ["The answer is 1500.", "The answer is 15.", "The answer is $1,500."],
+                ASKED["arc_challenge"][0]: ["The answer is (B).", "The answer is (A).", "The answer is (B)."],
+            },
+            temperature=0.7,
+        )
+
+        results = run_harness(student, ["gsm8k", "arc_challenge"], options(tmp_path, num_paths=3), data_dir=copies)
+
+        assert sorted(sample for _, sample in student.asked) == [0, 0, 1, 1, 2, 2]
+        assert (results["tasks"]["gsm8k"]["accuracy"], results["tasks"]["arc_challenge"]["accuracy"]) == (1.0, 0.0)
+        assert results["single_path_accuracy"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+        assert len(lines(tmp_path)) == 6
+
+    def test_several_greedy_paths_are_refused(self, copies, tmp_path):
+        with pytest.raises(ValueError, match="`num_paths=3` needs a temperature above zero"):
+            run_harness(Scripted(), ["gsm8k"], options(tmp_path, num_paths=3), data_dir=copies)
+
+    def test_questions_of_the_training_are_left_out(self, copies, tmp_path):
+        trained_on = [f"Infer the date from context.\nQ: {DATES[0]['input']}\nA:", DATES[2]["input"]]
+        student = Scripted()
+
+        results = run_harness(student, ["bbh_date_understanding"], options(tmp_path), None, copies, trained_on)
+
+        assert student.asked == [(f"Q: {DATES[1]['input']}\nA:", 0)]
+        assert (results["num_questions"], results["num_left_out"]) == (1, 2)
+
+    def test_leaving_out_all_questions_is_refused(self, copies, tmp_path):
+        with pytest.raises(ValueError, match="'gsm8k'.*`leave_out` must leave a question"):
+            run_harness(
+                Scripted(), ["gsm8k"], options(tmp_path), data_dir=copies, leave_out=[f" {GSM8K[0]['question']} "]
+            )
+
+    def test_descriptions_of_the_tasks(self, copies, tmp_path):
+        """BIG-Bench Hard has its own; others have that of the options."""
+        student = Scripted()
+        run_harness(
+            student,
+            ["bbh_navigate", "gsm8k"],
+            options(tmp_path, task_description="Think."),
+            1,
+            copies,
+            task_descriptions=True,
+        )
+        heads = {prompt.split("\nQ: ")[0] for prompt, _ in student.asked}
+        assert heads == {
+            "Given a series of navigation instructions, determine whether one would end up back at the starting point.",
+            "Think.",
+        }
+
+    def test_chat(self, copies, tmp_path):
+        student = Scripted({ASKED["gsm8k"][0]: "The answer is 1500."})
+        results = run_harness(student, ["gsm8k"], options(tmp_path, chat=True), data_dir=copies)
+        assert student.asked == [([{"role": "user", "content": ASKED["gsm8k"][0]}], 0)]
+        assert results["accuracy"] == 1.0
+
+    def test_generations_of_other_settings_are_not_mixed(self, copies, tmp_path):
+        run_harness(Scripted(), ["gsm8k"], options(tmp_path), data_dir=copies)
+        with pytest.raises(ValueError, match="`model='scripted'`, now 'another'"):
+            run_harness(Scripted(model="another"), ["gsm8k"], options(tmp_path), data_dir=copies)
+
+    def test_no_limit_below_one(self):
+        with pytest.raises(ValueError, match="`limit` must be at least 1, got 0"):
+            run_harness(Scripted(), limit=0)
+
+    def test_two_students_can_be_compared(self, copies, tmp_path):
+        for name, replies in (("one", {SPIDER: "The answer is (C)."}), ("other", {})):
+            config = EvaluationConfig(output_dir=str(tmp_path / name))
+            run_harness(Scripted(replies), ["arc_easy"], config, data_dir=copies)
+        comparison = compare(str(tmp_path / "one"), str(tmp_path / "other"))
+        assert (comparison["num_questions"], comparison["difference"]) == (2, 0.5)
+
+    def test_a_model(self, copies, tmp_path, tokenizer):
+        """In batches, it writes what it writes when it is asked one by one, on a benchmark of each kind."""
+        student = LocalStudent(build_model(), tokenizer, max_new_tokens=6)
+
+        results = run_harness(student, TASKS, options(tmp_path, batch_size=4), data_dir=copies)
+
+        assert {name: row["num_questions"] for name, row in results["tasks"].items()} == {
+            "agieval": 2,
+            "arc_challenge": 1,
+            "arc_easy": 2,
+            "bbh": 5,
+            "gsm8k": 1,
+        }
+        written = lines(tmp_path)
+        assert len(written) == 11
+        for line in written:
+            (alone,) = student([line["question"]], [0])
+            assert (line["text"], line["finish_reason"]) == (alone.text, alone.finish_reason)
+        assert results["settings"]["max_new_tokens"] == 6
