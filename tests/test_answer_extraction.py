@@ -198,7 +198,10 @@ REPLIES = [
     ("Bridge is in the order of E-R-I. Therefore, the answer is E.", "(E)"),
     ("Jack is 20 years old. Fred is 21 years old. Therefore, the answer is 21.", "21"),
     # generations of Qwen2.5-Coder-0.5B-Instruct
-    ("November 18, 2026 + 8 days = November 26, 2026\nTherefore, the answer is November 26, 2026.", "November 26, 2026"),
+    (
+        "November 18, 2026 + 8 days = November 26, 2026\nTherefore, the answer is November 26, 2026.",
+        "November 26, 2026",
+    ),
     ("27 + 18 = 45. June has 30 days. That is June 45. Therefore, the answer is 06/45/2024.", "06/45/2024"),
     ("1993-08-10 + 4 = 1993-08-14.\n\nTherefore, the date 4 days from now in MM/DD/YYYY is 1993-08-14.", None),
     ("1990 + 50 = 2040\n\nTherefore, the date 20 days from now in MM/DD/YYYY is 2040/", None),
