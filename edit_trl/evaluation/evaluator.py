@@ -434,36 +434,14 @@ def evaluate(
     _check_settings(folder / "settings.json", settings)
     path = folder / "generations.jsonl"
     known = _load_generations(path)
-    items = [(row, sample) for row in rows for sample in range(config.num_paths)]
-    # Alike in length, so that little is padding; the longest first, so that memory runs out at once or not at all.
-    items.sort(key=lambda item: -len(item[0]["question"]))
-    size = _ENDPOINT_BATCH if isinstance(student, (EndpointStudent, VLLMStudent)) else config.batch_size
-    num_done = sum(_key(row, sample) in known for row, sample in items)
+    items: list[tuple[str, Any, int]] = []
+    for row in rows:
+        prompt: Any = student_prompt(row["question"], row["task_description"] or config.task_description)
+        if config.chat:
+            prompt = [{"role": "user", "content": prompt}]
+        items += [(row["question"], prompt, sample) for sample in range(config.num_paths)]
     started = time.monotonic()
-    num_tokens = 0
-    with open(path, "a", encoding="utf-8") as file:
-        for start in range(0, len(items), size):
-            batch = [item for item in items[start : start + size] if _key(*item) not in known]
-            if not batch:
-                continue
-            prompts: list[Any] = [
-                student_prompt(row["question"], row["task_description"] or config.task_description) for row, _ in batch
-            ]
-            if config.chat:
-                prompts = [[{"role": "user", "content": prompt}] for prompt in prompts]
-            replies = student(prompts, [sample for _, sample in batch])
-            num_tokens += sum(reply.num_tokens for reply in replies)
-            records = [
-                {"question": row["question"], "sample": sample, **reply._asdict()}
-                for (row, sample), reply in zip(batch, replies, strict=True)
-            ]
-            known.update((_key(record, record["sample"]), record) for record in records)
-            # In one piece, so that little is torn by an interruption.
-            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-            file.flush()
-            num_done += len(batch)
-            if on_progress is not None:
-                on_progress(num_done, len(items))
+    num_tokens = generate_missing(student, items, known, path, config.batch_size, on_progress)
     seconds = time.monotonic() - started
     verdicts = [_judge(row, known[_key(row, sample)]) for row in rows for sample in range(config.num_paths)]
     known.update((_key(verdict, verdict["sample"]), verdict) for verdict in verdicts)
@@ -473,6 +451,60 @@ def evaluate(
     _replace(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in known.values()))
     _replace(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return results
+
+
+def generate_missing(
+    student: Student,
+    items: list[tuple[str, Any, int]],
+    known: dict[tuple[str, int], dict[str, Any]],
+    path: Path,
+    batch_size: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """
+    Generate the replies that there are not yet, and write each batch to a file before the next one begins.
+
+    Args:
+        student (`Callable`):
+            As for [`evaluate`].
+        items (`list[tuple[str, Any, int]]`):
+            What identifies the question, its prompt, and the number of the sample.
+        known (`dict`):
+            Records by question and sample, to which the new ones are added.
+        path (`Path`):
+            File that they are appended to.
+        batch_size (`int`):
+            Replies that are generated together.
+        on_progress (`Callable`, *optional*):
+            As for [`evaluate`].
+
+    Returns:
+        `int`: Number of tokens generated.
+    """
+    # Alike in length, so that little is padding; the longest first, so that memory runs out at once or not at all.
+    items = sorted(items, key=lambda item: -len(item[0]))
+    size = _ENDPOINT_BATCH if isinstance(student, (EndpointStudent, VLLMStudent)) else batch_size
+    num_done = sum((name, sample) in known for name, _, sample in items)
+    num_tokens = 0
+    with open(path, "a", encoding="utf-8") as file:
+        for start in range(0, len(items), size):
+            batch = [item for item in items[start : start + size] if (item[0], item[2]) not in known]
+            if not batch:
+                continue
+            replies = student([prompt for _, prompt, _ in batch], [sample for *_, sample in batch])
+            num_tokens += sum(reply.num_tokens for reply in replies)
+            records = [
+                {"question": name, "sample": sample, **reply._asdict()}
+                for (name, _, sample), reply in zip(batch, replies, strict=True)
+            ]
+            known.update((_key(record, record["sample"]), record) for record in records)
+            # In one piece, so that little is torn by an interruption.
+            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+            file.flush()
+            num_done += len(batch)
+            if on_progress is not None:
+                on_progress(num_done, len(items))
+    return num_tokens
 
 
 def score(records: list[dict[str, Any]]) -> dict[str, Any]:

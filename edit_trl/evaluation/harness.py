@@ -28,17 +28,14 @@ from typing import Any, NamedTuple
 from ..questions import student_prompt
 from .answer_extraction import answers_match, extract_answer
 from .evaluator import (
-    _ENDPOINT_BATCH,
     STOP,
-    EndpointStudent,
     EvaluationConfig,
     Student,
-    VLLMStudent,
     _check_settings,
     _judge,
-    _key,
     _load_generations,
     _replace,
+    generate_missing,
     score,
 )
 from .metrics import majority_vote
@@ -369,29 +366,11 @@ def _harness_model(student: Student, config: EvaluationConfig, on_progress: Call
                 number = counts.get(id(request), 0)
                 counts[id(request)] = number + 1
                 keys.append((request.args[0], number))
-            # The longest first, so that memory runs out at once or not at all.
-            items = sorted(dict.fromkeys(keys), key=lambda key: -len(key[0]))
-            num_done = sum(key in self.known for key in items)
-            size = _ENDPOINT_BATCH if isinstance(student, (EndpointStudent, VLLMStudent)) else config.batch_size
-            with open(self.path, "a", encoding="utf-8") as file:
-                for start in range(0, len(items), size):
-                    batch = [key for key in items[start : start + size] if key not in self.known]
-                    if not batch:
-                        continue
-                    texts, numbers = zip(*batch, strict=True)
-                    prompts = [[{"role": "user", "content": text}] for text in texts] if config.chat else list(texts)
-                    replies = student(prompts, list(numbers))
-                    self.num_tokens += sum(reply.num_tokens for reply in replies)
-                    records = [
-                        {"question": text, "sample": number, **reply._asdict()}
-                        for (text, number), reply in zip(batch, replies, strict=True)
-                    ]
-                    self.known.update((_key(record, record["sample"]), record) for record in records)
-                    file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-                    file.flush()
-                    num_done += len(batch)
-                    if on_progress is not None:
-                        on_progress(num_done, len(items))
+            items: list[tuple[str, Any, int]] = [
+                (text, [{"role": "user", "content": text}] if config.chat else text, number)
+                for text, number in dict.fromkeys(keys)
+            ]
+            self.num_tokens += generate_missing(student, items, self.known, self.path, config.batch_size, on_progress)
             return [self.known[key]["text"] for key in keys]
 
         def loglikelihood(self, requests: list[Any]) -> Any:
