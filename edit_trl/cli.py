@@ -89,27 +89,10 @@ def _add_synthesize(commands: Any) -> None:
         help="JSON, JSON Lines, CSV or Parquet file, or dataset on the Hub, with 'question' and 'answer'; optionally "
         "'task' and 'task_description'",
     )
-    group.add_argument(
-        "--split",
-        type=_reader(str, may_be_none=False),
-        default="train",
-        metavar="NAME",
-        help="split of a dataset on the Hub (default: train)",
-    )
-    group.add_argument(
-        "--limit", type=_reader(int, may_be_none=True), metavar="N", help="use the first N questions only"
-    )
+    _add_rows(group, "train", "use the first N questions only")
     _add_fields(parser.add_argument_group("teacher"), ChatClient)
     _add_fields(parser.add_argument_group("pairs"), SynthesisConfig)
-    parser.add_argument(
-        "--dry_run",
-        type=_reader(bool, may_be_none=False),
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="true|false",
-        help="print requests, tokens and cost to expect; send nothing",
-    )
+    _add_switch(parser, "dry_run", "print requests, tokens and cost to expect; send nothing")
 
 
 def _synthesize(args: argparse.Namespace) -> int:
@@ -280,14 +263,7 @@ def _add_inspect(commands: Any) -> None:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these flags")
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--split",
-        type=_reader(str, may_be_none=False),
-        default="train",
-        metavar="NAME",
-        help="split of a dataset in a folder or on the Hub (default: train)",
-    )
-    group.add_argument("--limit", type=_reader(int, may_be_none=True), metavar="N", help="read the first N pairs only")
+    _add_rows(group, "train", "read the first N pairs only")
     group.add_argument(
         "--model",
         type=_reader(str, may_be_none=True),
@@ -314,15 +290,7 @@ def _add_inspect(commands: Any) -> None:
         ("weights", "list the edits of the pairs shown, with the weights of their tokens"),
         ("log_probs", "shade the report by the log-probabilities of the tokens under '--model', which is then run"),
     ):
-        group.add_argument(
-            f"--{name}",
-            type=_reader(bool, may_be_none=False),
-            nargs="?",
-            const=True,
-            default=False,
-            metavar="true|false",
-            help=text,
-        )
+        _add_switch(group, name, text)
     group = parser.add_argument_group("files")
     for name, text in (
         ("html", "report to open in a browser, in one file"),
@@ -487,19 +455,7 @@ def _add_evaluate(commands: Any) -> None:
         help="JSON, JSON Lines, CSV or Parquet file, or dataset on the Hub, with 'question' and 'answer'; optionally "
         "'task' and 'task_description'",
     )
-    group.add_argument(
-        "--split",
-        type=_reader(str, may_be_none=False),
-        default="test",
-        metavar="NAME",
-        help="split of a dataset on the Hub (default: test)",
-    )
-    group.add_argument(
-        "--limit",
-        type=_reader(int, may_be_none=True),
-        metavar="N",
-        help="use the first N questions only; of each task with --harness",
-    )
+    _add_rows(group, "test", "use the first N questions only; of each task with --harness")
     group = parser.add_argument_group("benchmarks of the paper, instead of questions")
     for name, text in (
         (
@@ -513,14 +469,10 @@ def _add_evaluate(commands: Any) -> None:
         ),
     ):
         group.add_argument(f"--{name}", type=_reader(str, may_be_none=True), metavar="TEXT", help=text)
-    group.add_argument(
-        "--task_descriptions",
-        type=_reader(bool, may_be_none=False),
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="true|false",
-        help="head the questions of BIG-Bench Hard with the descriptions of their tasks, as the authors do",
+    _add_switch(
+        group,
+        "task_descriptions",
+        "head the questions of BIG-Bench Hard with the descriptions of their tasks, as the authors do",
     )
     _add_fields(parser.add_argument_group("evaluation"), EvaluationConfig)
     group = parser.add_argument_group("comparison")
@@ -692,6 +644,23 @@ def _rows_of(name: str, split: str) -> Iterable[Any]:
 
 
 # Flags from dataclasses, and from YAML
+
+
+def _add_switch(group: Any, name: str, text: str) -> None:
+    read = _reader(bool, may_be_none=False)
+    group.add_argument(f"--{name}", type=read, nargs="?", const=True, default=False, metavar="true|false", help=text)
+
+
+def _add_rows(group: Any, split: str, limit: str) -> None:
+    """Which rows of a dataset to read."""
+    group.add_argument(
+        "--split",
+        type=_reader(str, may_be_none=False),
+        default=split,
+        metavar="NAME",
+        help="split of a dataset in a folder or on the Hub (default: %(default)s)",
+    )
+    group.add_argument("--limit", type=_reader(int, may_be_none=True), metavar="N", help=limit)
 
 
 def _add_fields(group: Any, cls: type) -> None:
