@@ -423,12 +423,7 @@ def evaluate(
         **getattr(student, "settings", {}),
         **{name: getattr(config, name) for name in ("chat", "task_description")},
     }
-    temperature = settings.get("temperature", 1.0)
-    if config.num_paths > 1 and not temperature and temperature is not None:
-        raise ValueError(
-            f"`num_paths={config.num_paths}` needs a temperature above zero, got {temperature}. Greedy paths are all the same; "
-            "the paper samples 8 with `temperature=0.7, top_p=0.95`."
-        )
+    _check_paths(config.num_paths, settings)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _check_settings(folder / "settings.json", settings)
@@ -682,6 +677,14 @@ def _key(row: dict[str, Any], sample: int) -> tuple[str, int]:
 def _seed(seed: int, texts: list[str], samples: list[int]) -> int:
     digest = hashlib.sha256(json.dumps([seed, texts, samples]).encode()).digest()
     return int.from_bytes(digest[:7], "big")
+
+
+def _check_paths(num_paths: int, settings: dict[str, Any]) -> None:
+    if num_paths > 1 and settings.get("temperature", 1.0) == 0:
+        raise ValueError(
+            f"`num_paths={num_paths}` needs a temperature above zero, got {settings['temperature']}. Greedy paths are all the "
+            "same; the paper samples 8 with `temperature=0.7, top_p=0.95`."
+        )
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:

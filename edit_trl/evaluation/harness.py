@@ -31,6 +31,7 @@ from .evaluator import (
     STOP,
     EvaluationConfig,
     Student,
+    _check_paths,
     _check_settings,
     _judge,
     _load_generations,
@@ -300,11 +301,7 @@ def run_harness(
     }
     if limit is not None and limit < 1:
         raise ValueError(f"`limit` must be at least 1, got {limit}. Leave it out for all questions.")
-    if config.num_paths > 1 and settings.get("temperature", 1.0) == 0:
-        raise ValueError(
-            f"`num_paths={config.num_paths}` needs a temperature above zero, got {settings['temperature']}. Greedy paths are all "
-            "the same; the paper samples 8 with `temperature=0.7, top_p=0.95`."
-        )
+    _check_paths(config.num_paths, settings)
     tasks = harness_tasks(
         benchmarks, config.num_paths, data_dir, leave_out, config.task_description, task_descriptions
     )
