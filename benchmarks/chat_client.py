@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from edit_trl.chat_client import ChatClient
+from edit_trl.chat import ChatClient
 
 
 REPLY = {

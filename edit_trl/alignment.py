@@ -16,6 +16,7 @@ Paper: https://huggingface.co/papers/2405.19737
 """
 
 import codecs
+import math
 import sys
 from array import array
 from collections import defaultdict
@@ -30,6 +31,9 @@ from rapidfuzz.distance import Levenshtein
 
 
 TIE_BREAKS = ("symmetric", "reference")
+
+# Weights of the paper (α and β) and of the authors' code (γ). Every default that is one of them comes from here.
+CHOSEN_KEY_WEIGHT, REJECTED_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT = 1.0, 0.025, 0.0
 
 # Reads an array of machine integers as characters. The byte order is named, since plain "utf-32" takes 0xFEFF at the
 # start for a byte order mark.
@@ -187,9 +191,9 @@ def align(chosen: Sequence[Hashable], rejected: Sequence[Hashable], *, tie_break
 
 def token_weights(
     alignment: Alignment,
-    chosen_key_weight: float = 1.0,
-    rejected_key_weight: float = 0.025,
-    chosen_other_weight: float = 0.0,
+    chosen_key_weight: float = CHOSEN_KEY_WEIGHT,
+    rejected_key_weight: float = REJECTED_KEY_WEIGHT,
+    chosen_other_weight: float = CHOSEN_OTHER_WEIGHT,
 ) -> tuple[list[float], list[float]]:
     """
     Signed weights of the tokens of both chains: positive pulls towards a token, negative pushes away, zero ignores it.
@@ -208,6 +212,9 @@ def token_weights(
     Returns:
         `tuple[list[float], list[float]]`: Weights of the right chain's tokens and of the wrong chain's tokens.
 
+    Raises:
+        ValueError: If a weight is negative or not finite.
+
     Examples:
 
     ```python
@@ -216,12 +223,52 @@ def token_weights(
 
     ```
     """
+    check_strengths(chosen_key_weight, rejected_key_weight, chosen_other_weight)
     # `0.0 - x` rather than `-x`: a strength of zero gives `0.0`, not `-0.0`.
     pushed_away = 0.0 - rejected_key_weight
     return (
         [chosen_key_weight if key else chosen_other_weight for key in alignment.chosen_key],
         [pushed_away if key else 0.0 for key in alignment.rejected_key],
     )
+
+
+def check_strengths(chosen_key_weight: float, rejected_key_weight: float, chosen_other_weight: float) -> None:
+    """
+    Refuse weights that would train the student towards mistakes, or away from the right chain.
+
+    Args:
+        chosen_key_weight, rejected_key_weight, chosen_other_weight:
+            As for [`token_weights`].
+
+    Raises:
+        ValueError: If one is negative or not finite.
+    """
+    for name, value, default, meaning in (
+        (
+            "chosen_key_weight",
+            chosen_key_weight,
+            CHOSEN_KEY_WEIGHT,
+            "the weight of the key tokens of the right chain, so a negative value pushes the student away from the right "
+            "answer",
+        ),
+        (
+            "rejected_key_weight",
+            rejected_key_weight,
+            REJECTED_KEY_WEIGHT,
+            "the strength with which mistaken tokens are pushed away, so a negative value trains the student to repeat them",
+        ),
+        (
+            "chosen_other_weight",
+            chosen_other_weight,
+            CHOSEN_OTHER_WEIGHT,
+            "the weight of the other tokens of the right chain, so a negative value pushes the student away from them",
+        ),
+    ):
+        if not 0 <= value < math.inf:
+            instead = -value if -math.inf < value < 0 else default
+            raise ValueError(
+                f"`{name}` must be positive or zero and finite, got {value}. It is {meaning}. Pass `{name}={instead}`."
+            )
 
 
 def similarity(chosen: Sequence[Hashable], rejected: Sequence[Hashable]) -> float:

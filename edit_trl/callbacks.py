@@ -36,7 +36,7 @@ from transformers import (
 from trl.data_utils import common_prefix_length
 from trl.trainer.utils import global_then_local_main_first, pad
 
-from .data_utils import ID_COLUMNS, check_columns, get_column_names, prepare_dual_cots
+from .data_utils import ID_COLUMNS, get_column_names, is_tokenized, prepare_dual_cots
 
 
 logger = get_logger(__name__)
@@ -432,7 +432,7 @@ def _read_key_steps(
     """The key step of each pair, or the reason why there is none to score."""
     PartialState()  # the logger asks it for the main process
     name = "held-back"
-    if processing_class is None and not check_columns(get_column_names(dataset, name), name):
+    if processing_class is None and not is_tokenized(get_column_names(dataset, name), name):
         raise ValueError(
             "`processing_class` must be the tokenizer of the model, got `None`. The dataset holds text; pass the "
             "tokenizer, or a dataset with `prompt_ids`, `chosen_ids` and `rejected_ids`."

@@ -1,12 +1,13 @@
 """
-Turn dual chains-of-thought into batches: align, weight, truncate, lay out.
+Turn dual chains-of-thought into batches.
 
-The collator aligns the full completions, so truncation cannot invent differences, and then cuts token IDs and weights
-together. It leaves tokenization to `data_utils.py` and the loss to `loss.py`.
+Which tokens of a pair are key, what they weigh and what truncation keeps is decided in `weighting.py`. The collator
+gathers the tokens to be scored and lays the chains out in rows. It leaves tokenization to `data_utils.py` and the loss to
+`loss.py`.
 
 A batch lists the tokens that are scored (key or weighted) instead of carrying `labels`: each names the row and the
 position of the hidden state that predicts it. So the trainer builds logits for those alone, and the same list serves
-every layout: two rows per pair, one row that holds the common start once (`shared_prefix.py`), or no padding.
+every layout: two rows per pair, one row that holds the common start once (`layouts.py`), or no padding.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,10 @@ from transformers.data.data_collator import DataCollatorMixin
 from trl.data_utils import common_prefix_length
 from trl.trainer.utils import pad
 
-from .alignment import Alignment, align, token_weights
-from .data_utils import ID_COLUMNS, check_weights, has_weight_columns, split_words
-from .shared_prefix import CHOSEN, LAYOUTS, SHARED, share_prefix
+from .alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT
+from .data_utils import ID_COLUMNS
+from .layouts import CHOSEN, LAYOUTS, SHARED, share_prefix
+from .weighting import check_options, kept_range, weigh_pair
 
 
 @dataclass
@@ -39,7 +41,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     each with the prompt in front. They are laid out in rows, with padding on the right:
 
     - `"padded"`: row c is chain c.
-    - `"shared_prefix"`: row b is pair b, the common start of its chains once, see [`~shared_prefix.share_prefix`].
+    - `"shared_prefix"`: row b is pair b, the common start of its chains once, see [`~layouts.share_prefix`].
     - `"padding_free"`: one row with all chains, without padding.
 
     - `"input_ids"`, `"attention_mask"`, `"position_ids"` of shape (2B, length), (B, length) or (1, length); no
@@ -108,9 +110,9 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     """
 
     pad_token_id: int
-    chosen_key_weight: float = 1.0
-    rejected_key_weight: float = 0.025
-    chosen_other_weight: float = 0.0
+    chosen_key_weight: float = CHOSEN_KEY_WEIGHT
+    rejected_key_weight: float = REJECTED_KEY_WEIGHT
+    chosen_other_weight: float = CHOSEN_OTHER_WEIGHT
     alignment_level: str = "token"
     tie_break: str = "symmetric"
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -122,11 +124,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     _token_texts: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.alignment_level not in ("token", "word"):
-            raise ValueError(
-                f"`alignment_level` must be 'token' or 'word', got {self.alignment_level!r}. It is what the edit script "
-                'works on; pass `alignment_level="token"` for the method of the paper.'
-            )
+        check_options(self)
         if self.layout not in LAYOUTS:
             raise ValueError(
                 f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, got {self.layout!r}. It is how chains become "
@@ -137,11 +135,6 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 "`alignment_level='word'` needs the text of the tokens, but `tokenizer` is `None`. Pass "
                 "`tokenizer=` the tokenizer that made the token IDs."
             )
-        if self.truncation_mode not in ("keep_start", "keep_end"):
-            raise ValueError(
-                f"`truncation_mode` must be 'keep_start' or 'keep_end', got {self.truncation_mode!r}. It decides which "
-                'end of a chain longer than `max_length` survives; pass `truncation_mode="keep_start"` if in doubt.'
-            )
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         incomplete = [example for example in examples if not set(ID_COLUMNS) <= example.keys()]
@@ -151,35 +144,17 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 f"{sorted(incomplete[0])}. The collator aligns token IDs: let `EDITTrainer` prepare the dataset (do not "
                 "set `skip_prepare_dataset`), or tokenize it first."
             )
-        weighted = [self._weigh(example) for example in examples]
-        # Of all right chains, then of all wrong ones.
-        chains: list[list[int]] = []
-        num_completion_tokens: list[int] = []
-        num_key_tokens: list[int] = []
+        pairs = [weigh_pair(example, self, self.tokenizer, self._token_texts) for example in examples]
+        chains = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         scored: list[tuple[int, int, int, float, bool]] = []
-        for side, column in enumerate(("chosen_ids", "rejected_ids")):
-            for example, sides in zip(examples, weighted, strict=True):
-                weights, is_key = sides[side]
-                prompt_length = len(example["prompt_ids"])
-                ids = list(example["prompt_ids"]) + list(example[column])
-                start, stop = self._kept(len(ids))
-                # The token at position `start` opens the chain: nothing predicts it.
-                first = max(prompt_length, start + 1)
-                scored.extend(
-                    (len(chains), t - 1 - start, ids[t], weight, key)
-                    for t, weight, key in zip(
-                        range(first, stop),
-                        weights[first - prompt_length :],
-                        is_key[first - prompt_length :],
-                        strict=False,
-                    )
-                    if key or weight
-                )
-                chains.append(ids[start:stop])
-                num_completion_tokens.append(max(stop - max(prompt_length, start), 0))
-                num_key_tokens.append(sum(is_key))
+        for number, chain in enumerate(chains):
+            for place in chain.completion:
+                weight, is_key = chain.weights[place - chain.prompt_length], chain.is_key[place - chain.prompt_length]
+                # The first token of a row is predicted by nothing.
+                if (is_key or weight) and place > chain.start:
+                    scored.append((number, place - 1 - chain.start, chain.ids[place], weight, is_key))
 
-        output, rows, columns = self._lay_out(chains)
+        output, rows, columns = self._lay_out([chain.kept_ids for chain in chains])
         scored_chains, positions, *values = zip(*scored, strict=True) if scored else [()] * 5
         places = [columns[chain][t] for chain, t in zip(scored_chains, positions, strict=True)]
         output["scored_rows"] = torch.tensor([rows[chain] for chain in scored_chains], dtype=torch.long)
@@ -188,8 +163,8 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         dtypes = {"scored_ids": torch.long, "scored_weights": torch.float, "scored_key": torch.bool}
         for (name, dtype), column_values in zip(dtypes.items(), values, strict=True):
             output[name] = torch.tensor(column_values, dtype=dtype)
-        output["num_completion_tokens"] = torch.tensor(num_completion_tokens)
-        output["num_key_tokens"] = torch.tensor(num_key_tokens)
+        output["num_completion_tokens"] = torch.tensor([len(chain.completion) for chain in chains])
+        output["num_key_tokens"] = torch.tensor([sum(chain.is_key) for chain in chains])
         return output
 
     def row_length(self, example: dict[str, Any]) -> int:
@@ -204,10 +179,8 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             `int`: Tokens of the longer of its two rows (`"padded"`), of its one row (`"shared_prefix"`), or of what it
             adds to the row of all (`"padding_free"`).
         """
-        chains = []
-        for column in ("chosen_ids", "rejected_ids"):
-            ids = list(example["prompt_ids"]) + list(example[column])
-            chains.append(ids[slice(*self._kept(len(ids)))])
+        rows = ([*example["prompt_ids"], *example[column]] for column in ("chosen_ids", "rejected_ids"))
+        chains = [row[slice(*kept_range(len(row), self))] for row in rows]
         if self.layout == "padded":
             return max(map(len, chains))
         return sum(map(len, chains)) - (common_prefix_length(*chains) if self.layout == "shared_prefix" else 0)
@@ -244,32 +217,6 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         output["position_ids"] = self._pad(position_ids, 0)
         output["num_tokens"] = torch.tensor(sum(map(len, input_ids)))
         return output, rows, columns
-
-    def _weigh(self, example: dict[str, Any]) -> list[tuple[list[float], list[bool]]]:
-        """Weights and key mask of the full right chain and of the full wrong chain."""
-        if has_weight_columns(example):
-            sides = [check_weights(example, side) for side in ("chosen", "rejected")]
-            return [(weights, [weight != 0 for weight in weights]) for weights in sides]
-        alignment = self._align(example["chosen_ids"], example["rejected_ids"])
-        chosen, rejected = token_weights(
-            alignment, self.chosen_key_weight, self.rejected_key_weight, self.chosen_other_weight
-        )
-        return [(chosen, alignment.chosen_key), (rejected, alignment.rejected_key)]
-
-    def _align(self, chosen_ids: list[int], rejected_ids: list[int]) -> Alignment:
-        if self.alignment_level == "token":
-            return align(chosen_ids, rejected_ids, tie_break=self.tie_break)
-        assert self.tokenizer is not None  # checked in __post_init__
-        chosen_words, chosen_lengths = split_words(self.tokenizer, chosen_ids, self._token_texts)
-        rejected_words, rejected_lengths = split_words(self.tokenizer, rejected_ids, self._token_texts)
-        alignment = align(chosen_words, rejected_words, tie_break=self.tie_break)
-        return alignment.expand(chosen_lengths, rejected_lengths)
-
-    def _kept(self, length: int) -> tuple[int, int]:
-        """Which part of a row truncation keeps, as start and stop."""
-        if self.max_length is None or length <= self.max_length:
-            return 0, length
-        return (0, self.max_length) if self.truncation_mode == "keep_start" else (length - self.max_length, length)
 
     def _pad(self, rows: list[list[int]], padding_value: int) -> torch.Tensor:
         return pad(

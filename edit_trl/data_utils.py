@@ -11,13 +11,10 @@ Preparation is where pairs that nothing can be learnt from are dropped, each wit
 
 import difflib
 import json
-import math
 from collections import Counter
 from contextlib import suppress
 from copy import deepcopy
 from importlib.metadata import version
-from itertools import accumulate, pairwise
-from numbers import Real
 from typing import Any
 
 from accelerate import PartialState
@@ -33,15 +30,15 @@ from trl.data_utils import (
     maybe_convert_to_chatml,
 )
 
-from .alignment import word_lengths
+from .deprecation import renamed
+from .weighting import WEIGHT_COLUMNS, has_weight_columns, read_weights
 
 
 logger = get_logger(__name__)
 
 TEXT_COLUMNS = ("prompt", "chosen", "rejected")
-# Columns of tokenized data. The weights are optional and come as a pair.
+# Columns of tokenized data. Those of weights, in `weighting.py`, are optional.
 ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
-WEIGHT_COLUMNS = ("chosen_weights", "rejected_weights")
 
 REASONS = {
     "missing": "`prompt`, `chosen` or `rejected` is None or empty",
@@ -50,7 +47,19 @@ REASONS = {
 }
 
 
-def check_columns(column_names: list[str], dataset_name: str = "train") -> bool:
+__getattr__ = renamed(
+    __name__,
+    {
+        "check_columns": "is_tokenized",
+        "check_weights": "edit_trl.weighting.read_weights",
+        "decode_part": "edit_trl.token_texts.decode_part",
+        "decode_pieces": "edit_trl.token_texts.decode_pieces",
+        "split_words": "edit_trl.token_texts.split_words",
+    },
+)
+
+
+def is_tokenized(column_names: list[str], dataset_name: str = "train") -> bool:
     """
     Check that a dataset has the columns of a dual-CoT dataset.
 
@@ -69,7 +78,7 @@ def check_columns(column_names: list[str], dataset_name: str = "train") -> bool:
     Examples:
 
     ```python
-    >>> check_columns(["prompt", "chosen", "rejected", "task"])
+    >>> is_tokenized(["prompt", "chosen", "rejected", "task"])
     False
 
     ```
@@ -80,8 +89,8 @@ def check_columns(column_names: list[str], dataset_name: str = "train") -> bool:
             f"The {dataset_name} dataset must hold text alone, got the column `{min(images)}`. Key tokens are found in "
             f"text; train on the text of the pairs with `dataset.remove_columns({min(images)!r})`."
         )
-    is_tokenized = any(column in column_names for column in ID_COLUMNS)
-    if is_tokenized:
+    tokenized = any(column in column_names for column in ID_COLUMNS)
+    if tokenized:
         required: tuple[str, ...] = ID_COLUMNS
         if any(column in column_names for column in WEIGHT_COLUMNS):
             required += WEIGHT_COLUMNS
@@ -94,7 +103,7 @@ def check_columns(column_names: list[str], dataset_name: str = "train") -> bool:
                 "the tokens that they belong to: add the columns `prompt_ids`, `chosen_ids` and `rejected_ids`."
             )
     missing = [column for column in required if column not in column_names]
-    if not is_tokenized and "prompt" not in column_names and not missing:
+    if not tokenized and "prompt" not in column_names and not missing:
         # An implicit prompt is allowed, a misspelt one is not.
         misspelt = difflib.get_close_matches("prompt", column_names, n=1, cutoff=0.75)
         missing = ["prompt"] if misspelt else []
@@ -112,7 +121,7 @@ def check_columns(column_names: list[str], dataset_name: str = "train") -> bool:
             f"missing from {sorted(column_names)}. `chosen` is the chain of thought with the right answer, `rejected` "
             f"the one with the wrong answer: {', '.join(hints) or 'add the missing columns'}."
         )
-    return is_tokenized
+    return tokenized
 
 
 def get_column_names(dataset: Dataset | IterableDataset, dataset_name: str = "train") -> list[str]:
@@ -187,8 +196,8 @@ def prepare_dual_cots(
         dataset = dataset.with_format(None)  # lists, whatever the format was
     is_iterable = isinstance(dataset, IterableDataset)
     column_names = get_column_names(dataset, dataset_name)
-    is_tokenized = check_columns(column_names, dataset_name)
-    if not is_tokenized and "prompt" not in column_names:
+    tokenized = is_tokenized(column_names, dataset_name)
+    if not tokenized and "prompt" not in column_names:
         _warn_of_implicit_text_prompt(next(iter(dataset)), dataset_name)
 
     map_kwargs: dict[str, Any] = {}
@@ -196,7 +205,7 @@ def prepare_dual_cots(
         map_kwargs = {"num_proc": num_proc, "desc": f"Tokenizing {dataset_name} dataset"}
         # Stated rather than inferred: a first batch of dropped pairs has only empty lists.
         features = dict(dataset.features)
-        if not is_tokenized:
+        if not tokenized:
             features.update({column: [Value("int32")] for column in ID_COLUMNS})
         added = {"_drop_reason": Value("string"), "_split_prompt": Value("string")}
         map_kwargs["features"] = Features({**features, **added})
@@ -232,137 +241,6 @@ def prepare_dual_cots(
             f"({max_length})."
         )
     return prepared.remove_columns(["_drop_reason", "_split_prompt"])
-
-
-def decode_part(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """
-    Text of some tokens from the middle of a text, with the whitespace they carry there.
-
-    Decoding a part on its own loses the leading space with many tokenizers, so it is decoded behind an anchor.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer that made the token IDs.
-        ids (`list[int]`):
-            Token IDs.
-
-    Returns:
-        `str`: Their text, special tokens included.
-    """
-    anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
-    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-    return tokenizer.decode(anchor + list(ids), **options)[len(tokenizer.decode(anchor, **options)) :]
-
-
-def decode_pieces(
-    tokenizer: PreTrainedTokenizerBase, ids: list[int], known_texts: dict[int, str] | None = None
-) -> list[tuple[str, int]]:
-    """
-    Text of the tokens of a chain, one by one, or of the few that share a character.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer that made the token IDs.
-        ids (`list[int]`):
-            Token IDs.
-        known_texts (`dict[int, str]`, *optional*):
-            Texts of single tokens, filled as they are met: a chain has hundreds, and the next chain the same ones.
-
-    Returns:
-        `list[tuple[str, int]]`: For each piece its text and number of tokens.
-    """
-    known = {} if known_texts is None else known_texts
-    special_ids = set(tokenizer.all_special_ids)
-    pieces: list[tuple[str, int]] = []
-    start = 0
-    for stop in range(1, len(ids) + 1):
-        if stop - start > 1:
-            text = decode_part(tokenizer, ids[start:stop])
-        elif ids[start] in known:
-            text = known[ids[start]]
-        else:
-            text = known[ids[start]] = decode_part(tokenizer, ids[start:stop])
-        # A character may span several tokens: UTF-8 has at most four bytes to one.
-        is_border = ids[start] in special_ids or stop == len(ids) or ids[stop] in special_ids
-        if text.endswith("\ufffd") and stop - start < 4 and not is_border:
-            continue
-        pieces.append((text, stop - start))
-        start = stop
-    return pieces
-
-
-def split_words(
-    tokenizer: PreTrainedTokenizerBase, ids: list[int], known_texts: dict[int, str] | None = None
-) -> tuple[list[str], list[int]]:
-    """
-    Words of a chain, between whitespace borders; special tokens stand alone.
-
-    Args:
-        tokenizer, ids, known_texts:
-            As for [`decode_pieces`].
-
-    Returns:
-        `tuple[list[str], list[int]]`: For each word its text, with the whitespace before it, and its number of tokens.
-    """
-    special_ids = set(tokenizer.all_special_ids)
-    pieces = decode_pieces(tokenizer, ids, known_texts)
-    starts = list(accumulate((length for _, length in pieces), initial=0))
-    texts = [text for text, _ in pieces]
-    lengths = word_lengths(texts, [ids[start] in special_ids for start in starts[:-1]])
-    borders = list(accumulate(lengths, initial=0))
-    words = ["".join(texts[i:j]) for i, j in pairwise(borders)]
-    return words, [starts[j] - starts[i] for i, j in pairwise(borders)]
-
-
-def has_weight_columns(example: dict[str, Any]) -> bool:
-    """
-    Whether a tokenized pair brings its own weights.
-
-    Args:
-        example (`dict[str, Any]`):
-            Tokenized pair.
-
-    Returns:
-        `bool`: Whether `chosen_weights` or `rejected_weights` is there and not `None`.
-    """
-    return any(example.get(column) is not None for column in WEIGHT_COLUMNS)
-
-
-def check_weights(example: dict[str, Any], side: str) -> list[float]:
-    """
-    Check the weight column of one chain.
-
-    Args:
-        example (`dict[str, Any]`):
-            Tokenized pair.
-        side (`str`):
-            `"chosen"` or `"rejected"`.
-
-    Returns:
-        `list[float]`: The weights of that chain.
-
-    Raises:
-        ValueError: If the column is missing, or is not one finite number per token.
-    """
-    weights, num_tokens = example.get(f"{side}_weights"), len(example[f"{side}_ids"])
-    if weights is None:
-        raise ValueError(
-            f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace the "
-            f"alignment on both sides; pass `{side}_weights=[0.0] * {num_tokens}` to leave that chain alone."
-        )
-    if len(weights) != num_tokens:
-        raise ValueError(
-            f"`{side}_weights` must hold one float per token of `{side}_ids`, expected {num_tokens}, got "
-            f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized chain, "
-            "end-of-sequence token included."
-        )
-    bad = next((i for i, w in enumerate(weights) if not isinstance(w, Real) or not math.isfinite(w)), None)
-    if bad is not None:
-        raise ValueError(
-            f"`{side}_weights` must be finite numbers, got {weights[bad]!r} at token {bad}. The loss would not be "
-            "finite either; pass `0.0` for tokens to ignore."
-        )
-    return [float(weight) for weight in weights]
 
 
 class _DropCounter:
@@ -423,7 +301,7 @@ def _tokenize_example(
     has_weights = has_weight_columns(example)
     if has_weights and reason is None:
         for side in ("chosen", "rejected"):
-            check_weights(example, side)
+            read_weights(example, side)
     if reason is None and output["chosen_ids"] == output["rejected_ids"] and not has_weights:
         reason = "equal"
     elif reason is None and max_length is not None and truncation_mode == "keep_start" and prompt_length >= max_length:

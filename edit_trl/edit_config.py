@@ -12,15 +12,16 @@ import torch
 from accelerate.logging import get_logger
 from trl import SFTConfig
 
-from .alignment import TIE_BREAKS
+from .alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT, TIE_BREAKS
 from .loss import REJECTED_LOSSES
+from .option_help import help_from_docstring
+from .weighting import ALIGNMENT_LEVELS, check_max_length, check_options
 
 
 logger = get_logger(__name__)
 
-ALIGNMENT_LEVELS = ("token", "word")
 
-
+@help_from_docstring
 @dataclass
 class EDITConfig(SFTConfig):
     r"""
@@ -30,6 +31,11 @@ class EDITConfig(SFTConfig):
     [`~transformers.TrainingArguments`].
 
     Parameters:
+        > Parameters whose default values are overridden from SFTConfig
+
+        learning_rate (`float`, *optional*, defaults to `5e-6`):
+            Initial learning rate of AdamW. The default is the paper's rate of the second stage, not `2e-5`.
+
         > Parameters that control the alignment
 
         alignment_level (`str`, *optional*, defaults to `"token"`):
@@ -64,9 +70,7 @@ class EDITConfig(SFTConfig):
             rows per pair, which `False` always uses.
 
     > [!NOTE]
-    > These parameters have default values different from [`~trl.SFTConfig`]:
-    > - `learning_rate`: Defaults to `5e-6`, the paper's rate of the second stage, instead of `2e-5`.
-    > - `use_cpu` and `bf16`: On a machine without accelerator, `True` and `False` unless set.
+    > On a machine without accelerator, `use_cpu` is `True` and `bf16` is `False` unless set.
 
     Raises:
         ValueError: If a value is out of range, or an option of `SFTConfig` cannot work with dual chains-of-thought.
@@ -83,73 +87,21 @@ class EDITConfig(SFTConfig):
     """
 
     # Parameters whose default values are overridden from SFTConfig
-    learning_rate: float = field(
-        default=5e-6,
-        metadata={"help": "The initial learning rate for AdamW. The default is the paper's rate of the second stage."},
-    )
+    learning_rate: float = 5e-6
 
     # Parameters that control the alignment
-    alignment_level: str = field(
-        default="token",
-        metadata={
-            "help": "What the edit script between the two chains deletes, inserts and replaces: 'token' as in the "
-            "paper, or 'word' for runs of tokens between whitespace borders.",
-            "choices": list(ALIGNMENT_LEVELS),
-        },
-    )
-    tie_break: str = field(
-        default="symmetric",
-        metadata={
-            "help": "Which of several minimum edit scripts marks the key tokens: 'symmetric', one script for both "
-            "chains, or 'reference', the order of the authors' code, which runs once per direction.",
-            "choices": list(TIE_BREAKS),
-        },
-    )
+    alignment_level: str = field(default="token", metadata={"choices": list(ALIGNMENT_LEVELS)})
+    tie_break: str = field(default="symmetric", metadata={"choices": list(TIE_BREAKS)})
 
     # Parameters that control the loss
-    chosen_key_weight: float = field(
-        default=1.0,
-        metadata={"help": "Weight of the key tokens of the chosen (right) chain (α in the paper)."},
-    )
-    rejected_key_weight: float = field(
-        default=0.025,
-        metadata={
-            "help": "Strength with which the key tokens of the rejected (wrong) chain are pushed away (β in the "
-            "paper). Set to `0.0` to learn from the chosen chain alone."
-        },
-    )
-    chosen_other_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of the other tokens of the chosen chain (γ in the authors' code, 0 there). Above zero it "
-            "anchors the chosen chain, against drift in what the key tokens do not train."
-        },
-    )
-    rejected_loss: str = field(
-        default="nll",
-        metadata={
-            "help": "How key tokens of the rejected chain are pushed away: 'nll', minus their negative log-likelihood "
-            "as in the paper, unbounded; or 'unlikelihood', -log(1 - p), bounded below.",
-            "choices": list(REJECTED_LOSSES),
-        },
-    )
-    rejected_nll_threshold: float | None = field(
-        default=20.0,
-        metadata={
-            "help": "Key tokens of the rejected chain whose negative log-likelihood, in nats, is above this are left "
-            "alone. `None` pushes without limit."
-        },
-    )
+    chosen_key_weight: float = CHOSEN_KEY_WEIGHT
+    rejected_key_weight: float = REJECTED_KEY_WEIGHT
+    chosen_other_weight: float = CHOSEN_OTHER_WEIGHT
+    rejected_loss: str = field(default="nll", metadata={"choices": list(REJECTED_LOSSES)})
+    rejected_nll_threshold: float | None = 20.0
 
     # Parameters that control the speed
-    shared_prefix: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether to compute what both chains of a pair share only once, wherever that is right for the "
-            "model: one row per pair, or, under FlashAttention, rows without padding. Loss and gradients are those of "
-            "two padded rows per pair, which `False` always uses."
-        },
-    )
+    shared_prefix: bool = True
 
     def __post_init__(self) -> None:
         self._choose_cpu()
@@ -179,44 +131,18 @@ class EDITConfig(SFTConfig):
     def _check_ranges(self) -> None:
         if isinstance(self.rejected_nll_threshold, str):  # a command line or YAML file says "none"
             self.rejected_nll_threshold = _parse_threshold(self.rejected_nll_threshold)
-        if not self.rejected_key_weight >= 0:
-            raise ValueError(
-                f"`rejected_key_weight` must be positive or zero, got {self.rejected_key_weight}. It is the strength "
-                "with which mistaken tokens are pushed away, so a negative value trains the student to repeat them. "
-                f"Pass `rejected_key_weight={-self.rejected_key_weight}` to push away with the same strength."
-            )
-        for name, meaning in (
-            ("chosen_key_weight", "key tokens"),
-            ("chosen_other_weight", "other tokens"),
-        ):
-            value = getattr(self, name)
-            if not value >= 0:
-                raise ValueError(
-                    f"`{name}` must be positive or zero, got {value}. It is the weight of the {meaning} of the right "
-                    "chain, so a negative value pushes the student away from the right answer. Pass "
-                    f"`{name}={-value}` to pull with the same strength."
-                )
+        check_options(self)
+        check_max_length(self.max_length)
         if self.rejected_nll_threshold is not None and not self.rejected_nll_threshold > 0:
             raise ValueError(
                 f"`rejected_nll_threshold` must be positive or `None`, got {self.rejected_nll_threshold}. It is the "
                 "negative log-likelihood, in nats, above which a mistaken token is left alone, so no token would be "
                 "pushed away. Pass `rejected_key_weight=0.0` for that, or `rejected_nll_threshold=20.0`."
             )
-        for name, choices in (
-            ("alignment_level", ALIGNMENT_LEVELS),
-            ("tie_break", TIE_BREAKS),
-            ("rejected_loss", REJECTED_LOSSES),
-        ):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(
-                    f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}. Pass "
-                    f"`{name}={choices[0]!r}`, the default, if in doubt."
-                )
-        if self.max_length is not None and self.max_length < 2:
+        if self.rejected_loss not in REJECTED_LOSSES:
             raise ValueError(
-                f"`max_length` must be at least 2 or `None`, got {self.max_length}. A prompt and a completion need a "
-                "token each; pass `max_length=1024`, the default, if in doubt."
+                f"`rejected_loss` must be one of {', '.join(map(repr, REJECTED_LOSSES))}, got {self.rejected_loss!r}. Pass "
+                "`rejected_loss='nll'`, that of the paper, if in doubt."
             )
 
     def _check_supported(self) -> None:

@@ -43,10 +43,11 @@ from trl.trainer.base_config import _BaseConfig
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first, selective_log_softmax_and_entropy
 
 from .data_collator import DataCollatorForDualCoT
-from .data_utils import ID_COLUMNS, WEIGHT_COLUMNS, check_columns, get_column_names, prepare_dual_cots
+from .data_utils import ID_COLUMNS, get_column_names, is_tokenized, prepare_dual_cots
 from .edit_config import EDITConfig
+from .layouts import attention_masks, choose_layout, to_padded
 from .loss import is_gated, krsl_loss, weighted_token_losses
-from .shared_prefix import attention_masks, choose_layout, separate
+from .weighting import WEIGHT_COLUMNS
 
 
 logger = get_logger(__name__)
@@ -418,13 +419,13 @@ class EDITTrainer(SFTTrainer):
         )
         if layout == self._layout != "padded" and not self._layout_is_checked:
             self._check_layout(model, inputs)
-        return inputs if layout in ("padded", self._layout) else separate(inputs)
+        return inputs if layout in ("padded", self._layout) else to_padded(inputs)
 
     def _check_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> None:
         """
         Compare the layout with two rows per pair, on one pair of a batch, and go back to these on a difference.
         """
-        padded = separate(inputs)
+        padded = to_padded(inputs)
         lengths = padded["attention_mask"].sum(dim=1).tolist()
         chains = [ids[:length] for ids, length in zip(padded["input_ids"].tolist(), lengths, strict=True)]
         pairs = zip(chains[: len(chains) // 2], chains[len(chains) // 2 :], strict=True)
@@ -850,7 +851,7 @@ def _check_datasets(train_dataset: Any, eval_dataset: Any, args: EDITConfig) -> 
         column_names = get_column_names(dataset, name)
         if is_prepared and isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
             continue  # its transform makes the columns
-        if not check_columns(column_names, name) and is_prepared:
+        if not is_tokenized(column_names, name) and is_prepared:
             raise ValueError(
                 f"The {name} dataset must be tokenized, since `skip_prepare_dataset` is set, got the columns "
                 f"{sorted(column_names)}. Leave `skip_prepare_dataset` out, or add the columns "

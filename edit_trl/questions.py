@@ -8,6 +8,11 @@ by a question, and write the same prompt.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .deprecation import renamed
+
+
+__getattr__ = renamed(__name__, {"check_questions": "normalize_questions"})
+
 
 def student_prompt(question: str, task_description: str = "") -> str:
     """
@@ -34,7 +39,7 @@ def student_prompt(question: str, task_description: str = "") -> str:
     return f"{head}Q: {question}\nA:"
 
 
-def check_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def normalize_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     Questions that can be asked, each once.
 

@@ -55,7 +55,7 @@ from trl import (
 )
 
 from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align, similarity
-from edit_trl.data_utils import check_columns
+from edit_trl.data_utils import is_tokenized
 from edit_trl.evaluation import answers_match, extract_answer
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
 
@@ -156,7 +156,7 @@ def main() -> None:
 
     # No stage may fail on the data after an hour of the one before it.
     if 2 in script_args.stages:
-        check_columns(train_dataset.column_names)
+        is_tokenized(train_dataset.column_names)
     sft_dataset = right_chains(train_dataset) if 1 in script_args.stages else None
 
     scores: dict[str, dict[str, list[bool]]] = {}

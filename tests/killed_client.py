@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from edit_trl.chat_client import ChatClient
+from edit_trl.chat import ChatClient
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 from teacher import Response, Teacher, completion
 
-from edit_trl.chat_client import BudgetReached, ChatClient, ChatReply, EndpointError, Usage, estimate_tokens
+from edit_trl.chat import BudgetReached, ChatClient, ChatReply, EndpointError, Usage, estimate_tokens
 
 
 pytest.importorskip("openai")
@@ -61,7 +61,7 @@ def quick_backoff(monkeypatch):
 
 def scale_backoff(monkeypatch, factor):
     """Backoff is what it would be at its shortest, times a factor."""
-    monkeypatch.setattr("edit_trl.chat_client.random.uniform", lambda low, high: low * factor)
+    monkeypatch.setattr("edit_trl.chat.client.random.uniform", lambda low, high: low * factor)
 
 
 def client_for(teacher, **options):
@@ -1080,7 +1080,7 @@ class TestStore:
     def test_store_that_another_process_has_open_is_refused(self, tmp_path):
         store = str(tmp_path / "replies.sqlite")
         code = (
-            f"from edit_trl.chat_client import ChatClient; client = ChatClient('teacher', store={store!r}); "
+            f"from edit_trl.chat import ChatClient; client = ChatClient('teacher', store={store!r}); "
             "print('open', flush=True); input()"
         )
         with subprocess.Popen(
@@ -1395,11 +1395,11 @@ class TestImports:
             ask(ChatClient("teacher", api_key_env=None), questions(1))
 
     def test_importing_the_module_does_not_import_openai(self):
-        code = "import sys, edit_trl.chat_client as module; module.ChatClient('teacher'); print(*sys.modules)"
+        code = "import sys, edit_trl.chat as module; module.ChatClient('teacher'); print(*sys.modules)"
         loaded = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         ).stdout.split()
-        assert "edit_trl.chat_client" in loaded
+        assert "edit_trl.chat" in loaded
         assert not {"openai", "torch", "transformers"} & set(loaded)
 
 

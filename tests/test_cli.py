@@ -35,7 +35,7 @@ from dual_cot_teacher import (
 from pyarrow import parquet
 from teacher import Response, Teacher, completion
 
-from edit_trl.chat_client import ChatClient
+from edit_trl.chat import ChatClient
 from edit_trl.cli import main
 from edit_trl.inspection import InspectionConfig, Statistics, read_pairs
 from edit_trl.synthesis import SynthesisConfig, dataset_files
@@ -116,7 +116,7 @@ class TestHelp:
         for field in [*fields(ChatClient), *fields(SynthesisConfig)]:
             assert f"--{field.name} " in text
             assert " ".join(field.metadata["help"].rstrip(".").split()) in text
-        assert "the paper's by default; 'none' leaves it out (default: 0.2)" in text
+        assert "the paper's by default. 'None' leaves it to the endpoint (default: 0.2)" in text
 
     @pytest.mark.parametrize("argv", [[], ["train"], ["synthesize", "--modle", "x"]])
     def test_unknown_words_are_refused(self, argv, capsys):

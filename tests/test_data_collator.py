@@ -777,9 +777,9 @@ class TestSetup:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"alignment_level": "sentence"}, "`alignment_level` must be 'token' or 'word', got 'sentence'"),
+            ({"alignment_level": "sentence"}, "`alignment_level` must be one of 'token', 'word', got 'sentence'"),
             ({"alignment_level": "word"}, "needs the text of the tokens, but `tokenizer` is `None`"),
-            ({"truncation_mode": "middle"}, "`truncation_mode` must be 'keep_start' or 'keep_end', got 'middle'"),
+            ({"truncation_mode": "middle"}, "`truncation_mode` must be one of 'keep_start', 'keep_end', got 'middle'"),
             (
                 {"layout": "packed"},
                 "`layout` must be one of 'padded', 'shared_prefix', 'padding_free', got 'packed'. It is how chains "

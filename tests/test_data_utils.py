@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from trl import DPOTrainer
 
 from edit_trl import data_utils
-from edit_trl.data_utils import check_columns, decode_part, prepare_dual_cots
+from edit_trl.data_utils import is_tokenized, prepare_dual_cots
+from edit_trl.token_texts import decode_part
 
 
 EOS = "<|im_end|>"
@@ -120,9 +121,9 @@ def without_prompt_column(row):
     return {side: row["prompt"] + row[side] for side in ("chosen", "rejected")}
 
 
-class TestCheckColumns:
+class TestIsTokenized:
     @pytest.mark.parametrize(
-        ("columns", "is_tokenized"),
+        ("columns", "expected"),
         [
             (["prompt", "chosen", "rejected"], False),
             (["chosen", "rejected"], False),
@@ -132,8 +133,8 @@ class TestCheckColumns:
             (["prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids"], True),
         ],
     )
-    def test_every_supported_shape_is_accepted(self, columns, is_tokenized):
-        assert check_columns(columns) is is_tokenized
+    def test_every_supported_shape_is_accepted(self, columns, expected):
+        assert is_tokenized(columns) is expected
 
     @pytest.mark.parametrize(
         ("columns", "hints"),
@@ -150,7 +151,7 @@ class TestCheckColumns:
     )
     def test_misspelt_column_is_told_its_nearest_name(self, columns, hints):
         with pytest.raises(ValueError, match="The eval dataset must have the columns") as error:
-            check_columns(columns, "eval")
+            is_tokenized(columns, "eval")
         for hint in hints:
             assert hint in str(error.value)
         assert str(sorted(columns)) in str(error.value)
@@ -158,17 +159,17 @@ class TestCheckColumns:
     @pytest.mark.parametrize("column", ["image", "images"])
     def test_images_are_refused(self, column):
         with pytest.raises(ValueError, match=f"The train dataset must hold text alone, got the column `{column}`"):
-            check_columns(["prompt", "chosen", "rejected", column])
+            is_tokenized(["prompt", "chosen", "rejected", column])
 
     @pytest.mark.parametrize("column", ["chosen_weights", "rejected_weights"])
     def test_weights_without_token_ids_are_refused(self, column):
         with pytest.raises(ValueError, match=f"has `{column}` but is not tokenized"):
-            check_columns(["prompt", "chosen", "rejected", column])
+            is_tokenized(["prompt", "chosen", "rejected", column])
 
     @pytest.mark.parametrize("missing", IDS)
     def test_part_of_the_token_ids_is_refused(self, missing):
         with pytest.raises(ValueError, match=f"but `{missing}` is missing"):
-            check_columns([column for column in IDS if column != missing])
+            is_tokenized([column for column in IDS if column != missing])
 
     def test_preparation_checks_them(self, tokenizer):
         with pytest.raises(ValueError, match="The dev dataset must have the columns"):

@@ -53,7 +53,7 @@ IMPORTS = [
     Internal(
         "trl.data_utils.common_prefix_length",
         ("ids", "other_ids"),
-        "`data_utils.tokenize_pair`, for where the prompt ends, and `shared_prefix.share_prefix`",
+        "`data_utils.tokenize_pair`, for where the prompt ends, and `layouts.share_prefix`",
     ),
     Internal(
         "trl.data_utils.extract_prompt", ("example",), "`data_utils.tokenize_pair`, for data without a prompt column"
@@ -181,7 +181,7 @@ SOURCES = [
     (
         transformers.masking_utils._preprocess_mask_arguments,
         r"isinstance\(attention_mask, \(torch\.Tensor, BlockMask\)\) and len\(attention_mask\.shape\) == 4:\s+return True, attention_mask",
-        "`shared_prefix.attention_masks`: a mask of four dimensions goes to the layers as it is",
+        "`layouts.attention_masks`: a mask of four dimensions goes to the layers as it is",
     ),
     (SFTTrainer.log, r"self\._metrics\[mode\]\.items\(\)", "logs what `EDITTrainer.log` puts in `_metrics`"),
     (SFTTrainer.log, r"self\._metrics\[mode\]\.clear\(\)", "forgets what it has logged"),
@@ -284,12 +284,12 @@ class TestBehaviour:
     """Internals whose signature says too little."""
 
     def test_recurrent_models_say_so(self):
-        """`shared_prefix.choose_layout` asks the class."""
+        """`layouts.choose_layout` asks the class."""
         assert PreTrainedModel._is_stateful is False
         assert transformers.MambaForCausalLM._is_stateful is transformers.FalconH1ForCausalLM._is_stateful is True
 
     def test_models_keep_the_name_of_their_attention(self):
-        """`shared_prefix.choose_layout` and `attention_masks` ask the config."""
+        """`layouts.choose_layout` and `attention_masks` ask the config."""
         model = build_model(attn_implementation="eager")
         assert model.config.get_text_config()._attn_implementation == "eager"
         assert build_model().config._attn_implementation == "sdpa"

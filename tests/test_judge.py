@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from teacher import Response, Teacher, completion
 
-from edit_trl.chat_client import ChatClient, EndpointError
+from edit_trl.chat import ChatClient, EndpointError
 from edit_trl.evaluation.judge import judge_chains, read_scores
 from edit_trl.evaluation.metrics import bootstrap_interval
 

@@ -30,7 +30,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, edit_trainer, shared_prefix
+from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, edit_trainer, layouts
 
 
 pytestmark = [
@@ -350,7 +350,7 @@ class TestOptions:
     @pytest.fixture
     def random_trainers(self, build, model) -> list[EDITTrainer]:
         trainers = []
-        for layout in shared_prefix.LAYOUTS:
+        for layout in layouts.LAYOUTS:
             trainer = build(model)
             trainer.data_collator.layout = trainer._layout = layout
             trainers.append(trainer)
@@ -468,7 +468,7 @@ class TestCheck:
     def test_sees_branches_that_see_each_other(self, family, initializer_range, dtype, build, warnings, monkeypatch):
         if (initializer_range, dtype) == (0.02, torch.bfloat16):
             pytest.skip("a model of small random weights hardly attends: less than bf16's rounding in a trained one")
-        masks = shared_prefix.attention_masks
+        masks = layouts.attention_masks
         monkeypatch.setattr(
             edit_trainer, "attention_masks", lambda branch_ids, *args: masks(torch.zeros_like(branch_ids), *args)
         )
@@ -481,7 +481,7 @@ class TestCheck:
 
     @pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
     def test_sees_windows_that_vanish(self, family, build, warnings, monkeypatch):
-        masks = shared_prefix.attention_masks
+        masks = layouts.attention_masks
 
         def without_window(branch_ids, position_ids, config, dtype):
             config = copy.copy(config)
@@ -565,7 +565,7 @@ def in_chunks(monkeypatch) -> None:
 class TestChunks:
     """Many scored tokens go through TRL's fused head, which never holds all of their logits."""
 
-    @pytest.mark.parametrize("layout", shared_prefix.LAYOUTS)
+    @pytest.mark.parametrize("layout", layouts.LAYOUTS)
     @pytest.mark.parametrize(
         "family", ["llama", "gpt2", "opt-projected", "gemma2", "gemma3_text", "cohere", "granite", "mixtral"]
     )
@@ -588,7 +588,7 @@ class TestChunks:
         monkeypatch.undo()
         assert_same(found, step(build(model, router_aux_loss_coef=0.1)), rtol=1e-4)
 
-    @pytest.mark.parametrize("layout", shared_prefix.LAYOUTS)
+    @pytest.mark.parametrize("layout", layouts.LAYOUTS)
     def test_weights_from_columns(self, layout, build, model, in_chunks, monkeypatch):
         examples = [WEIGHTED, {**WEIGHTED, "prompt_ids": []}]
         found = step(build(model, examples), examples, layout)
@@ -646,5 +646,5 @@ class TestProcesses:
         for gamma in (0.0, 0.3):
             expected = step(make_trainer(tmp_path, build_model(), shared_prefix=False, chosen_other_weight=gamma))
             for head in ("whole", "chunks"):
-                for layout in shared_prefix.LAYOUTS:
+                for layout in layouts.LAYOUTS:
                     assert_same(outcome[gamma, head, layout], expected, rtol=1e-4)

@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaForCausalLM,
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from edit_trl import EDITConfig, EDITTrainer, krsl_loss
-from edit_trl.shared_prefix import separate
+from edit_trl.layouts import to_padded
 
 
 pytestmark = [
@@ -98,7 +98,7 @@ def build_trainer(tmp_path, tokenizer, pairs):
 
 
 def two_rows_per_pair(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return separate(batch) if "branch_ids" in batch else batch
+    return to_padded(batch) if "branch_ids" in batch else batch
 
 
 def full_outputs(trainer: EDITTrainer, batch: dict[str, torch.Tensor]):

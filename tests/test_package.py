@@ -39,13 +39,17 @@ MODULES = sorted(
 # The modules that training loads; they need no client.
 TRAINING_MODULES = [
     "edit_trl.alignment",
+    "edit_trl.deprecation",
     "edit_trl.callbacks",
     "edit_trl.data_collator",
     "edit_trl.data_utils",
     "edit_trl.edit_config",
     "edit_trl.edit_trainer",
     "edit_trl.loss",
-    "edit_trl.shared_prefix",
+    "edit_trl.layouts",
+    "edit_trl.option_help",
+    "edit_trl.token_texts",
+    "edit_trl.weighting",
 ]
 HEAVY = ["accelerate", "datasets", "openai", "peft", "torch", "transformers", "trl"]
 # Distributions whose name is not that of their module.

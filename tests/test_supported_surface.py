@@ -35,7 +35,7 @@ from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, SFTConfig, SFTTr
 from trl.trainer.base_config import _BaseConfig
 
 from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer
-from edit_trl.shared_prefix import separate
+from edit_trl.layouts import to_padded
 
 
 pytestmark = [
@@ -386,7 +386,7 @@ class TestDataOptions:
         says = nullcontext() if truncation_mode == "keep_start" else pytest.warns(FutureWarning, match="'keep_end'")
         with says:
             trainer = build(config, train_dataset=Dataset.from_list(LONG))
-        batch = separate(trainer.data_collator([trainer.train_dataset[0]]))
+        batch = to_padded(trainer.data_collator([trainer.train_dataset[0]]))
         row = batch["input_ids"][0].tolist()
         full = LONG[0]["prompt_ids"] + LONG[0]["chosen_ids"]
         assert row == (full[:30] if truncation_mode == "keep_start" else full[-30:])

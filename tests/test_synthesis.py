@@ -32,18 +32,18 @@ from dual_cot_teacher import (
 from teacher import Response, Teacher, completion
 
 from edit_trl.alignment import align
-from edit_trl.chat_client import ChatClient, EndpointError
-from edit_trl.data_utils import check_columns
-from edit_trl.evaluation.answer_extraction import answers_match, extract_answer
-from edit_trl.questions import check_questions
+from edit_trl.answers import answers_match, extract_answer
+from edit_trl.chat import ChatClient, EndpointError
+from edit_trl.data_utils import is_tokenized
+from edit_trl.questions import normalize_questions
 from edit_trl.synthesis import (
     SynthesisConfig,
     classify_mistakes,
     dataset_files,
-    estimate,
-    keep_mistakes,
+    estimate_requests,
+    filter_mistakes,
     push_to_hub,
-    save,
+    save_dual_cots,
     synthesize,
 )
 from edit_trl.synthesis.dual_cot import REJECT_REASONS, STEPS
@@ -155,7 +155,7 @@ class TestRecipe:
         assert [len(table) for table in tables(result)] == num_rows
 
     def test_trainer_takes_the_columns(self, made):
-        assert check_columns(made[0].pairs.column_names) is False
+        assert is_tokenized(made[0].pairs.column_names) is False
 
     def test_report_counts_what_was_made(self, made):
         """The endpoint counts 20 tokens for each request and 10 for each reply."""
@@ -230,7 +230,7 @@ class TestRecipe:
         body = json.dumps(completion(f"{ERRING.rejected} HALF")).replace("HALF", "\\ud83d").encode()
 
         result, _ = run(teach_but({("extract", ERRING.question): [Response(body)]}), cots=[ERRING, RIGHT])
-        save(result, SynthesisConfig(output_dir=str(tmp_path), file_format="jsonl"))
+        save_dual_cots(result, SynthesisConfig(output_dir=str(tmp_path), file_format="jsonl"))
 
         assert ERRING.rejected in (tmp_path / "dual_cots.jsonl").read_text(encoding="utf-8")
 
@@ -830,12 +830,12 @@ class TestCheckQuestions:
     )
     def test_bad_rows_are_named_with_what_to_do(self, rows, message):
         with pytest.raises(ValueError, match=message):
-            check_questions(rows)
+            normalize_questions(rows)
 
     @pytest.mark.parametrize("rows", [["What is 2 + 3?"], {"train": [GOOD]}, "questions.jsonl"])
     def test_what_are_no_rows_is_refused(self, rows):
         with pytest.raises(TypeError, match="must be rows with `question` and `answer`, got '.* pass one split"):
-            check_questions(rows)
+            normalize_questions(rows)
 
     def test_good_rows_come_with_four_columns_and_without_spaces_around(self):
         rows = [
@@ -844,7 +844,7 @@ class TestCheckQuestions:
             {"question": "Why?", "answer": "7", "task": 3, "task_description": None},
         ]
 
-        assert check_questions(rows) == [
+        assert normalize_questions(rows) == [
             {"question": "What is 2 + 3?", "answer": "5", "task": None, "task_description": ""},
             {"question": "What?", "answer": "6", "task": "sums", "task_description": "Add."},
             {"question": "Why?", "answer": "7", "task": "3", "task_description": ""},
@@ -897,7 +897,7 @@ class TestEstimate:
             counts = {"requests": requests, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
             return {**counts, "cost": cost}
 
-        assert estimate(self.ROWS, client, config) == {
+        assert estimate_requests(self.ROWS, client, config) == {
             "extract": total(2, 42, 28),
             "rectify": total(2, 18, 28),
             "corrupt": total(2, 40, 28),
@@ -910,7 +910,7 @@ class TestEstimate:
         config = SynthesisConfig(template_dir=template_dir, num_samples=3)
         client = ChatClient("teacher", temperature=0.0)
 
-        totals = estimate(self.ROWS, client, config)
+        totals = estimate_requests(self.ROWS, client, config)
 
         names = ("extract", "rectify", "corrupt", "most", "limit")
         assert [totals[name]["requests"] for name in names] == [6, 6, 6, 12, 12]
@@ -923,7 +923,7 @@ class TestEstimate:
         """
         config = SynthesisConfig(template_dir=template_dir, num_examples=0, classify_mistakes=True)
 
-        totals = estimate(self.ROWS, ChatClient("teacher"), config)
+        totals = estimate_requests(self.ROWS, ChatClient("teacher"), config)
 
         assert totals["classify"] == {"requests": 2, "prompt_tokens": 220, "completion_tokens": 208, "cost": None}
         assert totals["most"]["requests"] == 6
@@ -935,7 +935,7 @@ class TestEstimate:
         """What is really sent, counted as it was estimated, lies between least and limit."""
         with Teacher(teach) as teacher:
             client = client_for(teacher)
-            totals = estimate(questions(SIX_COTS), client, SynthesisConfig())
+            totals = estimate_requests(questions(SIX_COTS), client, SynthesisConfig())
             assert teacher.requests == []
             synthesize(questions(SIX_COTS), client)
 
@@ -1448,20 +1448,20 @@ class TestKeepMistakes:
     def test_pairs_stay_whose_mistakes_are_all_of_these_kinds(self, kinds, expected):
         pairs = Dataset.from_dict({"number": range(6), "mistake_kinds": self.KINDS})
 
-        assert keep_mistakes(pairs, kinds)["number"][:] == expected
+        assert filter_mistakes(pairs, kinds)["number"][:] == expected
 
     @pytest.mark.parametrize("kinds", ["logical", ["logic"], ["logical", "a"]])
     def test_unknown_kind_is_refused(self, kinds):
         pairs = Dataset.from_dict({"mistake_kinds": self.KINDS})
 
         with pytest.raises(ValueError, match="must be a list of 'logical', 'knowledge', 'calculation', 'other', got "):
-            keep_mistakes(pairs, kinds)
+            filter_mistakes(pairs, kinds)
 
     def test_missing_column_is_refused(self):
         with pytest.raises(
             ValueError, match="must have the column `mistake_kinds`.* Make it with `classify_mistakes`"
         ):
-            keep_mistakes(Dataset.from_dict({"prompt": ["Why?"]}), ["logical"])
+            filter_mistakes(Dataset.from_dict({"prompt": ["Why?"]}), ["logical"])
 
 
 def metadata_of(card):
@@ -1490,7 +1490,7 @@ def folders(mixed, tmp_path_factory):
     """A folder of each format."""
     folders = {name: str(tmp_path_factory.mktemp(name) / "new" / "dual_cots") for name in ("jsonl", "parquet")}
     for file_format, folder in folders.items():
-        files = save(mixed, SynthesisConfig(output_dir=folder, file_format=file_format))
+        files = save_dual_cots(mixed, SynthesisConfig(output_dir=folder, file_format=file_format))
         names = [
             *(f"{name}.{file_format}" for name in ("dual_cots", "sft", "rejected")),
             "report.json",
@@ -1518,7 +1518,7 @@ class TestFiles:
     def test_folder_without_rejected_rows_loads_as_well(self, file_format, made, tmp_path):
         """No file of JSON Lines without a line can be read by `load_dataset`."""
         folder = str(tmp_path / "dual_cots")
-        save(made[0], SynthesisConfig(output_dir=folder, file_format=file_format))
+        save_dual_cots(made[0], SynthesisConfig(output_dir=folder, file_format=file_format))
 
         for name in ("dual_cots", "sft"):
             assert len(load_dataset(folder, name, split="train", cache_dir=str(tmp_path / "cache"))) == 16
@@ -1529,7 +1529,7 @@ class TestFiles:
         with Teacher(reply_with_dates) as teacher:
             rows = [{"question": f"Which day is {answer}?", "answer": answer} for answer in answers]
             result = synthesize(rows, client_for(teacher))
-        save(result, SynthesisConfig(output_dir=str(tmp_path / "dates")))
+        save_dual_cots(result, SynthesisConfig(output_dir=str(tmp_path / "dates")))
 
         loaded = load_dataset(str(tmp_path / "dates"), split="train", cache_dir=str(tmp_path / "cache"))
         assert loaded["answer"][:] == answers
@@ -1538,7 +1538,7 @@ class TestFiles:
     def test_kinds_of_mistakes_are_kept(self, made, tmp_path):
         pairs = made[0].pairs.select(range(3)).add_column("mistake_kinds", [["logical"], None, ["logical", "other"]])
         folder = str(tmp_path / "dual_cots")
-        save(replaced(made[0], pairs=pairs), SynthesisConfig(output_dir=folder))
+        save_dual_cots(replaced(made[0], pairs=pairs), SynthesisConfig(output_dir=folder))
 
         loaded = load_dataset(folder, "dual_cots", split="train", cache_dir=str(tmp_path / "cache"))
         assert loaded["mistake_kinds"][:] == [["logical"], None, ["logical", "other"]]
@@ -1598,12 +1598,12 @@ class TestFiles:
     def test_failure_leaves_the_files_as_they_were(self, made, tmp_path, monkeypatch):
         """All are written before the first is replaced."""
         config = SynthesisConfig(output_dir=str(tmp_path), file_format="jsonl")
-        save(made[0], config)
+        save_dual_cots(made[0], config)
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         monkeypatch.setattr(dataset_files, "json", FullDisk(after=10))
 
         with pytest.raises(OSError, match="No space left"):
-            save(replaced(made[0], pairs=made[0].pairs.select([0])), config)
+            save_dual_cots(replaced(made[0], pairs=made[0].pairs.select([0])), config)
 
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -1612,7 +1612,7 @@ class TestFiles:
         question = "Wie heißt 2 + 3\u2028auf Deutsch? 🎈"
         wrong, right = (f"2 + 3 = {n}. Therefore, the answer is {word}." for n, word in ((6, "sechs"), (5, "fünf")))
         result = run_one(question, "fünf", wrong, right)
-        save(result, SynthesisConfig(output_dir=str(tmp_path), file_format="jsonl"))
+        save_dual_cots(result, SynthesisConfig(output_dir=str(tmp_path), file_format="jsonl"))
 
         text = (tmp_path / "dual_cots.jsonl").read_text(encoding="utf-8")
         assert question in text
@@ -1662,7 +1662,7 @@ class TestPushToHub:
         from huggingface_hub.utils import filter_repo_objects
 
         config = SynthesisConfig(output_dir=str(tmp_path / "dual_cots"), hub_private_repo=True)
-        save(made[0], config)
+        save_dual_cots(made[0], config)
         others = [
             "replies.sqlite",
             "replies.sqlite-wal",

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from edit_trl import edit_trainer, shared_prefix
+from edit_trl import edit_trainer, layouts
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     for gamma in (0.0, 0.3):
         for head, limit in (("whole", 2**27), ("chunks", 0)):
             edit_trainer._MAX_LOGITS = limit
-            for layout in shared_prefix.LAYOUTS:
+            for layout in layouts.LAYOUTS:
                 model = build_model()
                 trainer = make_trainer(folder, model, chosen_other_weight=gamma)
                 for layer in model.model.layers:

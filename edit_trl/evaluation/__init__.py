@@ -4,7 +4,7 @@ Measure what a student has learned: ask it, read its answers, compare them with 
 
 from typing import TYPE_CHECKING, Any
 
-from .answer_extraction import answers_match, extract_answer, reasoning
+from ..answers import answers_match, extract_answer, reasoning
 from .evaluator import (
     EndpointStudent,
     EvaluationConfig,

@@ -11,7 +11,7 @@ from typing import Any
 import evaluate
 from datasets import Features, Value
 
-from .answer_extraction import answers_match, extract_answer
+from ..answers import answers_match, extract_answer
 from .metrics import accuracy
 
 

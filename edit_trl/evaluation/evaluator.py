@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..questions import check_questions, student_prompt
-from .answer_extraction import answers_match, extract_answer
+from ..answers import answers_match, extract_answer
+from ..option_help import help_from_docstring
+from ..questions import normalize_questions, student_prompt
 from .metrics import accuracy, bootstrap_interval, compare_students, majority_vote, pass_at_k
 
 
@@ -56,6 +57,7 @@ class Generation(NamedTuple):
 Student = Callable[[list[Any], list[int]], list[Generation]]
 
 
+@help_from_docstring
 @dataclass
 class EvaluationConfig:
     """
@@ -79,15 +81,11 @@ class EvaluationConfig:
         ValueError: If an option cannot work.
     """
 
-    output_dir: str = field(default="evaluation", metadata={"help": "Folder for generations and results."})
-    num_paths: int = field(
-        default=1, metadata={"help": "Replies to each question; of several, the majority vote is the answer."}
-    )
-    batch_size: int = field(default=16, metadata={"help": "Replies that are generated together."})
-    chat: bool = field(default=False, metadata={"help": "Whether to ask through the student's chat template."})
-    task_description: str = field(
-        default="", metadata={"help": "Head of the prompt, for questions without a 'task_description' of their own."}
-    )
+    output_dir: str = "evaluation"
+    num_paths: int = 1
+    batch_size: int = 16
+    chat: bool = False
+    task_description: str = ""
 
     def __post_init__(self) -> None:
         for name in ("num_paths", "batch_size"):
@@ -339,7 +337,7 @@ class EndpointStudent:
     A model behind an OpenAI-compatible endpoint. It is asked by messages; how it samples is the client's to say.
 
     Args:
-        client ([`~chat_client.ChatClient`]):
+        client ([`~chat.ChatClient`]):
             The endpoint.
 
     Raises:
@@ -418,7 +416,7 @@ def evaluate(
     ```
     """
     config = config or EvaluationConfig()
-    rows = check_questions(questions)
+    rows = normalize_questions(questions)
     settings = {
         **getattr(student, "settings", {}),
         **{name: getattr(config, name) for name in ("chat", "task_description")},

@@ -25,8 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..answers import answers_match, extract_answer
 from ..questions import student_prompt
-from .answer_extraction import answers_match, extract_answer
 from .evaluator import (
     STOP,
     EvaluationConfig,

@@ -18,8 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..chat_client import ChatClient
-from ..prompt_template import PromptTemplate
+from ..chat import ChatClient, PromptTemplate
 from .metrics import bootstrap_interval
 
 
@@ -49,7 +48,7 @@ def judge_chains(
             Questions.
         responses (`Mapping[str, Sequence[str]]`):
             Chains of each student, by its name: one for each question, in order.
-        client ([`~chat_client.ChatClient`]):
+        client ([`~chat.ChatClient`]):
             The judge.
         num_orders (`int`, *optional*, defaults to `1`):
             Orders in which the responses to each question are judged, at most as many as students. A score is the mean
@@ -77,7 +76,7 @@ def judge_chains(
     Examples:
 
     ```python
-    from edit_trl.chat_client import ChatClient
+    from edit_trl.chat import ChatClient
     from edit_trl.evaluation import judge_chains
 
     judge = ChatClient("Qwen/Qwen3-8B", "http://localhost:8000/v1", api_key_env=None, store="verdicts.sqlite")

@@ -3,7 +3,7 @@ Numbers for a student's answers: accuracy with its uncertainty, comparison of tw
 
 Plain functions of verdicts. A verdict is `True` for a right answer, `False` for a wrong one, and `None` where no answer
 could be read from the reply; `None` counts as wrong and is counted apart as unparsed. How an answer is read and compared
-is `answer_extraction.py`'s concern. All rates are shares between 0 and 1.
+is `answers.py`'s concern. All rates are shares between 0 and 1.
 
 What would surprise: two students that were asked the same questions are compared question by question. Whether their
 intervals overlap says less than the interval of their difference, which is narrower where they err together.
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from statistics import NormalDist
 from typing import Any
 
-from .answer_extraction import answers_match
+from ..answers import answers_match
 
 
 # Numbers of values times resamples that are drawn at a time.

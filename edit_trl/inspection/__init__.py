@@ -1,6 +1,7 @@
 """Look at dual chains-of-thought before training on them: what is key, and what is amiss."""
 
-from .report import add_log_probs, plot_statistics, write_html
+from .log_probs import add_log_probs
+from .report import plot_statistics, write_html
 from .statistics import InspectedPair, InspectionConfig, Piece, Statistics, read_pairs
 from .terminal import print_statistics, show_pair
 

@@ -26,7 +26,8 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ..alignment import TIE_BREAKS, Alignment, align, similarity, token_weights
-from ..evaluation.answer_extraction import answers_match, extract_answer, reasoning
+from ..answers import answers_match, extract_answer, reasoning
+from ..option_help import help_from_docstring
 
 
 # Share of key tokens in the paper's data, appendix.
@@ -56,6 +57,7 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MAX_COUNTED = 200_000
 
 
+@help_from_docstring
 @dataclass
 class InspectionConfig:
     """
@@ -81,19 +83,13 @@ class InspectionConfig:
         ValueError: If an option cannot work.
     """
 
-    alignment_level: str = field(default="token", metadata={"help": "'token' or 'word', as in 'EDITConfig'."})
-    tie_break: str = field(default="symmetric", metadata={"help": "'symmetric' or 'reference', as in 'EDITConfig'."})
-    chosen_key_weight: float = field(default=1.0, metadata={"help": "Weight of the right chain's key tokens."})
-    rejected_key_weight: float = field(
-        default=0.025, metadata={"help": "Strength with which the wrong chain's key tokens are pushed away."}
-    )
-    chosen_other_weight: float = field(default=0.0, metadata={"help": "Weight of the right chain's other tokens."})
-    max_length: int | None = field(
-        default=1024, metadata={"help": "Tokens of prompt and chain that training keeps; 'none' keeps all."}
-    )
-    min_similarity: float = field(
-        default=0.5, metadata={"help": "Least share of the longer chain of a dual pair that needs no edit."}
-    )
+    alignment_level: str = "token"
+    tie_break: str = "symmetric"
+    chosen_key_weight: float = 1.0
+    rejected_key_weight: float = 0.025
+    chosen_other_weight: float = 0.0
+    max_length: int | None = 1024
+    min_similarity: float = 0.5
 
     def __post_init__(self) -> None:
         for name, values in (("alignment_level", ("token", "word")), ("tie_break", TIE_BREAKS)):
@@ -268,9 +264,9 @@ class _Reader:
     def _check_columns(self, example: dict[str, Any]) -> None:
         if {"chosen", "rejected"} <= example.keys():
             return
-        from ..data_utils import check_columns
+        from ..data_utils import is_tokenized
 
-        check_columns(list(example))
+        is_tokenized(list(example))
         if self.tokenizer is None:
             raise ValueError(
                 f"The dataset must hold texts to be read without a tokenizer, got the columns {sorted(example)}. Pass the "
@@ -293,7 +289,7 @@ class _Reader:
     def _read_tokens(self, pair: InspectedPair) -> None:
         import jinja2
 
-        from .. import data_utils
+        from .. import data_utils, token_texts, weighting
 
         example = pair.example
         weights = None
@@ -301,8 +297,8 @@ class _Reader:
             ids = {name: list(example.get(name) or []) for name in data_utils.ID_COLUMNS}
             if "chosen_ids" not in example and not data_utils.is_missing(example):
                 ids, _ = data_utils.tokenize_pair(example, self.tokenizer, self.tokenizer.eos_token)
-            if data_utils.has_weight_columns(example):
-                weights = [data_utils.check_weights({**example, **ids}, side) for side in ("chosen", "rejected")]
+            if weighting.has_weight_columns(example):
+                weights = [weighting.read_weights({**example, **ids}, side) for side in ("chosen", "rejected")]
         except (
             TypeError,
             KeyError,
@@ -322,10 +318,10 @@ class _Reader:
         if self.config.alignment_level == "token":
             alignment = align(*sides, tie_break=self.config.tie_break)
         else:
-            words = [data_utils.split_words(self.tokenizer, side, self.known_texts) for side in sides]
+            words = [token_texts.split_words(self.tokenizer, side, self.known_texts) for side in sides]
             alignment = align(*(texts for texts, _ in words), tie_break=self.config.tie_break)
             alignment = alignment.expand(*(lengths for _, lengths in words))
-        pieces = [data_utils.decode_pieces(self.tokenizer, side, self.known_texts) for side in sides]
+        pieces = [token_texts.decode_pieces(self.tokenizer, side, self.known_texts) for side in sides]
         self._align(pair, sides, alignment, pieces, weights)
 
     def _align(

@@ -1,17 +1,27 @@
 """Make dual chains-of-thought with a teacher model, and sort their mistakes."""
 
-from .dataset_files import push_to_hub, save
-from .dual_cot import SynthesisConfig, SynthesisResult, estimate, synthesize
-from .mistakes import classify_mistakes, keep_mistakes
+from ..deprecation import renamed
+from .dataset_files import push_to_hub, save_dual_cots
+from .dual_cot import SynthesisConfig, SynthesisResult, estimate_requests, synthesize
+from .mistakes import classify_mistakes, filter_mistakes
 
 
 __all__ = [
     "SynthesisConfig",
     "SynthesisResult",
     "classify_mistakes",
-    "estimate",
-    "keep_mistakes",
+    "estimate_requests",
+    "filter_mistakes",
     "push_to_hub",
-    "save",
+    "save_dual_cots",
     "synthesize",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "estimate": "edit_trl.synthesis.estimate_requests",
+        "keep_mistakes": "edit_trl.synthesis.filter_mistakes",
+        "save": "edit_trl.synthesis.save_dual_cots",
+    },
+)

@@ -16,7 +16,7 @@ _DATASETS = ("dual_cots", "sft", "rejected")
 _USED_PROMPTS = ("cot.txt", "answer_hint.txt", "contrastive_cot.txt")
 
 
-def save(result: SynthesisResult, config: SynthesisConfig) -> list[str]:
+def save_dual_cots(result: SynthesisResult, config: SynthesisConfig) -> list[str]:
     """
     Write pairs, stage-1 data, rejected records, report and dataset card to `config.output_dir`.
 

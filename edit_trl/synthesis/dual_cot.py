@@ -7,7 +7,7 @@ wrong response close to the right one, after the example of this run's rectified
 is made up. Both ends of a pair are read by the code that scores students, and what fails a check becomes a record with
 a reject reason: nothing disappears.
 
-How requests are sent, stored and paid for is `chat_client.py`'s concern; files are `dataset_files.py`'s. Which examples
+How requests are sent, stored and paid for is `chat/`'s concern; files are `dataset_files.py`'s. Which examples
 a contrastive prompt shows is drawn once, when the rectifying step has ended, and remembered in the client's store: no
 prompt depends on the order in which replies came, so an interrupted run goes on without paying for anything twice.
 
@@ -23,14 +23,15 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..alignment import align, similarity
-from ..chat_client import BudgetReached, ChatClient, EndpointError, estimate_tokens
-from ..evaluation.answer_extraction import answers_match, extract_answer, reasoning
-from ..questions import check_questions, student_prompt
-from .prompts import TEMPLATES, Prompts, clean, leaks_prompt, load_examples, pick_examples, shipped_examples
+from ..answers import answers_match, extract_answer, reasoning
+from ..chat import BudgetReached, ChatClient, EndpointError, estimate_tokens
+from ..option_help import help_from_docstring
+from ..questions import normalize_questions, student_prompt
+from .prompts import Prompts, clean, leaks_prompt, load_examples, pick_examples, shipped_examples
 
 
 # What a reply, or the lack of one, can be rejected for.
@@ -57,6 +58,7 @@ STEPS = {"extract": "answer the question", "rectify": "mend a wrong chain", "cor
 _MIN_WORDS = 3
 
 
+@help_from_docstring
 @dataclass
 class SynthesisConfig:
     """
@@ -105,55 +107,23 @@ class SynthesisConfig:
         ValueError: If an option cannot work.
     """
 
-    output_dir: str = field(
-        default="dual_cots",
-        metadata={"help": "Folder for the dataset, its card, and the records of what was rejected."},
-    )
-    num_samples: int = field(default=1, metadata={"help": "Chains to sample for each question."})
-    num_examples: int = field(default=3, metadata={"help": "Worked examples in a prompt, as many as in the paper."})
-    max_attempts: int = field(
-        default=3, metadata={"help": "Replies to ask for, at each step, until one passes the checks."}
-    )
-    min_similarity: float = field(
-        default=0.5,
-        metadata={"help": "Least share of the longer chain of a pair, in words, that needs no edit."},
-    )
-    max_similarity: float = field(default=0.98, metadata={"help": "Largest such share."})
-    max_length: int = field(
-        default=1024, metadata={"help": "Most tokens of prompt and chain; words without 'tokenizer'."}
-    )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={"help": "Name or folder of the student's tokenizer, to count key tokens and lengths with."},
-    )
-    examples: str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON Lines file of worked examples: 'question', 'answer', 'chosen' and, for the contrastive "
-            "prompt, 'rejected'. Default: from 'edit_trl.tasks'."
-        },
-    )
-    examples_seed: int = field(
-        default=0, metadata={"help": "Seed for drawing the examples of the contrastive prompt."}
-    )
-    task_description: str = field(
-        default="", metadata={"help": "Head of every prompt, for questions without a 'task_description' of their own."}
-    )
-    template_dir: str | None = field(
-        default=None,
-        metadata={"help": f"Folder with prompts of your own: {', '.join(f'{name}.txt' for name in TEMPLATES)}."},
-    )
-    classify_mistakes: bool = field(
-        default=False, metadata={"help": "Whether to ask the teacher for the kind of each pair's mistake too."}
-    )
-    file_format: str = field(
-        default="parquet", metadata={"help": "'parquet' or 'jsonl', whose types 'load_dataset' guesses."}
-    )
-    push_to_hub: bool = field(default=False, metadata={"help": "Whether to push the folder to the Hub as a dataset."})
-    hub_dataset_id: str | None = field(
-        default=None, metadata={"help": "Name of that dataset. Default: the name of 'output_dir'."}
-    )
-    hub_private_repo: bool = field(default=False, metadata={"help": "Whether that dataset is private."})
+    output_dir: str = "dual_cots"
+    num_samples: int = 1
+    num_examples: int = 3
+    max_attempts: int = 3
+    min_similarity: float = 0.5
+    max_similarity: float = 0.98
+    max_length: int = 1024
+    tokenizer: str | None = None
+    examples: str | None = None
+    examples_seed: int = 0
+    task_description: str = ""
+    template_dir: str | None = None
+    classify_mistakes: bool = False
+    file_format: str = "parquet"
+    push_to_hub: bool = False
+    hub_dataset_id: str | None = None
+    hub_private_repo: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("num_samples", 1), ("num_examples", 0), ("max_attempts", 1), ("max_length", 1)):
@@ -233,12 +203,12 @@ def synthesize(
     on_progress: Progress | None = None,
 ) -> SynthesisResult:
     """
-    Make dual chains-of-thought for some questions. Writes no files, see [`~dataset_files.save`].
+    Make dual chains-of-thought for some questions. Writes no files, see [`~dataset_files.save_dual_cots`].
 
     Args:
         questions ([`~datasets.Dataset`] or `Iterable[dict]`):
             Questions with `question` and `answer`, both text; optionally `task` and `task_description`.
-        client ([`~chat_client.ChatClient`]):
+        client ([`~chat.ChatClient`]):
             The teacher.
         config ([`SynthesisConfig`], *optional*):
             Options.
@@ -258,7 +228,7 @@ def synthesize(
     Examples:
 
     ```python
-    from edit_trl.chat_client import ChatClient
+    from edit_trl.chat import ChatClient
     from edit_trl.synthesis import synthesize
 
     teacher = ChatClient("Qwen/Qwen3-8B", "http://localhost:8000/v1", api_key_env=None, store="replies.sqlite")
@@ -270,7 +240,9 @@ def synthesize(
     return run.result()
 
 
-def estimate(questions: Iterable[dict[str, Any]], client: ChatClient, config: SynthesisConfig) -> dict[str, dict]:
+def estimate_requests(
+    questions: Iterable[dict[str, Any]], client: ChatClient, config: SynthesisConfig
+) -> dict[str, dict]:
     """
     What [`synthesize`] would ask for, without asking: each step once for each chain that could come to it.
 
@@ -347,7 +319,7 @@ class _Synthesis:
                 sample,
                 pick_examples(self.examples, row["question"], row["task"], config.num_examples),
             )
-            for row in check_questions(questions)
+            for row in normalize_questions(questions)
             for sample in range(config.num_samples)
         ]
         self.answered: list[_Chain] = []

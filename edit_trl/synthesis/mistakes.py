@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ..chat_client import BudgetReached, ChatClient, EndpointError
+from ..chat import BudgetReached, ChatClient, EndpointError
 from .prompts import Prompts
 
 
@@ -39,7 +39,7 @@ def classify_mistakes(
     Args:
         pairs ([`~datasets.Dataset`]):
             Pairs with the texts `prompt`, `chosen` and `rejected`.
-        client ([`~chat_client.ChatClient`]):
+        client ([`~chat.ChatClient`]):
             The judge.
         template_dir (`str`, *optional*):
             Folder with a `mistake.txt` of your own. Its reply must end with a line such as `Category: a+c`.
@@ -59,10 +59,10 @@ def classify_mistakes(
     Examples:
 
     ```python
-    from edit_trl.synthesis import classify_mistakes, keep_mistakes
+    from edit_trl.synthesis import classify_mistakes, filter_mistakes
 
     pairs = classify_mistakes(pairs, client)
-    calculation = keep_mistakes(pairs, ["calculation"])
+    calculation = filter_mistakes(pairs, ["calculation"])
     ```
     """
     from datasets import List, Value
@@ -131,7 +131,7 @@ def read_verdict(reply: str) -> list[str] | None:
     return [kind for letter, kind in MISTAKE_KINDS.items() if letter in letters]
 
 
-def keep_mistakes(pairs: Any, kinds: Collection[str]) -> Any:
+def filter_mistakes(pairs: Any, kinds: Collection[str]) -> Any:
     """
     The pairs whose mistakes are all of some kinds.
 

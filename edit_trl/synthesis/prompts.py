@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..prompt_template import PromptTemplate
+from ..chat import PromptTemplate
 from ..tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, generate_dual_cots
 
 

@@ -115,7 +115,7 @@ def attention_masks(
     return masks if len(masks) > 1 else masks[layer_types.pop()]
 
 
-def separate(batch: dict[str, Any]) -> dict[str, Any]:
+def to_padded(batch: dict[str, Any]) -> dict[str, Any]:
     """
     Give each chain of a shared or padding-free batch its own padded row.
 

@@ -25,11 +25,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .chat_client import BudgetReached, ChatClient, EndpointError
-from .evaluation.evaluator import EvaluationConfig
-from .inspection.statistics import InspectedPair, InspectionConfig
-from .questions import check_questions
-from .synthesis.dual_cot import SynthesisConfig, estimate, synthesize
+from ..chat import BudgetReached, ChatClient, EndpointError
+from ..evaluation.evaluator import EvaluationConfig
+from ..inspection.statistics import InspectedPair, InspectionConfig
+from ..questions import normalize_questions
+from ..synthesis.dual_cot import SynthesisConfig, estimate_requests, synthesize
 
 
 # Between two lines of progress, where standard error is a file.
@@ -108,16 +108,16 @@ def _synthesize(args: argparse.Namespace) -> int:
         options["store"] = str(store)
     with ChatClient(**options) as client:
         if args.dry_run:
-            _print_estimate(estimate(questions, client, config), client)
+            _print_estimate(estimate_requests(questions, client, config), client)
             return 0
         with _Progress(client) as progress:
             result = synthesize(questions, client, config, on_progress=progress)
     from datasets import disable_progress_bars
 
-    from .synthesis.dataset_files import push_to_hub, save
+    from ..synthesis.dataset_files import push_to_hub, save_dual_cots
 
     disable_progress_bars()  # of writing Parquet
-    files = save(result, config)
+    files = save_dual_cots(result, config)
     _print_report(result.report)
     print("\n".join(files))
     if config.push_to_hub:
@@ -303,7 +303,7 @@ def _add_inspect(commands: Any) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from .inspection import Statistics, print_statistics, read_pairs, show_pair
+    from ..inspection import Statistics, print_statistics, read_pairs, show_pair
 
     if args.sort is not None and args.sort not in _SORT_KEYS:
         raise ValueError(f"`--sort` must be one of {', '.join(_SORT_KEYS)}, got {args.sort!r}.")
@@ -318,7 +318,7 @@ def _inspect(args: argparse.Namespace) -> int:
             raise ValueError(f"The folder of {str(path)!r} must exist. Make it, or pass another file.")
     tokenizer = None
     if args.model is not None:
-        from .synthesis.dual_cot import load_tokenizer
+        from ..synthesis.dual_cot import load_tokenizer
 
         tokenizer = load_tokenizer("--model", args.model)
     statistics = Statistics(config, unit="tokens" if tokenizer else "words")
@@ -349,11 +349,11 @@ def _inspect(args: argparse.Namespace) -> int:
 
         watched = watch(pairs)
         if args.log_probs:
-            from .inspection.report import add_log_probs
+            from ..inspection import add_log_probs
 
             watched = add_log_probs(watched, _load_model(args.model))
         if args.html is not None:
-            from .inspection.report import write_html
+            from ..inspection.report import write_html
 
             write_html(watched, statistics, args.html, title=Path(args.data).name)
         else:
@@ -370,7 +370,7 @@ def _inspect(args: argparse.Namespace) -> int:
         print()
         show_pair(pair, weights=args.weights, fold=args.fold)
     if args.plot is not None:
-        from .inspection.report import plot_statistics
+        from ..inspection.report import plot_statistics
 
         plot_statistics(statistics).savefig(args.plot)
     if args.json is not None:
@@ -506,7 +506,7 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from .evaluation.evaluator import EndpointStudent, LocalStudent, VLLMStudent, compare, evaluate, print_results
+    from ..evaluation.evaluator import EndpointStudent, LocalStudent, VLLMStudent, compare, evaluate, print_results
 
     if (args.dataset is None) == (args.harness is None):
         raise ValueError(
@@ -517,7 +517,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     config = EvaluationConfig(**_values(args, EvaluationConfig))
     questions: list[dict[str, Any]] = []
     if args.dataset is not None:  # read before a model is loaded
-        questions = check_questions(_load_questions("--dataset", args.dataset, args.split, args.limit))
+        questions = normalize_questions(_load_questions("--dataset", args.dataset, args.split, args.limit))
     options = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
     with contextlib.ExitStack() as stack:
         student: Any
@@ -543,7 +543,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         if args.harness is None:
             results = evaluate(questions, student, config, on_progress=progress)
         else:
-            from .evaluation.harness import run_harness
+            from ..evaluation.harness import run_harness
 
             names = None if args.harness == "all" else [name.strip() for name in args.harness.split(",")]
             left_out = () if args.leave_out is None else _read_rows("--leave_out", args.leave_out, "train", None)

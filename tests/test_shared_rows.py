@@ -18,14 +18,14 @@ from transformers import (
 )
 
 from edit_trl.data_collator import DataCollatorForDualCoT
-from edit_trl.shared_prefix import (
+from edit_trl.layouts import (
     CHOSEN,
     REJECTED,
     SHARED,
     attention_masks,
     choose_layout,
-    separate,
     share_prefix,
+    to_padded,
 )
 
 
@@ -336,7 +336,7 @@ class TestSeparate:
         assert batch["input_ids"].tolist() == [[1, 2, 3, 4]]
         assert batch["scored_positions"].tolist() == [1, 1]
 
-        padded = separate(batch)
+        padded = to_padded(batch)
 
         assert padded["input_ids"].tolist() == [[1, 2, 3], [1, 2, 4]]
         assert padded["position_ids"].tolist() == [[0, 1, 2]] * 2
@@ -364,7 +364,7 @@ class TestSeparate:
         batch = collator(examples)
         before = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
-        padded = separate(batch)
+        padded = to_padded(batch)
 
         assert LAYOUT_KEYS & batch.keys() and padded.keys() == expected.keys()
         assert {name: value.dtype for name, value in padded.items()} == {
@@ -386,7 +386,7 @@ class TestSeparate:
         batch = DataCollatorForDualCoT(pad_token_id=PAD, layout="shared_prefix")(examples)
         assert batch["attention_mask"].sum(dim=1).tolist() == [8, 9]  # 6 + 1 + 1 and 1 + 4 + 4
 
-        assert separate(batch)["attention_mask"].sum(dim=1).tolist() == [7, 5, 7, 5]
+        assert to_padded(batch)["attention_mask"].sum(dim=1).tolist() == [7, 5, 7, 5]
 
 
 GROUPED_SIZES = {**SIZES, "num_key_value_heads": 2}

@@ -1,0 +1,72 @@
+"""
+Old names that still work for one release, with a warning that says the new one.
+
+A module that renamed something sets `__getattr__ = renamed(__name__, {...})`. Nothing else is needed: the old name is
+looked up there when it is not found in the module itself.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+# Release that drops the old names.
+REMOVED_IN = "0.3.0"
+
+
+def warn_of_old_name(old: str, new: str, stacklevel: int = 3) -> None:
+    """
+    Warn that a name is old.
+
+    Args:
+        old (`str`):
+            The old name, as it was written.
+        new (`str`):
+            What to write instead.
+        stacklevel (`int`, *optional*, defaults to `3`):
+            How many calls up the old name was written, as for `warnings.warn`: 3 is the caller of the caller.
+    """
+    warnings.warn(
+        f"`{old}` is now `{new}`. The old name will be removed in {REMOVED_IN}.", FutureWarning, stacklevel=stacklevel
+    )
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """
+    A `__getattr__` for a module in which names have changed.
+
+    Args:
+        module (`str`):
+            The module, its `__name__`.
+        names (`Mapping[str, str]`):
+            New name by old name. A new name with dots is that of another module: `"edit_trl.chat.ChatClient"`.
+
+    Returns:
+        `Callable[[str], Any]`: What gives the value of an old name, with a `FutureWarning`, and raises `AttributeError`
+        for any other name.
+
+    Examples:
+
+    ```python
+    >>> import warnings
+    >>> look_up = renamed("edit_trl.data_utils", {"check_columns": "is_tokenized"})
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     look_up("check_columns")(["prompt", "chosen", "rejected"])
+    False
+    >>> str(caught[0].message)[:70]
+    '`edit_trl.data_utils.check_columns` is now `edit_trl.data_utils.is_tok'
+
+    ```
+    """
+
+    def look_up(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        new = names[name]
+        place, _, attribute = (new if "." in new else f"{module}.{new}").rpartition(".")
+        warn_of_old_name(f"{module}.{name}", f"{place}.{attribute}")
+        return getattr(importlib.import_module(place), attribute)
+
+    return look_up

@@ -1,0 +1,308 @@
+"""
+What training sees of a pair: which tokens are key, what each weighs, and what truncation leaves of them.
+
+[`weigh_pair`] is the one place that reads the weights of a tokenized pair or makes them: it aligns the whole chains
+first, and only then cuts at `max_length`, so that truncation invents no differences. The collator makes batches of what
+it returns, the inspection shows it. Works on lists and loads no model library.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Protocol
+
+from .alignment import TIE_BREAKS, Alignment, align, check_strengths, token_weights
+from .token_texts import split_words
+
+
+ALIGNMENT_LEVELS = ("token", "word")
+TRUNCATION_MODES = ("keep_start", "keep_end")
+
+# Columns of weights that come with tokenized data, as a pair.
+WEIGHT_COLUMNS = ("chosen_weights", "rejected_weights")
+
+
+class WeightingOptions(Protocol):
+    """The options that decide what a token weighs: fields of `EDITConfig`, of the collator and of the inspection."""
+
+    alignment_level: str
+    tie_break: str
+    chosen_key_weight: float
+    rejected_key_weight: float
+    chosen_other_weight: float
+    max_length: int | None
+    truncation_mode: str
+
+
+def check_options(options: WeightingOptions) -> None:
+    """
+    Refuse options that cannot work.
+
+    Args:
+        options (`WeightingOptions`):
+            Options to check.
+
+    Raises:
+        ValueError: If a name is unknown, or a weight is negative or not finite.
+    """
+    for name, values, meaning in (
+        ("alignment_level", ALIGNMENT_LEVELS, "what the edit script works on"),
+        ("tie_break", TIE_BREAKS, "which of several minimum edit scripts counts"),
+        ("truncation_mode", TRUNCATION_MODES, "which end of a chain longer than `max_length` is kept"),
+    ):
+        value = getattr(options, name)
+        if value not in values:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(map(repr, values))}, got {value!r}. It is {meaning}; pass "
+                f"`{name}={values[0]!r}`, the default, if in doubt."
+            )
+    check_strengths(options.chosen_key_weight, options.rejected_key_weight, options.chosen_other_weight)
+
+
+def check_max_length(max_length: int | None) -> None:
+    """
+    Refuse a length that leaves no room for a pair.
+
+    Args:
+        max_length (`int` or `None`):
+            Most tokens of prompt and completion; `None` keeps all.
+
+    Raises:
+        ValueError: If it is below 2.
+    """
+    if max_length is not None and max_length < 2:
+        raise ValueError(
+            f"`max_length` must be at least 2 or `None`, got {max_length}. A prompt and a completion need a token each; "
+            "pass `max_length=1024`, the trainer's default, if in doubt."
+        )
+
+
+@dataclass(frozen=True)
+class WeightedChain:
+    """
+    One chain of a pair, whole, with what each of its tokens weighs.
+
+    Args:
+        ids (`list`):
+            Token IDs of prompt and completion, not truncated.
+        prompt_length (`int`):
+            How many of them are the prompt's.
+        weights (`list[float]`):
+            Signed weight of each token of the completion.
+        is_key (`list[bool]`):
+            Whether each token of the completion is key.
+        start, stop (`int`):
+            The part that truncation keeps is `ids[start:stop]`.
+    """
+
+    ids: list[Any]
+    prompt_length: int
+    weights: list[float]
+    is_key: list[bool]
+    start: int
+    stop: int
+
+    @property
+    def completion(self) -> range:
+        """`range`: Places in `ids` of the tokens of the completion that truncation keeps."""
+        return range(max(self.prompt_length, self.start), self.stop)
+
+    @property
+    def num_cut(self) -> int:
+        """`int`: Tokens of the completion that truncation cuts."""
+        return len(self.weights) - len(self.completion)
+
+    @property
+    def num_key_cut(self) -> int:
+        """`int`: Key tokens that truncation cuts."""
+        return sum(self.is_key) - sum(self.is_key[place - self.prompt_length] for place in self.completion)
+
+    @property
+    def kept_ids(self) -> list[Any]:
+        """`list`: Token IDs of prompt and completion that truncation keeps."""
+        return self.ids[self.start : self.stop]
+
+
+@dataclass(frozen=True)
+class WeightedPair:
+    """
+    A pair as training sees it.
+
+    Args:
+        chosen ([`WeightedChain`]):
+            The right chain.
+        rejected ([`WeightedChain`]):
+            The wrong chain.
+        alignment ([`Alignment`] or `None`):
+            Alignment of the whole completions; `None` where the pair brought its own weights.
+    """
+
+    chosen: WeightedChain
+    rejected: WeightedChain
+    alignment: Alignment | None
+
+
+def weigh_pair(
+    example: Mapping[str, Any],
+    options: WeightingOptions,
+    tokenizer: Any = None,
+    known_texts: dict[int, str] | None = None,
+) -> WeightedPair:
+    """
+    Weigh the tokens of a pair: by its own weights if it has some, else by the alignment of its chains.
+
+    Args:
+        example (`Mapping[str, Any]`):
+            Pair with `prompt_ids`, `chosen_ids` and `rejected_ids`, not truncated, and maybe `chosen_weights` and
+            `rejected_weights`, which replace the alignment: a token is then key where its weight is not zero.
+        options (`WeightingOptions`):
+            [`EDITConfig`], [`DataCollatorForDualCoT`], or anything else with these options.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer of the token IDs. Needed for `alignment_level="word"` alone.
+        known_texts (`dict[int, str]`, *optional*):
+            Texts of single tokens, filled as they are met, to be passed again for the next pair.
+
+    Returns:
+        [`WeightedPair`]: Both chains, whole, with their weights and with what truncation keeps.
+
+    Raises:
+        ValueError: If the weights do not fit their chain or are not finite, or a strength is negative.
+
+    Examples:
+
+    ```python
+    >>> from edit_trl import DataCollatorForDualCoT
+    >>> options = DataCollatorForDualCoT(pad_token_id=0, max_length=4)
+    >>> pair = weigh_pair({"prompt_ids": [1, 2], "chosen_ids": [3, 4, 9], "rejected_ids": [3, 5, 9]}, options)
+    >>> pair.chosen.weights, pair.rejected.weights
+    ([0.0, 1.0, 0.0], [0.0, -0.025, 0.0])
+    >>> pair.chosen.kept_ids, pair.chosen.num_cut, pair.chosen.num_key_cut
+    ([1, 2, 3, 4], 1, 0)
+
+    ```
+    """
+    alignment = None
+    if has_weight_columns(example):
+        weights = (read_weights(example, "chosen"), read_weights(example, "rejected"))
+        keys = tuple([weight != 0 for weight in side] for side in weights)
+    else:
+        alignment = align_completions(example["chosen_ids"], example["rejected_ids"], options, tokenizer, known_texts)
+        weights = token_weights(
+            alignment, options.chosen_key_weight, options.rejected_key_weight, options.chosen_other_weight
+        )
+        keys = (alignment.chosen_key, alignment.rejected_key)
+    chosen, rejected = (
+        _weighted_chain(example["prompt_ids"], example[f"{side}_ids"], weights[i], keys[i], options)
+        for i, side in enumerate(("chosen", "rejected"))
+    )
+    return WeightedPair(chosen, rejected, alignment)
+
+
+def align_completions(
+    chosen_ids: Sequence[Hashable],
+    rejected_ids: Sequence[Hashable],
+    options: WeightingOptions,
+    tokenizer: Any = None,
+    known_texts: dict[int, str] | None = None,
+) -> Alignment:
+    """
+    Align two completions on the level that the options say; the result counts tokens on either level.
+
+    Args:
+        chosen_ids, rejected_ids (`Sequence`):
+            Token IDs of the right and of the wrong chain.
+        options, tokenizer, known_texts:
+            As for [`weigh_pair`].
+
+    Returns:
+        [`Alignment`]: Their alignment.
+    """
+    if options.alignment_level == "token":
+        return align(chosen_ids, rejected_ids, tie_break=options.tie_break)
+    chosen_words, chosen_lengths = split_words(tokenizer, list(chosen_ids), known_texts)
+    rejected_words, rejected_lengths = split_words(tokenizer, list(rejected_ids), known_texts)
+    alignment = align(chosen_words, rejected_words, tie_break=options.tie_break)
+    return alignment.expand(chosen_lengths, rejected_lengths)
+
+
+def kept_range(length: int, options: WeightingOptions) -> tuple[int, int]:
+    """
+    Which part of a row of some length truncation keeps.
+
+    Args:
+        length (`int`):
+            Tokens of prompt and completion.
+        options (`WeightingOptions`):
+            `max_length` and `truncation_mode`.
+
+    Returns:
+        `tuple[int, int]`: Start and stop.
+    """
+    if options.max_length is None or length <= options.max_length:
+        return 0, length
+    if options.truncation_mode == "keep_start":
+        return 0, options.max_length
+    return length - options.max_length, length
+
+
+def has_weight_columns(example: Mapping[str, Any]) -> bool:
+    """
+    Whether a tokenized pair brings its own weights.
+
+    Args:
+        example (`dict[str, Any]`):
+            Tokenized pair.
+
+    Returns:
+        `bool`: Whether `chosen_weights` or `rejected_weights` is there and not `None`.
+    """
+    return any(example.get(column) is not None for column in WEIGHT_COLUMNS)
+
+
+def read_weights(example: Mapping[str, Any], side: str) -> list[float]:
+    """
+    The weights that a pair brings for one chain.
+
+    Args:
+        example (`dict[str, Any]`):
+            Tokenized pair.
+        side (`str`):
+            `"chosen"` or `"rejected"`.
+
+    Returns:
+        `list[float]`: The weights of that chain.
+
+    Raises:
+        ValueError: If the column is missing, or is not one finite number per token.
+    """
+    weights, num_tokens = example.get(f"{side}_weights"), len(example[f"{side}_ids"])
+    if weights is None:
+        raise ValueError(
+            f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace the "
+            f"alignment on both sides; pass `{side}_weights=[0.0] * {num_tokens}` to leave that chain alone."
+        )
+    if len(weights) != num_tokens:
+        raise ValueError(
+            f"`{side}_weights` must hold one float per token of `{side}_ids`, expected {num_tokens}, got "
+            f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized chain, "
+            "end-of-sequence token included."
+        )
+    bad = next((i for i, w in enumerate(weights) if not isinstance(w, Real) or not math.isfinite(w)), None)
+    if bad is not None:
+        raise ValueError(
+            f"`{side}_weights` must be finite numbers, got {weights[bad]!r} at token {bad}. The loss would not be "
+            "finite either; pass `0.0` for tokens to ignore."
+        )
+    return [float(weight) for weight in weights]
+
+
+def _weighted_chain(
+    prompt_ids: Sequence[Any],
+    completion_ids: Sequence[Any],
+    weights: list[float],
+    is_key: list[bool],
+    options: WeightingOptions,
+) -> WeightedChain:
+    ids = [*prompt_ids, *completion_ids]
+    return WeightedChain(ids, len(prompt_ids), weights, is_key, *kept_range(len(ids), options))
