@@ -18,7 +18,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from edit_trl import EDITConfig, EDITTrainer
-from edit_trl.callbacks import CollapseAlarmCallback, KeyStepAccuracyCallback, key_step_accuracy
+from edit_trl.callbacks import CollapseAlarmCallback, KeyStepAccuracyCallback
+from edit_trl.key_steps import key_step_accuracy
 
 
 # TRL sets `gradient_checkpointing`, which transformers 5.23 deprecates; that warning is between the two.
@@ -361,7 +362,7 @@ class TestKeyStepAccuracyCallback:
         shapes = []
         trainer.model.lm_head.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
         trainer.train()
-        assert shapes[0] == shapes[-1] == (3, 3, 400)
+        assert shapes[0] == shapes[-1] == (1, 3, 400)
 
         plain = build_model()
         plain.load_state_dict(trainer.model.state_dict())
@@ -458,7 +459,7 @@ def measure(folder, pairs):
     rows = []
     trainer = make_trainer(folder, pairs, model=build_model(), eval_dataset=Dataset.from_list(pairs))
     callback = KeyStepAccuracyCallback(trainer)
-    trainer.model.lm_head.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    trainer.model.lm_head.register_forward_hook(lambda module, args, output: rows.append(output.shape[1]))
     callback.on_train_begin(trainer.args, trainer.state, trainer.control)
     return {
         "num_processes": trainer.accelerator.num_processes,

@@ -18,8 +18,8 @@ from transformers import (
     MambaForCausalLM,
 )
 
-from edit_trl.callbacks import KeyStepScores, key_step_accuracy
 from edit_trl.data_collator import DataCollatorForDualCoT
+from edit_trl.key_steps import KeyStepScores, key_step_accuracy
 
 
 def plain_margin(model, context, right, wrong):
@@ -118,12 +118,12 @@ class TestAgainstPlainComputation:
         assert scores.margins != pytest.approx(without.margins, abs=1e-2)
 
     def test_logits_are_those_of_the_needed_positions(self, model, tokenizer, pairs):
-        """Eight contexts of at most eight lengths: no more columns than that, of some seventy."""
+        """One for each of eight contexts, of some seventy tokens each."""
         shapes = []
         model.lm_head.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
         key_step_accuracy(model, Dataset.from_list(pairs), tokenizer, batch_size=8)
-        ((num_rows, num_columns, _),) = shapes
-        assert num_rows == 8 and num_columns <= 8
+        assert len(pairs) == 8
+        assert shapes == [(1, 8, 400)]
 
 
 class TestShapesOfData:

@@ -1,0 +1,240 @@
+"""
+Logits of chosen tokens alone: the forward pass that training, callbacks, key-step accuracy and the report share.
+
+About one token in twenty of a pair has a weight, and a vocabulary has a hundred thousand tokens. So a hook on the
+language-model head hands it the hidden states that predict the wanted tokens, and no others. The rest of the model's
+forward runs as it is, with its own scaling, soft-capping, casting and sharding.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import is_peft_model
+from trl.trainer.utils import pad
+
+
+# Logits of one forward pass of `score_tokens`: a gigabyte in 32 bits.
+_MAX_LOGITS = 2**28
+
+
+class TokenScores(NamedTuple):
+    """
+    How likely a model finds some tokens.
+
+    Args:
+        logits (`torch.Tensor` of shape `(num_tokens,)`):
+            Logit of each token, in fp32 on the CPU. Two tokens at the same place differ by what their log-probabilities
+            differ by.
+        log_normalizers (`torch.Tensor` of shape `(num_tokens,)`):
+            Logarithm of the sum of the exponentials of all logits at the place of each token.
+    """
+
+    logits: torch.Tensor
+    log_normalizers: torch.Tensor
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(num_tokens,)`: Log-probability of each token, in nats."""
+        return self.logits - self.log_normalizers
+
+
+@torch.no_grad()
+def score_tokens(
+    model: Any, sequences: Sequence[list[int]], targets: Sequence[list[tuple[int, int]]], batch_size: int
+) -> list[TokenScores]:
+    """
+    Score tokens of some sequences, without gradients, in the mode that the model is in.
+
+    Sequences are padded on the right, where no causal model looks. The longest come first: where memory is short, it
+    shows at once.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Causal language model, run on its device.
+        sequences (`Sequence[list[int]]`):
+            Token IDs of each sequence, at least one.
+        targets (`Sequence[list[tuple[int, int]]]`):
+            For each sequence the tokens to score: the place of the token that predicts, and the token ID. A token need
+            not stand in the sequence.
+        batch_size (`int`):
+            Sequences per forward pass; fewer where their logits would take more than a gigabyte.
+
+    Returns:
+        `list[TokenScores]`: The scores of each sequence's targets, in order.
+
+    Raises:
+        ValueError: If the model calls its output embeddings more than once in a forward pass.
+
+    Examples:
+
+    ```python
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> options = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, **options))
+    >>> _ = torch.nn.init.zeros_(model.lm_head.weight)  # to this model, all tokens are equally likely
+    >>> (scores,) = score_tokens(model, [[1, 2, 3]], [[(1, 3), (2, 9)]], batch_size=1)
+    >>> scores.log_probs
+    tensor([-2.3026, -2.3026])
+
+    ```
+    """
+    scores = [TokenScores(torch.zeros(0), torch.zeros(0)) for _ in sequences]
+    places = [sorted({place for place, _ in wanted}) for wanted in targets]
+    vocab_size = model.config.get_text_config().vocab_size
+    order = sorted((i for i in range(len(sequences)) if targets[i]), key=lambda i: -len(sequences[i]))
+    while order:
+        num_logits, size = 0, 0
+        for number in order[:batch_size]:
+            num_logits += len(places[number]) * vocab_size
+            if size and num_logits > _MAX_LOGITS:
+                break
+            size += 1
+        batch, order = order[:size], order[size:]
+        input_ids = [torch.tensor(sequences[number]) for number in batch]
+        outputs = forward_scored(
+            model,
+            torch.tensor([row for row, number in enumerate(batch) for _ in places[number]]),
+            torch.tensor([place for number in batch for place in places[number]]),
+            input_ids=pad(input_ids, padding_value=0, padding_side="right").to(model.device),
+            attention_mask=pad([torch.ones_like(ids) for ids in input_ids], 0, padding_side="right").to(model.device),
+            use_cache=False,  # a cache warns under gradient checkpointing
+        )
+        parts = outputs.logits[0].split([len(places[number]) for number in batch])
+        for number, part in zip(batch, parts, strict=True):
+            logits = part.float()  # one sequence at a time, since this is a copy in 32 bits
+            row_of = {place: row for row, place in enumerate(places[number])}
+            rows = torch.tensor([row_of[place] for place, _ in targets[number]], device=logits.device)
+            tokens = torch.tensor([token for _, token in targets[number]], device=logits.device)
+            scores[number] = TokenScores(logits[rows, tokens].cpu(), logits.logsumexp(dim=-1)[rows].cpu())
+    return scores
+
+
+def forward_scored(
+    model: Any, rows: torch.Tensor, places: torch.Tensor, head: torch.nn.Module | None = None, **inputs: Any
+) -> Any:
+    """
+    A forward pass of which only the logits at some places are computed.
+
+    Args:
+        model ([`~torch.nn.Module`]):
+            Causal language model, wrapped for training or not.
+        rows (`torch.Tensor` of shape `(num_scored,)`):
+            Row of each place.
+        places (`torch.Tensor` of shape `(num_scored,)`):
+            Places within the rows.
+        head ([`~torch.nn.Module`], *optional*):
+            The output embeddings. Defaults to those of `model`, which a wrapped model does not give.
+        **inputs:
+            Inputs of the model.
+
+    Returns:
+        [`~transformers.modeling_outputs.ModelOutput`]: The model's outputs; `logits` have the shape (1, num_scored,
+        vocabulary).
+
+    Raises:
+        ValueError: If the model calls its output embeddings more than once.
+    """
+    if head is None:
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        outputs = model(**inputs)
+        num_calls = 0
+    else:
+        with scored_positions_only(head, rows, places) as calls:
+            outputs = model(**inputs)
+        num_calls = len(calls)
+    if num_calls > 1:
+        raise ValueError(
+            f"{type(model).__name__} must call its output embeddings once per forward pass, got {num_calls} calls. The "
+            "logits of the scored tokens are taken there; pass a causal language model whose `get_output_embeddings()` is "
+            "the module that computes its logits."
+        )
+    if num_calls == 0:  # its logits come from elsewhere, at all places
+        outputs.logits = select_positions(outputs.logits, rows, places)
+    return outputs
+
+
+@contextmanager
+def scored_positions_only(
+    head: torch.nn.Module, rows: torch.Tensor, positions: torch.Tensor
+) -> Iterator[list[torch.Size]]:
+    """
+    Let the language-model head see the hidden states at `(rows, positions)` alone, as one row.
+
+    Args:
+        head ([`~torch.nn.Module`]):
+            The model's output embeddings.
+        rows (`torch.Tensor` of shape `(num_scored,)`):
+            Row of each hidden state.
+        positions (`torch.Tensor` of shape `(num_scored,)`):
+            Position of each within its row.
+
+    Yields:
+        `list[torch.Size]`: Shape of the hidden states of each call of the head, filled as they come.
+    """
+    calls: list[torch.Size] = []
+
+    def select(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if not args:  # called by keyword: the first parameter of `forward` is the hidden states
+            name, *_ = inspect.signature(module.forward).parameters
+            args = (kwargs.pop(name),)
+        hidden_states, *rest = args
+        calls.append(hidden_states.shape)
+        return (select_positions(hidden_states, rows, positions), *rest), kwargs
+
+    handle = head.register_forward_pre_hook(select, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def select_positions(states: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """
+    What a tensor holds at some positions, as one row.
+
+    Args:
+        states (`torch.Tensor` of shape `(num_rows, length, size)`):
+            Hidden states or logits. With `device_map` they may be on another device than the positions.
+        rows, positions (`torch.Tensor` of shape `(num_scored,)`):
+            Which to take.
+
+    Returns:
+        `torch.Tensor` of shape `(1, num_scored, size)`.
+    """
+    return states[rows.to(states.device), positions.to(states.device)][None]
+
+
+def without_adapter(model: Any) -> Any:
+    """
+    The model below an adapter.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Model, not wrapped for training.
+
+    Returns:
+        [`~transformers.PreTrainedModel`]: The model itself, if it has no adapter.
+    """
+    return model.get_base_model() if is_peft_model(model) else model
+
+
+@contextmanager
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """
+    Evaluation mode. Afterwards each module is back in its own: frozen parts may have been in it before.
+
+    Args:
+        model ([`~torch.nn.Module`]):
+            The model.
+    """
+    training_modules = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training_modules:
+            module.training = True
