@@ -56,6 +56,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     - `"num_completion_tokens"` of shape (2B,): completion tokens of each chain that truncation leaves.
     - `"num_key_tokens"` of shape (2B,): key tokens of each chain before truncation.
     - `"num_tokens"` of shape (): tokens that go through the model, without padding.
+    - `"layout"` (`str`): name of the layout.
 
     A completion token at the very start of a row is predicted by nothing and cannot be scored. That happens with an
     empty prompt, or when `truncation_mode="keep_end"` cuts the whole prompt away.
@@ -163,6 +164,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         dtypes = {"scored_ids": torch.long, "scored_weights": torch.float, "scored_key": torch.bool}
         for (name, dtype), column_values in zip(dtypes.items(), values, strict=True):
             output[name] = torch.tensor(column_values, dtype=dtype)
+        output["layout"] = self.layout
         output["num_completion_tokens"] = torch.tensor([len(chain.completion) for chain in chains])
         output["num_key_tokens"] = torch.tensor([sum(chain.is_key) for chain in chains])
         return output

@@ -1,34 +1,26 @@
 """
 The EDIT trainer: TRL's `SFTTrainer` with the data, the loss and the metrics of dual chains-of-thought.
 
-All knowledge of TRL's and transformers' internals lives here; `tests/test_internals.py` names each of them. What is
-trained is decided elsewhere: columns in `data_utils.py`, weights in `data_collator.py`, the objective in `loss.py`.
+What TRL and transformers call is overridden here; `tests/test_internals.py` names each of these hooks. What is trained
+is decided elsewhere: columns in `data_utils.py`, weights in `weighting.py`, rows in `layouts.py`, the objective in
+`loss.py`, the logged metrics in `pair_metrics.py`. Arguments are checked in `trainer_arguments.py`.
 
-Two things would surprise. The language-model head sees the scored tokens alone: a hook on it picks their hidden states,
-so the model's own forward, with its own scaling and soft-capping, gives logits for those and no others. And the loss is
-divided by the pairs of the whole optimiser step, over accumulation steps and processes alike, whatever
-`average_tokens_across_devices` says.
+The language-model head sees the scored tokens alone, by the hook of `scoring.py`. The loss is divided by the pairs of the
+whole optimiser step, over accumulation steps and processes alike, whatever `average_tokens_across_devices` says.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
 
-import dataclasses
-import difflib
 import inspect
-import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from copy import deepcopy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from transformers import (
-    AutoConfig,
     DataCollator,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -38,24 +30,28 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from trl import SFTConfig, SFTTrainer
-from trl.data_utils import common_prefix_length
-from trl.trainer.base_config import _BaseConfig
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first, selective_log_softmax_and_entropy
 
 from .data_collator import DataCollatorForDualCoT
-from .data_utils import ID_COLUMNS, get_column_names, is_tokenized, prepare_dual_cots
+from .data_utils import ID_COLUMNS, prepare_dual_cots
 from .edit_config import EDITConfig
-from .layouts import attention_masks, choose_layout, to_padded
-from .loss import is_gated, krsl_loss, weighted_token_losses
+from .layouts import (
+    FLASH_ATTENTION_KEYS,
+    attention_masks,
+    choose_layout,
+    layout_difference,
+    layout_tolerance,
+    telling_pair,
+    to_padded,
+)
+from .loss import krsl_loss
+from .pair_metrics import PairMetrics, pair_sums
+from .scoring import eval_mode, forward_scored, select_positions, without_adapter
+from .trainer_arguments import as_edit_config, check_adapter, check_datasets, check_model, refuse_arguments
 from .weighting import WEIGHT_COLUMNS
 
 
 logger = get_logger(__name__)
-
-# Root mean square difference, in nats, that the log-probabilities of the same tokens may have in two layouts, by whether
-# the model computes in fp32. Rounding gives up to 4e-6 in fp32 and 6e-2 in bf16 (SmolLM2-135M); a mask that lets branches
-# see each other 0.9 and more, and 5e-4 in a model with random weights; positions that do not restart 0.3 and 1e-4.
-_LAYOUT_TOLERANCE = {True: 5e-5, False: 0.15}
 
 # Logits of the scored tokens that are held at once, over tokens and vocabulary: 512 MiB in fp32, a few times that with
 # what is computed from them. More go through TRL's fused head. Tokens of the key kind alone stay far below.
@@ -77,37 +73,6 @@ _CITATION = """\
     eprint       = {2405.19737},
     archivePrefix= {arXiv},
 }"""
-
-# Arguments of other trainers, and what does their work here.
-_REPLACEMENTS = {
-    "ref_model": "EDIT has no reference model: leave it out. To keep the student near its start, set "
-    "`chosen_other_weight` in `EDITConfig`",
-    "beta": "EDIT's β is the strength of the push away from mistakes: set `rejected_key_weight` in `EDITConfig`",
-    "tokenizer": "pass it as `processing_class`",
-    "compute_loss_func": "the loss is that of key reasoning steps learning: subclass `EDITTrainer` and override "
-    "`compute_loss`",
-    "compute_metrics": "logits exist for scored tokens only: read the metrics under `eval_edit/`, or score generations "
-    "after training",
-    "preprocess_logits_for_metrics": "logits exist for scored tokens only: read the metrics under `eval_edit/`",
-    "formatting_func": "a pair is not one text: give the columns `prompt`, `chosen` and `rejected` with `dataset.map()`",
-}
-
-# Sums over scored tokens that each chain contributes to the metrics.
-_SUMS = (
-    "chains",
-    "loss",
-    "scored",
-    "entropy",
-    "top1",
-    "key",
-    "key_log_probs",
-    "key_top1",
-    "pushed_away",
-    "gated",
-    "completion_tokens",
-    "key_before_truncation",
-    "in_pair_without_key",
-)
 
 
 class EDITTrainer(SFTTrainer):
@@ -204,19 +169,19 @@ class EDITTrainer(SFTTrainer):
         formatting_func: Callable | None = None,
         **kwargs: Any,
     ) -> None:
-        _refuse_arguments(
-            {
-                "compute_loss_func": compute_loss_func,
-                "compute_metrics": compute_metrics,
-                "preprocess_logits_for_metrics": preprocess_logits_for_metrics,
-                "formatting_func": formatting_func,
-            },
-            kwargs,
+        refused = {
+            "compute_loss_func": compute_loss_func,
+            "compute_metrics": compute_metrics,
+            "preprocess_logits_for_metrics": preprocess_logits_for_metrics,
+            "formatting_func": formatting_func,
+        }
+        refuse_arguments(
+            refused, kwargs, [name for name in inspect.signature(EDITTrainer).parameters if name != "kwargs"]
         )
-        args = _as_edit_config(args, model)
-        _check_model(model, args)
-        _check_adapter(peft_config, model)
-        _check_datasets(train_dataset, eval_dataset, args)
+        args = as_edit_config(args, model)
+        check_model(model, args)
+        check_adapter(peft_config, model)
+        check_datasets(train_dataset, eval_dataset, args)
 
         super().__init__(
             model=model,
@@ -243,7 +208,7 @@ class EDITTrainer(SFTTrainer):
                 "At least one parameter of `model` must require gradients, got none. Nothing would be trained; load a "
                 "trained adapter with `PeftModel.from_pretrained(model, path, is_trainable=True)`, or pass `peft_config`."
             )
-        base_model = _without_adapter(self.model)
+        base_model = without_adapter(self.model)
         self._takes_position_ids = "position_ids" in inspect.signature(base_model.forward).parameters
         self._layout = "padded"
         self._layout_is_checked = False
@@ -252,7 +217,7 @@ class EDITTrainer(SFTTrainer):
             if reason is not None:
                 self._warn_of_padding(reason)
         self.data_collator = data_collator if data_collator is not None else self._make_data_collator()
-        self._sums: dict[str, torch.Tensor] = {}
+        self.pair_metrics = {"train": PairMetrics(), "eval": PairMetrics()}
 
     def _make_data_collator(self) -> DataCollatorForDualCoT:
         args = self.args
@@ -388,25 +353,8 @@ class EDITTrainer(SFTTrainer):
             steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
 
-        with torch.no_grad():
-            key = inputs["scored_key"].float()
-            token_losses = weighted_token_losses(log_probs, weights, **options)
-            per_token = torch.stack(
-                [
-                    token_losses / num_completion_tokens[chains].clamp(min=1),
-                    torch.ones_like(key),
-                    entropy.float(),
-                    is_top1.float(),
-                    key,
-                    # `where`, not a product: an unscored infinity must not make the sum NaN
-                    torch.where(inputs["scored_key"], log_probs, 0.0),
-                    key * is_top1,
-                    (weights < 0).float(),
-                    is_gated(log_probs, weights, self.args.rejected_nll_threshold).float(),
-                ],
-                dim=1,
-            )
-            self._count(inputs, per_token, "train" if self.model.training else "eval")
+        sums = pair_sums(inputs, log_probs, entropy, is_top1, **options)
+        self._count(sums, inputs["num_tokens"], "train" if self.model.training else "eval")
         if self.aux_loss_enabled and self.model.training:
             aux_loss = self.accelerator.gather(outputs.aux_loss.detach().reshape(1)).mean().item()
             self._metrics["train"]["aux_loss"].append(aux_loss)
@@ -414,67 +362,27 @@ class EDITTrainer(SFTTrainer):
 
     def _in_right_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch as it is, if this model gives the tokens of its layout what they have in rows of their own."""
-        layout = (
-            "shared_prefix" if "branch_ids" in inputs else "padding_free" if "cu_seq_lens_q" in inputs else "padded"
-        )
+        layout = inputs.get("layout", "padded")
         if layout == self._layout != "padded" and not self._layout_is_checked:
             self._check_layout(model, inputs)
         return inputs if layout in ("padded", self._layout) else to_padded(inputs)
 
     def _check_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> None:
-        """
-        Compare the layout with two rows per pair, on one pair of a batch, and go back to these on a difference.
-        """
-        padded = to_padded(inputs)
-        lengths = padded["attention_mask"].sum(dim=1).tolist()
-        chains = [ids[:length] for ids, length in zip(padded["input_ids"].tolist(), lengths, strict=True)]
-        pairs = zip(chains[: len(chains) // 2], chains[len(chains) // 2 :], strict=True)
-        # A wrong mask, or positions that go on, change what follows the first token of the second branch, if there are
-        # tokens of the first one that it should not see.
-        num_telling, parting, chosen, rejected = max(
-            (min(len(chosen) - parting, len(rejected) - parting - 1), parting, chosen, rejected)
-            for chosen, rejected in pairs
-            for parting in [common_prefix_length(chosen, rejected)]
-        )
-        pair: dict[str, list] = {"prompt_ids": [], "chosen_ids": chosen, "rejected_ids": rejected}
-        # What comes before the chains part is computed alike. Of the rest, some 256 tokens are enough.
-        stride = 1 + (len(chosen) + len(rejected) - 2 * parting) // 256
-        for side, chain in (("chosen", chosen), ("rejected", rejected)):
-            is_scored = [t >= parting and (len(chain) - 1 - t) % stride == 0 for t in range(len(chain))]
-            pair[f"{side}_weights"] = list(map(float, is_scored))
-        config = self.model.config.get_text_config()
-        window = getattr(config, "sliding_window", None)
-        log_probs, error = [], None
-        was_training = model.training
-        model.eval()
-        try:
-            if window is not None:
-                # A window that the masks do not make shows only in chains that are longer.
-                config.sliding_window = min(window, max(len(chosen), len(rejected)) // 2 + 1)
-            with torch.no_grad():
-                for layout in ("padded", self._layout):
-                    batch = DataCollatorForDualCoT(self._tokenizer.pad_token_id, layout=layout)([pair])
-                    log_probs.append(self._score(model, self._prepare_inputs(batch))[0].float())
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as exception:  # a mask that a model cannot read may fail in any way
-            if not log_probs:
-                raise  # it is not the mask
-            error = f"it fails on one with `{type(exception).__name__}: {exception}`"
-        finally:
-            model.train(was_training)
-            if window is not None:
-                config.sliding_window = window
+        """Compare the layout with two rows per pair, on one pair of a batch, and go back to these on a difference."""
+        pair, is_telling = telling_pair(to_padded(inputs))
 
-        difference = padded["input_ids"].new_tensor(math.inf, dtype=torch.float)
-        if error is None:
-            squares = (log_probs[0] - log_probs[1]).square().nan_to_num(nan=math.inf)
-            difference = (squares.sum() / max(len(squares), 1)).sqrt()
+        def score(layout: str) -> torch.Tensor:
+            batch = DataCollatorForDualCoT(self._tokenizer.pad_token_id, layout=layout)([pair])
+            return self._score(model, self._prepare_inputs(batch))[0]
+
+        with eval_mode(model), torch.no_grad():
+            longest = max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
+            difference, error = layout_difference(score, self._layout, self.model.config.get_text_config(), longest)
         # The same verdict on every process. Without a pair that tells, the next batch is asked.
-        is_telling = torch.tensor(float(num_telling > 0), device=difference.device)
-        found = self.accelerator.gather(torch.stack([difference, is_telling])[None]).amax(dim=0)
-        difference, self._layout_is_checked = found[0].item(), bool(found[1])
-        tolerance = _LAYOUT_TOLERANCE[self._is_exact()]
+        verdict = torch.tensor([[difference, float(is_telling)]], device=inputs["input_ids"].device)
+        difference, is_checked = self.accelerator.gather(verdict).amax(dim=0).tolist()
+        self._layout_is_checked = bool(is_checked)
+        tolerance = layout_tolerance(self._is_exact())
         if difference > tolerance:
             self._layout = "padded"
             self._warn_of_padding(
@@ -509,7 +417,9 @@ class EDITTrainer(SFTTrainer):
             num_scored = int(self.accelerator.gather(local).max())
         if num_scored * self.model.config.get_text_config().vocab_size > _MAX_LOGITS:
             return self._score_in_chunks(model, inputs)
-        outputs = self._forward_scored(model, inputs)
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        rows, positions = inputs["scored_rows"], inputs["scored_positions"]
+        outputs = forward_scored(model, rows, positions, head, **self._model_inputs(inputs))
         logits = outputs.logits.float()
         log_probs, entropy = selective_log_softmax_and_entropy(
             logits, inputs["scored_ids"][None], entropy_requires_grad=False
@@ -524,10 +434,10 @@ class EDITTrainer(SFTTrainer):
 
         def select(module: torch.nn.Module, args: tuple, outputs: Any) -> Any:
             # Off Triton devices that head would project all positions that it gets.
-            outputs.last_hidden_state = _select(outputs.last_hidden_state, rows, positions)
+            outputs.last_hidden_state = select_positions(outputs.last_hidden_state, rows, positions)
             return outputs
 
-        backbone = _without_adapter(self.accelerator.unwrap_model(model)).base_model
+        backbone = without_adapter(self.accelerator.unwrap_model(model)).base_model
         handle = backbone.register_forward_hook(select)
         try:
             outputs = model(**self._model_inputs(inputs), shift_labels=inputs["scored_ids"][None], fused_lm_head=True)
@@ -535,21 +445,8 @@ class EDITTrainer(SFTTrainer):
             handle.remove()
         return outputs.log_probs[0], outputs.entropy[0], outputs.is_top1[0], outputs
 
-    def _forward_scored(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Any:
-        """Forward pass whose logits are those of the scored tokens, of shape (1, num_scored, vocabulary)."""
-        head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        with _scored_positions_only(head, inputs["scored_rows"], inputs["scored_positions"]) as num_calls:
-            outputs = model(**self._model_inputs(inputs))
-        if len(num_calls) != 1:
-            raise ValueError(
-                f"{type(self.model).__name__} must call its output embeddings once per forward pass, got "
-                f"{len(num_calls)} calls. The logits of the scored tokens are taken there; pass a causal language model "
-                "whose `get_output_embeddings()` is the module that computes its logits."
-            )
-        return outputs
-
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        names = ("input_ids", "attention_mask", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+        names = ("input_ids", "attention_mask", *FLASH_ATTENTION_KEYS)
         model_inputs = {name: inputs[name] for name in names if name in inputs}
         # The default of the model config may warn, since a cache cannot be checkpointed.
         model_inputs["use_cache"] = False
@@ -557,7 +454,7 @@ class EDITTrainer(SFTTrainer):
             model_inputs["position_ids"] = inputs["position_ids"]
         if self.aux_loss_enabled:
             model_inputs["output_router_logits"] = True
-        if "branch_ids" in inputs:
+        if inputs.get("layout") == "shared_prefix":
             model_inputs["attention_mask"] = attention_masks(
                 inputs["branch_ids"],
                 inputs["position_ids"],
@@ -603,72 +500,22 @@ class EDITTrainer(SFTTrainer):
 
     # Metrics
 
-    def _count(self, inputs: dict[str, torch.Tensor], per_token: torch.Tensor, mode: str) -> None:
-        """Add this batch, on all processes, to the sums that the metrics are made of."""
-        num_completion_tokens = inputs["num_completion_tokens"]
-        num_chains = len(num_completion_tokens)
-        per_chain = per_token.new_zeros(num_chains, per_token.size(1))
-        per_chain.index_add_(0, inputs["scored_chains"], per_token)
-        num_key = per_chain[:, _SUMS.index("key") - 1].view(2, -1).sum(dim=0)
-        per_chain = torch.cat(
-            [
-                per_chain.new_ones(num_chains, 1),
-                per_chain,
-                num_completion_tokens[:, None],
-                inputs["num_key_tokens"][:, None],
-                (num_key == 0).repeat(2)[:, None],
-            ],
-            dim=1,
-        )
-        per_pair = per_chain.view(2, num_chains // 2, -1).transpose(0, 1).reshape(num_chains // 2, -1)
+    def _count(self, sums: torch.Tensor, num_tokens: torch.Tensor, mode: str) -> None:
+        """Add what the pairs of this batch, on all processes, contribute to the metrics."""
         if mode == "train":
-            local = torch.cat([per_pair.sum(dim=0), inputs["num_tokens"].reshape(1).to(per_pair.dtype)])
-            *sums, num_tokens = self.accelerator.gather(local[None]).double().sum(dim=0).tolist()
+            local = torch.cat([sums.sum(dim=0).flatten(), num_tokens.reshape(1).to(sums.dtype)])
+            *values, num_tokens = self.accelerator.gather(local[None]).double().sum(dim=0)
+            total = torch.stack(values).view(2, -1)
             self._total_train_tokens += int(num_tokens) // self._tp_size
         else:
             # By pair, so that the samples that pad the last batch are left out.
-            sums = self.accelerator.gather_for_metrics(per_pair).double().sum(dim=0).tolist()
-        batch_sums = torch.tensor(sums, dtype=torch.float64).view(2, -1)
-        if not math.isfinite(batch_sums[:, _SUMS.index("loss")].sum()):
-            raise FloatingPointError(
-                f"The loss must be finite, got {batch_sums[:, _SUMS.index('loss')].sum().item()} at step "
-                f"{self.state.global_step} ({mode}). The student would be lost; lower `learning_rate` or "
-                '`rejected_key_weight`, bound the push with `rejected_loss="unlikelihood"`, clip with `max_grad_norm`, or '
-                "train in bf16 instead of fp16."
-            )
-        self._sums[mode] = self._sums[mode] + batch_sums if mode in self._sums else batch_sums
+            total = self.accelerator.gather_for_metrics(sums.flatten(start_dim=1)).double().sum(dim=0).view(2, -1)
+        self.pair_metrics[mode].add(total, where=f"at step {self.state.global_step} ({mode})")
 
     def _pop_metrics(self, mode: str) -> dict[str, float]:
         """Metrics of everything counted since the last call, by name."""
-        sums = self._sums.pop(mode, None)
-        if sums is None:
-            return {}
-        chosen, rejected = (dict(zip(_SUMS, side, strict=True)) for side in sums.tolist())
-        both = {name: chosen[name] + rejected[name] for name in _SUMS}
-        num_pairs = chosen["chains"]
-        fractions = {
-            "entropy": (both["entropy"], both["scored"]),
-            "mean_token_accuracy": (both["top1"], both["scored"]),
-            "edit/loss_chosen": (chosen["loss"], num_pairs),
-            "edit/loss_rejected": (rejected["loss"], num_pairs),
-            "edit/key_token_ratio_chosen": (chosen["key"], chosen["completion_tokens"]),
-            "edit/key_token_ratio_rejected": (rejected["key"], rejected["completion_tokens"]),
-            "edit/logps_key_chosen": (chosen["key_log_probs"], chosen["key"]),
-            "edit/logps_key_rejected": (rejected["key_log_probs"], rejected["key"]),
-            "edit/key_token_accuracy": (chosen["key_top1"], chosen["key"]),
-            "edit/rejected_gated_ratio": (both["gated"], both["pushed_away"]),
-            "edit/truncated_key_ratio": (
-                both["key_before_truncation"] - both["key"],
-                both["key_before_truncation"],
-            ),
-            "edit/pairs_without_key_tokens": (chosen["in_pair_without_key"], num_pairs),
-        }
-        # A mean over nothing is left out rather than logged as zero.
-        metrics = {name: above / below for name, (above, below) in fractions.items() if below}
-        if "edit/logps_key_chosen" in metrics and "edit/logps_key_rejected" in metrics:
-            metrics["edit/key_margin"] = metrics["edit/logps_key_chosen"] - metrics["edit/logps_key_rejected"]
-        metrics["num_tokens"] = self._total_train_tokens
-        return metrics
+        metrics = self.pair_metrics[mode].pop()
+        return {**metrics, "num_tokens": self._total_train_tokens} if metrics else {}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:
@@ -678,9 +525,9 @@ class EDITTrainer(SFTTrainer):
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
-        self._sums.pop("eval", None)
+        self.pair_metrics["eval"].pop()
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        num_pairs = int(self._sums["eval"][0, _SUMS.index("chains")]) if "eval" in self._sums else 0
+        num_pairs = self.pair_metrics["eval"].num_pairs
         metrics = self._pop_metrics("eval")
         if metrics:
             # `Trainer` averages over batches, the last of which may be short.
@@ -720,140 +567,3 @@ class EDITTrainer(SFTTrainer):
         if self.hub_model_id is None:
             text = text.replace('model="None"', f'model="{self.args.output_dir}"')
         card.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _scored_positions_only(
-    head: torch.nn.Module, rows: torch.Tensor, positions: torch.Tensor
-) -> Iterator[list[torch.Size]]:
-    """
-    Let the language-model head see the hidden states at `(rows, positions)` alone, as one row.
-
-    About one token in twenty has a weight, and projecting those alone keeps the (tokens, vocabulary) logits small on
-    every device. A hook keeps what the model does around its head: scaling, soft-capping, casting, sharding.
-    """
-    calls: list[torch.Size] = []
-
-    def select(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if not args:  # called by keyword: the first parameter of `forward` is the hidden states
-            name, *_ = inspect.signature(module.forward).parameters
-            args = (kwargs.pop(name),)
-        hidden_states, *rest = args
-        calls.append(hidden_states.shape)
-        return (_select(hidden_states, rows, positions), *rest), kwargs
-
-    handle = head.register_forward_pre_hook(select, with_kwargs=True)
-    try:
-        yield calls
-    finally:
-        handle.remove()
-
-
-def _select(hidden_states: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The hidden states at `(rows, positions)`, as one row. With `device_map` they may be on another device."""
-    device = hidden_states.device
-    return hidden_states[rows.to(device), positions.to(device)][None]
-
-
-def _without_adapter(model: Any) -> Any:
-    return model.get_base_model() if is_peft_model(model) else model
-
-
-def _refuse_arguments(refused: dict[str, Any], unknown: dict[str, Any]) -> None:
-    for name, value in {**refused, **unknown}.items():
-        if name in _REPLACEMENTS and (value is not None or name in unknown):
-            raise ValueError(f"`EDITTrainer` does not take `{name}`: {_REPLACEMENTS[name]}.")
-        if name in unknown:
-            parameters = [p for p in inspect.signature(EDITTrainer.__init__).parameters if p not in ("self", "kwargs")]
-            nearest = difflib.get_close_matches(name, parameters, n=1)
-            raise TypeError(
-                f"`EDITTrainer` has no argument `{name}`. "
-                + (f"Did you mean `{nearest[0]}`?" if nearest else f"It takes {', '.join(parameters)}.")
-            )
-
-
-def _as_edit_config(args: Any, model: Any) -> EDITConfig:
-    if isinstance(args, EDITConfig):
-        return args
-    if args is None:
-        name = model if isinstance(model, str) else get_config_model_id(model.config) or type(model).__name__
-        return EDITConfig(output_dir=f"{Path(name).name}-EDIT")
-    if not isinstance(args, TrainingArguments):
-        hint = ""
-        if isinstance(args, torch.nn.Module):
-            hint = " `DPOTrainer` takes its `ref_model` second; EDIT has no reference model, leave it out."
-        raise TypeError(
-            f"`args` must be an `EDITConfig`, got `{type(args).__name__}`.{hint} Pass "
-            "`args=EDITConfig(output_dir=...)`."
-        )
-    if isinstance(args, _BaseConfig) and not isinstance(args, SFTConfig):
-        raise TypeError(
-            f"`args` must be an `EDITConfig`, got a `{type(args).__name__}`. Its loss has other parameters (DPO's `beta` "
-            "is not EDIT's β), so it is not converted: pass `args=EDITConfig(output_dir=...)`, with "
-            "`rejected_key_weight` as the strength of the push away from mistakes."
-        )
-    # Not `to_dict`, which hides tokens (`eos_token` too), loses `parallelism_config` and changes nested dictionaries.
-    values = {f.name: deepcopy(getattr(args, f.name)) for f in dataclasses.fields(args) if f.init}
-    extra = sorted(values.keys() - {f.name for f in dataclasses.fields(EDITConfig)})
-    if extra:
-        raise TypeError(
-            f"`args` must be an `EDITConfig`, got a `{type(args).__name__}` with fields of its own: "
-            f"{', '.join(f'`{name}`' for name in extra)}. They would be lost; derive the class from `EDITConfig`."
-        )
-    logger.warning(
-        f"`args` is a `{type(args).__name__}` and became an `EDITConfig` with the same values, its learning rate of "
-        f"{args.learning_rate:g} included; EDIT's own default is 5e-6. Pass an `EDITConfig` to silence this."
-    )
-    return EDITConfig(**values)
-
-
-def _check_model(model: Any, args: EDITConfig) -> None:
-    config = getattr(model, "config", None)
-    if isinstance(model, str):
-        options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
-        with suppress(OSError, ValueError):  # what cannot be loaded is for `SFTTrainer` to say
-            config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **options)
-    if config is not None and getattr(config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"`model` must be a causal (decoder-only) language model, got the encoder-decoder `{config.model_type}`. "
-            "Its decoder does not see prompt and completion as one text; pass a decoder-only student."
-        )
-    if isinstance(model, PreTrainedModel) and model.get_output_embeddings() is None:
-        raise ValueError(
-            f"`model` must be a causal language model, got `{type(model).__name__}`, which has no language-model head. "
-            "Load it with `AutoModelForCausalLM.from_pretrained(...)`, or pass its name."
-        )
-
-
-def _check_adapter(peft_config: Any, model: Any) -> None:
-    configs = [peft_config, *(getattr(model, "peft_config", None) or {}).values()]
-    for config in configs:
-        if getattr(config, "is_prompt_learning", False):
-            raise ValueError(
-                f"`EDITTrainer` does not support prompt learning, got `{type(config).__name__}`. Its virtual tokens shift "
-                "the positions of the scored tokens; pass a `LoraConfig` as `peft_config`."
-            )
-
-
-def _check_datasets(train_dataset: Any, eval_dataset: Any, args: EDITConfig) -> None:
-    """Check columns before a model is loaded for nothing."""
-    is_prepared = (args.dataset_kwargs or {}).get("skip_prepare_dataset", False)
-    named = {"train": train_dataset}
-    named.update(eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset})
-    for name, dataset in named.items():
-        if dataset is None and name != "train":
-            continue
-        if not isinstance(dataset, (Dataset, IterableDataset)):
-            raise TypeError(
-                f"`{name if name == 'train' else 'eval'}_dataset` must be a `datasets.Dataset` or `IterableDataset`, "
-                f"got `{type(dataset).__name__}`. Load one with `datasets.load_dataset(..., split='train')`."
-            )
-        column_names = get_column_names(dataset, name)
-        if is_prepared and isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
-            continue  # its transform makes the columns
-        if not is_tokenized(column_names, name) and is_prepared:
-            raise ValueError(
-                f"The {name} dataset must be tokenized, since `skip_prepare_dataset` is set, got the columns "
-                f"{sorted(column_names)}. Leave `skip_prepare_dataset` out, or add the columns "
-                f"{', '.join(f'`{column}`' for column in ID_COLUMNS)}."
-            )

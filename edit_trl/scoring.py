@@ -230,6 +230,9 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     Args:
         model ([`~torch.nn.Module`]):
             The model.
+
+    Yields:
+        `None`
     """
     training_modules = [module for module in model.modules() if module.training]
     model.eval()

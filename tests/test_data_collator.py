@@ -41,6 +41,12 @@ DTYPES = {
 BORDERS = {"cu_seq_lens_q": torch.int32, "cu_seq_lens_k": torch.int32}
 LONGEST = ("max_length_q", "max_length_k")
 
+
+def dtypes(batch: dict) -> dict:
+    """Types of the tensors of a batch; all else but the name of the layout has none."""
+    return {name: value.dtype for name, value in batch.items() if name != "layout"}
+
+
 token_ids = st.lists(st.integers(0, 4), max_size=7)
 examples_lists = st.lists(
     st.fixed_dictionaries({"prompt_ids": token_ids, "chosen_ids": token_ids, "rejected_ids": token_ids}),
@@ -105,8 +111,8 @@ def check_batch(batch, examples, options):
     rows, scored, num_completion_tokens, num_key_tokens = slow_rows(examples, options)
     multiple = options.get("pad_to_multiple_of") or 1
     width = math.ceil(max(map(len, rows)) / multiple) * multiple
-    assert batch.keys() == DTYPES.keys()
-    assert {name: value.dtype for name, value in batch.items()} == DTYPES
+    assert batch["layout"] == "padded"
+    assert dtypes(batch) == DTYPES
 
     padding = [width - len(row) for row in rows]
     assert batch["input_ids"].tolist() == [row + [PAD] * n for row, n in zip(rows, padding, strict=True)]
@@ -194,7 +200,7 @@ class TestLayout:
 
         batch = collator([example([1, 2], [10, 11, 12], [10, 21, 12]), example([3], [13, 14], [13, 22, 14])])
 
-        assert {name: value.dtype for name, value in batch.items()} == DTYPES
+        assert dtypes(batch) == DTYPES
         assert batch["input_ids"].tolist() == [
             [1, 2, 10, 11, 12],
             [3, 13, 14, PAD, PAD],
@@ -289,7 +295,8 @@ class TestSharedPrefix:
         """
         batch = self.collator()([example([1, 2], [10, 11, 12], [10, 21, 12]), example([3], [13, 14], [13, 22, 14])])
 
-        assert {name: value.dtype for name, value in batch.items()} == {**DTYPES, "branch_ids": torch.long}
+        assert batch["layout"] == "shared_prefix"
+        assert dtypes(batch) == {**DTYPES, "branch_ids": torch.long}
         assert batch["input_ids"].tolist() == [[1, 2, 10, 11, 12, 21, 12], [3, 13, 14, 22, 14, PAD, PAD]]
         assert batch["attention_mask"].tolist() == [[1] * 7, [1] * 5 + [0] * 2]
         assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4], [0, 1, 2, 2, 3, 0, 0]]
@@ -375,7 +382,7 @@ class TestPaddingFree:
 
         batch = collator([example([1, 2], [3], [8, 9]), example([4], [5, 6, 7], [5, 6])])
 
-        assert batch.keys() == (DTYPES.keys() - {"attention_mask"}) | BORDERS.keys() | set(LONGEST)
+        assert batch.keys() == (DTYPES.keys() - {"attention_mask"}) | BORDERS.keys() | {*LONGEST, "layout"}
         for name, dtype in {**DTYPES, **BORDERS}.items():
             assert name == "attention_mask" or batch[name].dtype == dtype
         assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 1, 2, 8, 9, 4, 5, 6]]

@@ -7,7 +7,7 @@ The reference is the layout with one padded row per chain, under sdpa; for half 
 import pytest
 import torch
 from conftest import build_model
-from test_layouts import EXAMPLES, assert_same, make_trainer, step
+from test_edit_trainer_layouts import EXAMPLES, assert_same, make_trainer, step
 
 from edit_trl import edit_trainer
 

@@ -65,15 +65,21 @@ IMPORTS = [
     Internal(
         "trl.data_utils.get_dataset_column_names",
         ("dataset",),
-        "`data_utils.prepare_dual_cots` and `edit_trainer._check_datasets`, for lazy datasets too",
+        "`data_utils.prepare_dual_cots` and `trainer_arguments.check_datasets`, for lazy datasets too",
     ),
-    Internal("trl.trainer.base_config._BaseConfig", None, "`edit_trainer._as_edit_config`, to know another config"),
+    Internal(
+        "trl.trainer.base_config._BaseConfig", None, "`trainer_arguments.as_edit_config`, to know another config"
+    ),
     Internal(
         "trl.trainer.utils.pad",
         ("tensors", "padding_value", "padding_side", "pad_to_multiple_of"),
-        "`DataCollatorForDualCoT._pad`",
+        "`DataCollatorForDualCoT` and `scoring.score_tokens`",
     ),
-    Internal("trl.trainer.utils.get_config_model_id", ("config",), "`edit_trainer`, to name output folder and card"),
+    Internal(
+        "trl.trainer.utils.get_config_model_id",
+        ("config",),
+        "`trainer_arguments` and `edit_trainer`, to name output folder and card",
+    ),
     Internal(
         "trl.trainer.utils.global_then_local_main_first",
         (),
@@ -87,7 +93,7 @@ IMPORTS = [
     Internal("transformers.data.data_collator.DataCollatorMixin", None, "base of `DataCollatorForDualCoT`"),
     Internal("transformers.trainer_utils.EvalLoopOutput", None, "`EDITTrainer.evaluation_loop`"),
     Internal("transformers.trainer_utils.PredictionOutput", None, "`EDITTrainer.predict`"),
-    Internal("accelerate.utils.is_peft_model", ("model",), "`edit_trainer`, to look inside a `PeftModel`"),
+    Internal("accelerate.utils.is_peft_model", ("model",), "`scoring.without_adapter`, to look inside a `PeftModel`"),
     Internal("accelerate.logging.get_logger", ("name",), "all modules that log"),
 ]
 
@@ -142,12 +148,12 @@ METHODS = [
     ),
     Internal("transformers.Trainer.get_tp_size", ("self",), "`KeyStepAccuracyCallback`, whose ranks share the pairs"),
     Internal("transformers.PreTrainedModel.get_output_embeddings", ("self",), "the head that the hook sits on"),
-    Internal("accelerate.Accelerator.unwrap_model", ("self", "model"), "`EDITTrainer._forward_scored`"),
+    Internal("accelerate.Accelerator.unwrap_model", ("self", "model"), "`EDITTrainer._score`"),
     Internal("accelerate.Accelerator.gather_for_metrics", ("self", "input_data"), "`EDITTrainer._count`"),
     Internal(
         "torch.nn.Module.register_forward_pre_hook",
         ("self", "hook", "prepend", "with_kwargs"),
-        "`_scored_positions_only`",
+        "`scoring.scored_positions_only`",
     ),
 ]
 
@@ -317,7 +323,6 @@ class TestBehaviour:
         own = {
             "_check_layout",
             "_count",
-            "_forward_scored",
             "_in_right_layout",
             "_is_exact",
             "_make_data_collator",
@@ -400,7 +405,7 @@ class TestBehaviour:
             assert issubclass(getattr(trl, name), base), name
 
     def test_to_dict_masks_every_token(self, tmp_path):
-        """`edit_trainer._as_edit_config` restores what is masked."""
+        """`trainer_arguments.as_edit_config` restores what is masked."""
         config = trl.SFTConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False)
         masked = {name for name, value in config.to_dict().items() if value == f"<{name.upper()}>"}
         assert masked == {"hub_token", "eos_token", "pad_token"}

@@ -1,650 +1,468 @@
 """
-The same loss, gradients and metrics in every layout, and two rows per pair for every model that needs them.
-
-The layout with one padded row per chain is the reference: `test_model_families.py` and `test_edit_trainer.py` compare it,
-and the loss, with plain computations on the model's full logits.
+Tests of shared rows against a slow reading of their definition: a token belongs to one chain or to both, and sees what
+comes before it in its own chain.
 """
-
-import copy
-import os
-import subprocess
-import sys
-from functools import partial
-from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
-from datasets import Dataset
-from hypothesis import HealthCheck, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig
-from test_model_families import FAMILIES, build_family, gradients
+from test_model_families import SIZES, build_family
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
-    LlamaForCausalLM,
-    MoshiConfig,
-    TrainerCallback,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
 )
 
-from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, edit_trainer, layouts
+from edit_trl.data_collator import DataCollatorForDualCoT
+from edit_trl.layouts import (
+    CHOSEN,
+    REJECTED,
+    SHARED,
+    attention_masks,
+    choose_layout,
+    share_prefix,
+    to_padded,
+)
 
 
-pytestmark = [
-    pytest.mark.filterwarnings("error:::edit_trl"),
-    # TRL sets `gradient_checkpointing`, which transformers 5.23 deprecates; that warning is between the two.
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The `'keep_end'` truncation mode is deprecated:FutureWarning"),
+PAD = 99
+SIDES = (CHOSEN, REJECTED)
+# Pairs whose chains part in the middle, at the start, at the end of the shorter one, or never.
+EDGES = [
+    ([], []),
+    ([], [1]),
+    ([1], []),
+    ([1], [1]),
+    ([1], [2]),
+    ([1], [1, 2]),
+    ([1, 2], [1]),
+    ([1, 2], [2, 1]),
+    ([1, 2, 3], [1, 2, 3]),
+    ([1, 1, 1], [1, 1]),
 ]
 
-# Rows of 11 to 24 tokens: longer than the window of 8 that models with one get here.
-EXAMPLES = [
-    {"prompt_ids": [40, 41, 42], "chosen_ids": [*range(50, 70), 2], "rejected_ids": [*range(50, 60), 99, 61, 98, 2]},
-    {"prompt_ids": [43], "chosen_ids": [44, 45, 46, 47, 48, 49, 50, 51, 52, 2], "rejected_ids": [60, 45, 46, 2]},
-    # One chain is the start of the other: no key token on its side.
-    {"prompt_ids": [40, 44], "chosen_ids": [*range(70, 80)], "rejected_ids": [*range(70, 90), 2]},
-    # They part at the last token.
-    {"prompt_ids": [41, 42], "chosen_ids": [*range(90, 105), 2], "rejected_ids": [*range(90, 105), 3]},
-]
-WEIGHTED = {
-    "prompt_ids": [40],
-    "chosen_ids": [50, 51, 52, 53],
-    "rejected_ids": [50, 51, 62, 63, 64],
-    "chosen_weights": [0.5, 1.0, 0.0, -0.25],
-    # The shared tokens are weighted on this side too.
-    "rejected_weights": [-0.5, 0.25, 0.0, -1.0, 1.0],
-}
-REASONS = {
-    "bloom": "takes no `position_ids`",
-    "mamba": "takes no `position_ids`",
-    "falcon_h1": "it has recurrent layers",
-    "gpt_neo": "`window_size`",
-    "lfm2": "it has convolution layers",
-    "mixtral": "its router's load-balancing loss",
-}
-WINDOWS = {"sliding_window": 8}
-SPEED = ("runtime", "per_second", "preparation_time")
-MODELS = {
-    **dict.fromkeys(FAMILIES, {}),
-    "mistral": WINDOWS,
-    "gemma2": WINDOWS,
-    "gemma3_text": WINDOWS,
-    "phi3": WINDOWS,
-    "qwen2": {**WINDOWS, "use_sliding_window": True, "max_window_layers": 1},
-    "qwen3": {**WINDOWS, "use_sliding_window": True, "max_window_layers": 1},
-}
+token_ids = st.lists(st.integers(0, 2), max_size=6)
+# (common start, rest of the right chain, rest of the wrong chain); the rests may begin alike.
+chain_pairs = st.builds(
+    lambda start, *rests: tuple(start + rest for rest in rests),
+    st.lists(st.integers(0, 4), max_size=8),
+    token_ids,
+    token_ids,
+)
 
 
-def make_trainer(output_dir, model, examples=EXAMPLES, peft_config=None, **options) -> EDITTrainer:
-    return EDITTrainer(
-        model=model,
-        args=EDITConfig(
-            output_dir=str(output_dir),
-            **{
-                "report_to": "none",
-                "use_cpu": True,
-                "bf16": False,
-                "gradient_checkpointing": False,
-                "per_device_train_batch_size": len(examples),
-                "per_device_eval_batch_size": 3,
-                "max_steps": 1,
-                "max_grad_norm": 0,
-                **options,
-            },
-        ),
-        train_dataset=Dataset.from_list(examples),
-        processing_class=build_tokenizer(),
-        peft_config=peft_config,
-    )
+def common_start(chosen, rejected):
+    """Number of tokens before the first difference, counted one by one."""
+    count = 0
+    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
+        count += 1
+    return count
 
 
-@pytest.fixture
-def build(tmp_path):
-    return partial(make_trainer, tmp_path / "student")
+def places_of(branch_ids, side, stop=None):
+    """Which places of a shared row a chain consists of, in order. `stop` is where the row's padding begins."""
+    return [place for place, branch in enumerate(branch_ids[:stop]) if branch in (SHARED, side)]
 
 
-@pytest.fixture
-def warnings(monkeypatch) -> list[str]:
-    """What the trainer warns of."""
-    messages: list[str] = []
-    monkeypatch.setattr(edit_trainer.logger, "warning", lambda message, *args, **kwargs: messages.append(message))
-    return messages
+def rows_of(pairs, width=None):
+    """Padded branch and position IDs of a batch of shared rows, and the rows' lengths."""
+    rows = [share_prefix(*pair) for pair in pairs]
+    lengths = [len(input_ids) for input_ids, *_ in rows]
+    width = width or max(lengths)
+    return *(
+        torch.tensor([row[k] + [0] * (width - len(row[k])) for row in rows], dtype=torch.long) for k in (2, 1)
+    ), lengths
 
 
-def step(trainer: EDITTrainer, examples=EXAMPLES, layout=None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Loss and gradients of one batch, without dropout; `layout` replaces the one that the trainer has chosen."""
-    trainer.model.eval()
-    if layout is not None:
-        trainer.data_collator.layout = trainer._layout = layout
-    batch = trainer._prepare_inputs(trainer.data_collator(examples))
-    with trainer.accelerator.autocast():
-        loss = trainer.compute_loss(trainer.model, batch)
-    return loss.detach(), gradients(trainer.model, loss)
+def slow_mask(branch_ids, position_ids, window=None):
+    """Which tokens each token of a row without padding sees: those of a chain of its own, up to itself."""
+    length = len(branch_ids)
+    mask = [[False] * length for _ in range(length)]
+    for query in range(length):
+        for key in range(length):
+            for side in SIDES:
+                if {branch_ids[query], branch_ids[key]} <= {SHARED, side}:
+                    distance = position_ids[query] - position_ids[key]
+                    mask[query][key] |= distance >= 0 and (window is None or distance < window)
+    return mask
 
 
-def assert_same(found, expected, rtol=1e-5, atol=1e-5) -> None:
-    torch.testing.assert_close(found[0], expected[0], rtol=rtol, atol=atol)
-    assert found[1].keys() == expected[1].keys()
-    assert any(gradient.abs().max() > 1e-4 for gradient in expected[1].values())
-    for name, gradient in found[1].items():
-        torch.testing.assert_close(
-            gradient, expected[1][name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
-        )
+def config_of(config_class=LlamaConfig, attention="sdpa", **options):
+    config = config_class(num_hidden_layers=2, **options)
+    config._attn_implementation = attention
+    return config
 
 
-class TestModels:
-    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-    @pytest.mark.parametrize("family", [family for family in MODELS if family not in REASONS])
-    def test_one_row_per_pair_gives_the_same_gradients(self, family, attention, build, warnings):
-        if (family, attention) == ("gemma2", "sdpa"):
-            pytest.skip("Gemma 2 has soft-capped attention, which sdpa does not")
-        model = build_family(family, attn_implementation=attention, **MODELS[family])
-        found = step(build(model))
-        trainer = build(model, shared_prefix=False)
-
-        assert warnings == []
-        assert "branch_ids" not in trainer.data_collator(EXAMPLES)
-        assert_same(found, step(trainer), rtol=1e-4)
-
-    @pytest.mark.parametrize("family", REASONS)
-    def test_others_train_on_two_rows_and_say_why(self, family, build, warnings):
-        trainer = build(build_family(family))
-        assert len(warnings) == 1
-        assert REASONS[family] in warnings[0] and "`shared_prefix=False`" in warnings[0]
-        assert "branch_ids" not in trainer.data_collator(EXAMPLES)
-        trainer.train()
-        assert build(build_family(family), shared_prefix=False)._layout == "padded"
-        assert len(warnings) == 1
-
-    def test_mixture_of_experts_without_router_loss(self, build, warnings):
-        model = build_family("mixtral")
-        found = step(build(model, router_aux_loss_coef=0.0))
-        assert warnings == []
-        assert_same(found, step(build(model, router_aux_loss_coef=0.0, shared_prefix=False)), rtol=1e-4)
-
-    @pytest.mark.parametrize("family", ["mistral", "gemma3_text", "phi3", "qwen3"])
-    def test_window_matters_here(self, family):
-        """Without this the comparison above would prove nothing about windows."""
-        input_ids = torch.arange(40, 60)[None]
-        with torch.no_grad():
-            logits = [
-                build_family(family, **{**MODELS[family], "sliding_window": window}).eval()(input_ids).logits
-                for window in (8, 100)
-            ]
-        assert (logits[0] - logits[1]).abs().max() > 1e-2
-
-    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-    @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "qwen3", "gpt2", "mixtral"])
-    def test_without_padding(self, family, attention, build):
+class TestSharePrefix:
+    def test_worked_example(self):
         """
-        The layout for FlashAttention. Other implementations build the borders between chains from positions that
-        restart, so it is right for them too.
+        Common start 5 6 7, then 8 9 of the right chain, then 1 of the wrong one, at position 3 again: 6 tokens instead
+        of 5 + 4.
         """
-        model = build_family(family, attn_implementation=attention, **MODELS[family])
-        found = step(build(model), layout="padding_free")
-        assert_same(found, step(build(model, shared_prefix=False)), rtol=1e-4)
+        input_ids, position_ids, branch_ids = share_prefix([5, 6, 7, 8, 9], [5, 6, 7, 1])
 
-
-def varlen_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **kwargs):
-    """FlashAttention's contract on the CPU: no mask, causal attention between the borders that it is given, if any."""
-    assert attention_mask is None
-    if cu_seq_lens_q is None:  # padded on the right
-        length = query.size(2)
-        cu_seq_lens_q = kwargs["cu_seq_lens_k"] = torch.tensor([0, length], dtype=torch.int32)
-        kwargs["max_length_q"] = kwargs["max_length_k"] = length
-    assert torch.equal(cu_seq_lens_q, kwargs["cu_seq_lens_k"]) and cu_seq_lens_q.dtype == torch.int32
-    assert kwargs["max_length_q"] == kwargs["max_length_k"] == int(cu_seq_lens_q.diff().max())
-    groups = query.size(1) // key.size(1)
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    borders = cu_seq_lens_q.tolist()
-    assert borders[-1] == query.size(2)
-    parts = [
-        torch.nn.functional.scaled_dot_product_attention(
-            query[:, :, i:j], key[:, :, i:j], value[:, :, i:j], is_causal=True, scale=scaling
-        )
-        for i, j in pairwise(borders)
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2), None
-
-
-class TestFlashAttention:
-    @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox", "phi3"])
-    def test_gets_the_borders_between_chains(self, family, build, warnings, monkeypatch):
-        monkeypatch.setattr(edit_trainer, "choose_layout", lambda *args: ("padding_free", None))
-        AttentionInterface.register("varlen", varlen_attention)
-        AttentionMaskInterface.register("varlen", lambda *args, **kwargs: None)
-        model = build_family(family)
-        expected = step(build(model, shared_prefix=False))
-        model.set_attn_implementation("varlen")
-        trainer = build(model)
-        found = step(trainer)
-        assert trainer._layout == "padding_free" and warnings == []
-        assert_same(found, expected, rtol=1e-4)
-
-    def test_whose_model_ignores_the_borders_is_seen(self, build, model, warnings, monkeypatch):
-        monkeypatch.setattr(edit_trainer, "choose_layout", lambda *args: ("padding_free", None))
-
-        def without_borders(module, query, key, value, attention_mask, **kwargs):
-            borders = torch.tensor([0, query.size(2)], dtype=torch.int32)
-            kwargs.update(cu_seq_lens_q=borders, cu_seq_lens_k=borders, max_length_q=query.size(2))
-            return varlen_attention(module, query, key, value, None, **{**kwargs, "max_length_k": query.size(2)})
-
-        AttentionInterface.register("without_borders", without_borders)
-        AttentionMaskInterface.register("without_borders", lambda *args, **kwargs: None)
-        model.set_attn_implementation("without_borders")
-        trainer = build(model)
-        step(trainer)
-        assert trainer._layout == "padded"
-        assert len(warnings) == 1 and "log-probabilities differ" in warnings[0]
-
-
-OPTIONS = {
-    "default": {},
-    "word": {"alignment_level": "word"},
-    "reference": {"tie_break": "reference"},
-    "weights": {"chosen_key_weight": 0.5, "rejected_key_weight": 1.0},
-    "gamma": {"chosen_other_weight": 0.3},
-    "unlikelihood": {"rejected_loss": "unlikelihood", "rejected_key_weight": 1.0},
-    "threshold": {"rejected_nll_threshold": 6.0, "rejected_key_weight": 1.0},
-    "no threshold": {"rejected_nll_threshold": None},
-    "short": {"max_length": 14},
-    "short, no answer": {"max_length": 4, "chosen_other_weight": 0.1},
-    "end": {"max_length": 14, "truncation_mode": "keep_end", "chosen_other_weight": 0.1},
-    "multiple": {"pad_to_multiple_of": 16},
-    "accumulation": {"gradient_accumulation_steps": 2},
-    "no loss on one side": {"rejected_key_weight": 0.0},
-}
-
-
-class TestOptions:
-    @pytest.mark.parametrize("layout", ["shared_prefix", "padding_free"])
-    @pytest.mark.parametrize("name", OPTIONS)
-    def test_of_the_config(self, name, layout, build, model):
-        found = step(build(model, **OPTIONS[name]), layout=layout)
-        assert_same(found, step(build(model, **OPTIONS[name], shared_prefix=False)))
-
-    @pytest.mark.parametrize("layout", ["shared_prefix", "padding_free"])
-    def test_weights_from_columns(self, layout, build, model):
-        """A shared token may be weighted on both sides, and at the border of the two branches too."""
-        examples = [WEIGHTED, {**WEIGHTED, "prompt_ids": []}]
-        found = step(build(model, examples), examples, layout)
-        assert_same(found, step(build(model, examples, shared_prefix=False), examples))
-
-    @pytest.mark.parametrize("options", [{}, {"chosen_other_weight": 0.3}], ids=["key tokens", "gamma"])
-    def test_lora(self, options, build, model):
-        config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-        runs = []
-        for shared in (True, False):
-            torch.manual_seed(0)
-            trainer = build(copy.deepcopy(model), peft_config=config, shared_prefix=shared, **options)
-            runs.append(step(trainer))
-        assert all("lora" in name for name in runs[0][1])
-        assert_same(*runs)
-
-    @pytest.mark.parametrize("use_reentrant", [False, True])
-    def test_gradient_checkpointing(self, use_reentrant, build, model):
-        runs = []
-        for options in (
-            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": use_reentrant}},
-            {"shared_prefix": False},
-        ):
-            found = {}
-
-            class Keep(TrainerCallback):
-                def on_pre_optimizer_step(self, args, state, control, model=None, found=found, **kwargs):
-                    found.update({name: p.grad.clone() for name, p in model.named_parameters()})
-
-            trainer = build(copy.deepcopy(model), **options)
-            trainer.add_callback(Keep())
-            trainer.train()
-            runs.append((torch.tensor(trainer.state.log_history[-1]["train_loss"]), found))
-        assert_same(*runs)
-
-    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-    @pytest.mark.parametrize("how", ["autocast", "weights"])
-    def test_bf16(self, how, attention, build):
-        """To bf16's noise: about 8 bits."""
-        options = {"bf16": True} if how == "autocast" else {}
-        runs = []
-        for shared in (True, False):
-            model = build_model(attn_implementation=attention)
-            model = model.bfloat16() if how == "weights" else model
-            trainer = build(model, shared_prefix=shared, **options)
-            runs.append(step(trainer))
-            assert trainer._layout == ("shared_prefix" if shared else "padded")
-        (loss, found), (expected_loss, expected) = runs
-        torch.testing.assert_close(loss, expected_loss, rtol=2e-2, atol=2e-2)
-        for name, gradient in found.items():
-            difference = (gradient - expected[name]).float().norm() / expected[name].float().norm()
-            assert difference < 0.05, name
-
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(data=st.data())
-    def test_random_pairs(self, data, random_trainers):
-        """Short chains over few tokens: empty starts and prompts, equal chains, one the start of the other."""
-        tokens = st.integers(5, 8)
-        examples = []
-        for _ in range(data.draw(st.integers(1, 3))):
-            start = data.draw(st.lists(tokens, max_size=4))
-            example = {
-                "prompt_ids": data.draw(st.lists(tokens, max_size=3)),
-                "chosen_ids": start + data.draw(st.lists(tokens, min_size=1, max_size=5)),
-                "rejected_ids": start + data.draw(st.lists(tokens, min_size=1, max_size=5)),
-            }
-            for side in ("chosen", "rejected"):
-                length = len(example[f"{side}_ids"])
-                weights = st.lists(st.sampled_from([-1.0, 0.0, 0.5]), min_size=length, max_size=length)
-                example[f"{side}_weights"] = data.draw(weights)
-            examples.append(example)
-        padded, *others = random_trainers
-        expected = step(padded, examples)
-        for trainer in others:
-            loss, found = step(trainer, examples)
-            torch.testing.assert_close(loss, expected[0], rtol=1e-5, atol=1e-5)
-            for name, gradient in found.items():
-                torch.testing.assert_close(gradient, expected[1][name], rtol=1e-5, atol=1e-5)
-
-    @pytest.fixture
-    def random_trainers(self, build, model) -> list[EDITTrainer]:
-        trainers = []
-        for layout in layouts.LAYOUTS:
-            trainer = build(model)
-            trainer.data_collator.layout = trainer._layout = layout
-            trainers.append(trainer)
-        return trainers
-
-
-class TestTraining:
-    def test_runs_are_the_same(self, build, pairs):
-        """Parameters after four optimiser steps, and everything that is logged but for tokens and speed."""
-        runs = []
-        for shared in (True, False):
-            model = build_model()
-            trainer = build(
-                model, pairs, shared_prefix=shared, per_device_train_batch_size=2, gradient_accumulation_steps=2,
-                max_steps=4, learning_rate=0.1, optim="sgd", lr_scheduler_type="constant", logging_steps=1,
-                chosen_other_weight=0.1,
-            )  # fmt: skip
-            trainer.train()
-            metrics = trainer.evaluate(Dataset.from_list(pairs[:5]))
-            logs = [
-                {
-                    name: value
-                    for name, value in entry.items()
-                    if not any(word in name for word in (*SPEED, "num_tokens", "total_flos"))
-                }
-                for entry in (*trainer.state.log_history, metrics)
-            ]
-            runs.append((dict(model.named_parameters()), logs, metrics["eval_num_tokens"]))
-        (found, logs, num_tokens), (expected, expected_logs, num_padded_tokens) = runs
-        for name, parameter in found.items():
-            torch.testing.assert_close(parameter, expected[name], rtol=1e-5, atol=1e-6)
-        assert not torch.equal(found["lm_head.weight"], build_model().lm_head.weight)
-        assert len(logs) == len(expected_logs) > 5
-        for entry, expected_entry in zip(logs, expected_logs, strict=True):
-            assert entry == pytest.approx(expected_entry, rel=1e-4, abs=1e-5)
-        assert 0 < num_tokens < num_padded_tokens
-
-    @pytest.mark.parametrize("layout", ["padded", "shared_prefix", "padding_free"])
-    def test_sampler_groups_by_the_length_that_a_row_has(self, layout, build, model):
-        trainer = build(model, shared_prefix=layout != "padded", train_sampling_strategy="group_by_length")
-        trainer._layout = layout
-        trainer.data_collator.layout = layout
-        lengths = [int(trainer.data_collator([example])["num_tokens"]) for example in EXAMPLES]
-        if layout == "padded":
-            lengths = [trainer.data_collator([example])["input_ids"].size(1) for example in EXAMPLES]
-        assert trainer._get_train_sampler().lengths == lengths
-        assert trainer._get_eval_sampler(trainer.train_dataset).lengths == lengths
-
-    def test_sampler_takes_the_lengths_that_the_data_has(self, build, model):
-        examples = [{**example, "tokens": 5 + i} for i, example in enumerate(EXAMPLES)]
-        trainer = build(model, examples, train_sampling_strategy="group_by_length", length_column_name="tokens")
-        assert list(trainer._get_train_sampler().lengths) == [5, 6, 7, 8]
-
-
-class IgnoresPositions(LlamaForCausalLM):
-    """Counts positions along the row, whatever it is given."""
-
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, **kwargs):
-        return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-
-
-class TakesNoOtherMask(LlamaForCausalLM):
-    """Reads its mask as one of padding."""
-
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, **kwargs):
-        batch, length = attention_mask.shape
-        return super().forward(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
-
-
-class LooksBack(LlamaForCausalLM):
-    """Adds the embedding of the token before, as a short convolution does."""
-
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, **kwargs):
-        embeddings = self.get_input_embeddings()(input_ids)
-        embeddings = embeddings + torch.nn.functional.pad(embeddings, (0, 0, 1, 0))[:, :-1]
-        return super().forward(
-            inputs_embeds=embeddings, attention_mask=attention_mask, position_ids=position_ids, **kwargs
-        )
-
-
-class Fails(LlamaForCausalLM):
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, **kwargs):
-        raise RuntimeError("no weights")
-
-
-class TestCheck:
-    """Models that nothing but trying tells from others."""
+        assert input_ids == [5, 6, 7, 8, 9, 1]
+        assert position_ids == [0, 1, 2, 3, 4, 3]
+        assert branch_ids == [0, 0, 0, 1, 1, 2]
 
     @pytest.mark.parametrize(
-        ("model_class", "reason"),
+        ("chosen", "rejected", "shared"),
         [
-            (IgnoresPositions, "log-probabilities differ by"),
-            (LooksBack, "log-probabilities differ by"),
-            (TakesNoOtherMask, "it fails on one with `ValueError: too many values to unpack"),
+            ([1, 2], [3, 4], 0),  # nothing in common
+            ([1, 2], [1, 3], 1),
+            ([1, 2, 3], [1, 2, 4], 2),
+            ([1, 2, 3], [1, 2, 3], 3),  # identical
+            ([1, 2, 3, 4], [1, 2], 2),  # one begins like the other
+            ([1, 2], [1, 2, 3, 4], 2),
+            ([1, 2, 3], [4, 2, 3], 0),  # a common end is no common start
+            ([1], [1], 1),
+            ([1], [2], 0),
+            ([], [], 0),
+            ([], [1, 2], 0),
+            ([1, 2], [], 0),
         ],
     )
-    @pytest.mark.parametrize("initializer_range", [0.02, 0.2])
-    def test_falls_back(self, model_class, reason, initializer_range, build, warnings):
-        model = build_model(initializer_range=initializer_range)
-        other = model_class(model.config)
-        other.load_state_dict(model.state_dict())
-        trainer = build(other)
-        assert trainer._layout == "shared_prefix"
-        found = step(trainer)
-        assert trainer._layout == "padded"
-        assert len(warnings) == 1
-        assert f"Training {model_class.__name__} on two padded rows" in warnings[0] and reason in warnings[0]
-        assert_same(found, step(build(other, shared_prefix=False)))
-        step(trainer)
-        assert len(warnings) == 1
+    def test_number_of_shared_tokens(self, chosen, rejected, shared):
+        assert share_prefix(chosen, rejected)[2].count(SHARED) == shared
 
-    @pytest.mark.parametrize("initializer_range", [0.02, 0.2])
-    @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_sees_branches_that_see_each_other(self, family, initializer_range, dtype, build, warnings, monkeypatch):
-        if (initializer_range, dtype) == (0.02, torch.bfloat16):
-            pytest.skip("a model of small random weights hardly attends: less than bf16's rounding in a trained one")
-        masks = layouts.attention_masks
-        monkeypatch.setattr(
-            edit_trainer, "attention_masks", lambda branch_ids, *args: masks(torch.zeros_like(branch_ids), *args)
-        )
-        model = build_family(family, initializer_range=initializer_range, **MODELS[family]).to(dtype)
-        trainer = build(model)
-        found = step(trainer)
-        assert trainer._layout == "padded"
-        assert len(warnings) == 1
-        assert_same(found, step(build(model, shared_prefix=False)))
+    @given(pair=chain_pairs)
+    @settings(deadline=None)
+    def test_common_start_is_shared(self, pair):
+        assert share_prefix(*pair)[2].count(SHARED) == common_start(*pair)
 
-    @pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
-    def test_sees_windows_that_vanish(self, family, build, warnings, monkeypatch):
-        masks = layouts.attention_masks
+    @given(pair=chain_pairs)
+    @settings(deadline=None)
+    def test_each_chain_is_the_shared_tokens_and_its_branch(self, pair):
+        input_ids, position_ids, branch_ids = share_prefix(*pair)
 
-        def without_window(branch_ids, position_ids, config, dtype):
-            config = copy.copy(config)
-            config.sliding_window = 10**6
-            return masks(branch_ids, position_ids, config, dtype)
+        for side, chain in zip(SIDES, pair, strict=True):
+            places = places_of(branch_ids, side)
+            assert [input_ids[place] for place in places] == chain
+            assert [position_ids[place] for place in places] == list(range(len(chain)))
+        assert set(branch_ids) <= {SHARED, CHOSEN, REJECTED}
+        assert places_of(branch_ids, CHOSEN) == list(range(len(pair[0])))  # token t is token t of the row
+        assert len(input_ids) == len(position_ids) == len(branch_ids) == sum(map(len, pair)) - branch_ids.count(SHARED)
 
-        monkeypatch.setattr(edit_trainer, "attention_masks", without_window)
-        trainer = build(build_family(family, **MODELS[family]))
-        step(trainer)
-        assert trainer._layout == "padded" and len(warnings) == 1
 
-    def test_sees_a_window_that_the_model_does_not_apply(self, build, warnings):
-        """Moshi's text model has one in its config. It is shrunk for the check, so that short chains tell."""
-        sizes = {"vocab_size": 400, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-        model = AutoModelForCausalLM.from_config(MoshiConfig(**sizes, sliding_window=3000))
-        trainer = build(model)
-        step(trainer)
-        assert trainer._layout == "padded" and len(warnings) == 1
-        assert model.config.sliding_window == 3000
+class TestAttentionMasks:
+    def test_worked_example(self):
+        """Row 5 6 | 7 8 | 3 1 of the chains "5 6 7 8" and "5 6 3 1": the second branch does not see the first."""
+        branch_ids, position_ids, _ = rows_of([([5, 6, 7, 8], [5, 6, 3, 1])])
 
-    def test_happens_once_and_leaves_no_trace(self, build, model):
-        trainer = build(model)
-        batch = trainer.data_collator(EXAMPLES)
-        calls = []
-        model.register_forward_pre_hook(lambda module, args: calls.append((module.training, torch.is_grad_enabled())))
-        model.train()
-        for _ in range(2):
-            trainer.compute_loss(model, batch)
-        assert calls == [(False, False), (False, False), (True, True), (True, True)]
-        assert set(trainer._sums) == {"train"}
-        assert trainer._sums["train"][0, 0] == 2 * len(EXAMPLES)  # chains
+        mask = attention_masks(branch_ids, position_ids, config_of(), torch.float32)
 
-    def test_error_of_the_model_is_no_verdict_on_the_mask(self, build, model):
-        trainer = build(Fails(model.config))
-        with pytest.raises(RuntimeError, match="no weights"):
-            step(trainer)
+        assert mask.shape == (1, 1, 6, 6)
+        assert mask[0, 0].int().tolist() == [
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0],
+            [1, 1, 0, 0, 1, 0],
+            [1, 1, 0, 0, 1, 1],
+        ]
 
-    def test_waits_for_a_pair_that_tells(self, build, model, warnings):
+    def test_window_counts_positions_of_the_chain(self):
         """
-        A chain that begins like the other is seen in full by it. The first token of a branch is predicted by the common
-        start, so a second branch of one token proves nothing.
+        With a window of two a token sees itself and one token before. 3, at place 4, follows 6, which is three places
+        to its left.
         """
-        other = IgnoresPositions(model.config)
-        trainer = build(other)
-        for examples, is_checked in ((EXAMPLES[2:], False), (EXAMPLES[1:], True)):
-            expected = step(build(other, shared_prefix=False), examples)
-            assert_same(step(trainer, examples), expected)
-            assert trainer._layout_is_checked == (trainer._layout == "padded") == is_checked
-        assert len(warnings) == 1
+        branch_ids, position_ids, _ = rows_of([([5, 6, 7, 8], [5, 6, 3, 1])])
 
-    def test_batches_of_workers_are_taken_apart(self, build, model, warnings):
-        """Their copies of the collator do not hear of the verdict."""
-        runs = []
-        for shared in (True, False):
-            other = IgnoresPositions(model.config)
-            other.load_state_dict(model.state_dict())
-            trainer = build(
-                other, EXAMPLES * 2, per_device_train_batch_size=2, max_steps=4, dataloader_num_workers=2,
-                shared_prefix=shared, optim="sgd", learning_rate=0.1,
-            )  # fmt: skip
-            trainer.train()
-            runs.append(dict(other.named_parameters()))
-        assert len(warnings) == 1
-        for name, parameter in runs[0].items():
-            torch.testing.assert_close(parameter, runs[1][name], rtol=1e-5, atol=1e-6)
+        mask = attention_masks(branch_ids, position_ids, config_of(MistralConfig, sliding_window=2), torch.float32)
 
-    @pytest.mark.parametrize("layout", ["shared_prefix", "padding_free"])
-    def test_collator_of_the_user_cannot_force_a_layout(self, layout, tmp_path, build, tokenizer, warnings):
-        model = build_family("falcon_h1")
-        trainer = build(model)
-        trainer.data_collator = DataCollatorForDualCoT(pad_token_id=3, layout=layout)
-        assert_same(step(trainer), step(build(model, shared_prefix=False)))
+        assert mask[0, 0].int().tolist() == [
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [0, 1, 1, 0, 0, 0],
+            [0, 0, 1, 1, 0, 0],
+            [0, 1, 0, 0, 1, 0],
+            [0, 0, 0, 0, 1, 1],
+        ]
 
-
-@pytest.fixture
-def in_chunks(monkeypatch) -> None:
-    """Makes every batch too large for logits of its own."""
-    monkeypatch.setattr(edit_trainer, "_MAX_LOGITS", 0)
-
-
-class TestChunks:
-    """Many scored tokens go through TRL's fused head, which never holds all of their logits."""
-
-    @pytest.mark.parametrize("layout", layouts.LAYOUTS)
-    @pytest.mark.parametrize(
-        "family", ["llama", "gpt2", "opt-projected", "gemma2", "gemma3_text", "cohere", "granite", "mixtral"]
+    @given(
+        pairs=st.lists(chain_pairs, min_size=1, max_size=3),
+        window=st.one_of(st.none(), st.integers(1, 5)),
+        padding=st.integers(0, 3),
     )
-    def test_loss_and_gradients_are_the_same(self, family, layout, build, in_chunks, monkeypatch):
-        options = {"chosen_other_weight": 0.3, "router_aux_loss_coef": 0.0 if family == "mixtral" else None}
-        examples = [*EXAMPLES, {name: ids for name, ids in WEIGHTED.items() if name.endswith("_ids")}]
-        model = build_family(family, **MODELS[family])
-        heads = []
-        model.get_output_embeddings().register_forward_hook(lambda *args: heads.append(1))
-        found = step(build(model, **options), examples, layout)
-        assert heads == []
-        monkeypatch.undo()
-        expected = step(build(model, shared_prefix=False, **options), examples)
-        assert len(heads) == 1
-        assert_same(found, expected, rtol=1e-4)
+    @example(pairs=EDGES, window=None, padding=2)
+    @example(pairs=EDGES, window=2, padding=0)
+    @settings(deadline=None)
+    def test_masks_are_those_of_the_definition(self, pairs, window, padding):
+        """Every token sees the past of its chain, within the window, and nothing else; no row of a mask is empty."""
+        width = max(sum(map(len, pair)) for pair in pairs) + padding
+        assume(width > 0)
+        branch_ids, position_ids, lengths = rows_of(pairs, width)
 
-    def test_router_loss(self, build, in_chunks, monkeypatch):
+        masks = attention_masks(
+            branch_ids, position_ids, config_of(MistralConfig, sliding_window=window), torch.float32
+        )
+
+        assert masks.shape == (len(pairs), 1, width, width)
+        assert masks.any(dim=-1).all()  # the softmax of a row that sees nothing is NaN
+        for pair, mask, length, branches, positions in zip(
+            pairs, masks[:, 0].tolist(), lengths, branch_ids.tolist(), position_ids.tolist(), strict=True
+        ):
+            assert [row[:length] for row in mask[:length]] == slow_mask(branches[:length], positions[:length], window)
+            assert not any(any(row[length:]) for row in mask[:length])  # no real token sees padding
+            input_ids = share_prefix(*pair)[0]
+            for side, chain in zip(SIDES, pair, strict=True):
+                for t, place in enumerate(places_of(branches, side, length)):
+                    seen = [input_ids[key] for key in range(length) if mask[place][key]]
+                    assert seen == chain[max(t + 1 - (window or t + 1), 0) : t + 1]
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_eager_adds_the_lowest_number_to_what_is_hidden(self, dtype):
+        branch_ids, position_ids, _ = rows_of([([5, 6, 7, 8], [5, 6, 9]), ([1], [2])])
+        visible = attention_masks(branch_ids, position_ids, config_of(), dtype)
+        assert visible.dtype == torch.bool  # whatever the type of the hidden states
+
+        mask = attention_masks(branch_ids, position_ids, config_of(attention="eager"), dtype)
+
+        assert mask.dtype == dtype
+        expected = [0.0 if sees else torch.finfo(dtype).min for sees in visible.flatten().tolist()]
+        assert mask.flatten().tolist() == expected
+        assert len(set(expected)) == 2
+
+    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+    @pytest.mark.parametrize(
+        ("config_class", "options", "windows"),
+        [
+            # no layer types: the window, if there is one, is that of all layers
+            (LlamaConfig, {}, None),
+            (MistralConfig, {"sliding_window": 3}, 3),
+            (MistralConfig, {"sliding_window": None}, None),
+            # all layers of one type
+            (Gemma3TextConfig, {"sliding_window": 3, "layer_types": ["full_attention"] * 2}, None),
+            (Gemma3TextConfig, {"sliding_window": 3, "layer_types": ["sliding_attention"] * 2}, 3),
+            (Qwen2Config, {"sliding_window": 3, "use_sliding_window": False}, None),
+            (Qwen2Config, {"sliding_window": 3, "use_sliding_window": True, "max_window_layers": 0}, 3),
+            # one mask per type
+            (
+                Gemma3TextConfig,
+                {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]},
+                {"full_attention": None, "sliding_attention": 3},
+            ),
+            (
+                Qwen2Config,
+                {"sliding_window": 3, "use_sliding_window": True, "max_window_layers": 1},
+                {"full_attention": None, "sliding_attention": 3},
+            ),
+        ],
+    )
+    def test_masks_are_those_of_the_layer_types(self, config_class, options, windows, attention):
+        config = config_of(config_class, attention, **options)
+        branch_ids, position_ids, _ = rows_of([([5, 6, 7, 8, 9, 4, 3], [5, 6, 7, 8, 1, 2])])
+
+        masks = attention_masks(branch_ids, position_ids, config, torch.float32)
+
+        row = branch_ids[0].tolist(), position_ids[0].tolist()
+        assert slow_mask(*row) != slow_mask(*row, 3)
+        assert isinstance(masks, dict) == isinstance(windows, dict)
+        if not isinstance(windows, dict):
+            masks, windows = {"all": masks}, {"all": windows}
+        assert masks.keys() == windows.keys()
+        for name, window in windows.items():
+            mask = masks[name] if attention == "sdpa" else masks[name] == 0
+            assert mask.tolist() == [[slow_mask(*row, window)]]
+
+    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+    @pytest.mark.parametrize(
+        ("family", "options"),
+        [
+            ("llama", {}),
+            ("mistral", {"sliding_window": 4}),
+            ("qwen2", {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}),
+            ("phi3", {"sliding_window": 4}),
+            ("gpt2", {}),
+            ("opt", {}),
+            ("gemma3_text", {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}),
+        ],
+    )
+    def test_hidden_states_are_those_of_rows_of_their_own(self, family, options, attention):
+        """The logits of every token, against a row per chain and the model's own masks."""
+        model = build_family(family, **options).eval()
+        model.set_attn_implementation(attention)
+        pairs = [
+            ([*range(20, 30), 40, 41, 42, 43, 44], [*range(20, 30), 50, 51, 52, 53, 54, 55, 56]),
+            ([60, 61], [60, 62, 63]),
+        ]
+        examples = [
+            {"prompt_ids": chosen[:1], "chosen_ids": chosen[1:], "rejected_ids": rejected[1:]}
+            for chosen, rejected in pairs
+        ]
+        batch = DataCollatorForDualCoT(pad_token_id=3, layout="shared_prefix")(examples)
+        masks = attention_masks(batch["branch_ids"], batch["position_ids"], model.config, torch.float32)
+
+        with torch.no_grad():
+            logits = model(batch["input_ids"], attention_mask=masks, position_ids=batch["position_ids"]).logits
+            for row, pair in enumerate(pairs):
+                for side, chain in zip(SIDES, pair, strict=True):
+                    stop = int(batch["attention_mask"][row].sum())
+                    places = places_of(batch["branch_ids"][row].tolist(), side, stop)
+                    expected = model(torch.tensor([chain])).logits[0]
+                    torch.testing.assert_close(logits[row, places], expected, rtol=1e-4, atol=1e-5)
+
+
+LAYOUT_KEYS = {"branch_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+weights = st.sampled_from([0.0, 1.5, -0.5])
+
+
+@st.composite
+def examples_lists(draw):
+    """One to four pairs; some bring weights, some have no key token, some share less than their prompt."""
+    examples = []
+    for _ in range(draw(st.integers(1, 4))):
+        chosen, rejected = draw(chain_pairs)
+        pair = {"prompt_ids": draw(token_ids), "chosen_ids": chosen, "rejected_ids": rejected}
+        if draw(st.integers(0, 3)) == 0:
+            pair["rejected_ids"] = list(chosen)
+        if draw(st.booleans()):
+            for side in ("chosen", "rejected"):
+                length = len(pair[f"{side}_ids"])
+                pair[f"{side}_weights"] = draw(st.lists(weights, min_size=length, max_size=length))
+        examples.append(pair)
+    return examples
+
+
+class TestToPadded:
+    def test_worked_example(self):
+        """Shared row 1 2 | 3 | 4: both 3 and 4 are predicted by 2, at place 1."""
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, layout="shared_prefix")
+        batch = collator([{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4]}])
+        assert batch["input_ids"].tolist() == [[1, 2, 3, 4]]
+        assert batch["scored_positions"].tolist() == [1, 1]
+
+        padded = to_padded(batch)
+
+        assert padded["input_ids"].tolist() == [[1, 2, 3], [1, 2, 4]]
+        assert padded["position_ids"].tolist() == [[0, 1, 2]] * 2
+        assert padded["attention_mask"].tolist() == [[1, 1, 1]] * 2
+        assert padded["scored_rows"].tolist() == [0, 1]
+        assert padded["scored_positions"].tolist() == [1, 1]
+        assert padded["scored_ids"].tolist() == [3, 4]
+        assert padded["num_tokens"].item() == 6
+
+    @given(
+        examples=examples_lists(),
+        layout=st.sampled_from(["shared_prefix", "padding_free"]),
+        max_length=st.one_of(st.none(), st.integers(1, 12)),
+        truncation_mode=st.sampled_from(["keep_start", "keep_end"]),
+        pad_to_multiple_of=st.sampled_from([None, 8]),
+        chosen_other_weight=st.sampled_from([0.0, 0.3]),
+    )
+    @settings(deadline=None, max_examples=300)
+    def test_batch_is_that_of_the_padded_layout(self, examples, layout, pad_to_multiple_of, **options):
+        assume(any(any(pair[column] for column in ("prompt_ids", "chosen_ids", "rejected_ids")) for pair in examples))
+        expected = DataCollatorForDualCoT(pad_token_id=PAD, **options)(examples)
+        collator = DataCollatorForDualCoT(
+            pad_token_id=PAD, layout=layout, pad_to_multiple_of=pad_to_multiple_of, **options
+        )
+        batch = collator(examples)
+        before = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+        padded = to_padded(batch)
+
+        assert LAYOUT_KEYS & batch.keys() and padded.keys() == expected.keys()
+        assert padded.pop("layout") == expected.pop("layout") == "padded"
+        assert {name: value.dtype for name, value in padded.items()} == {
+            name: value.dtype for name, value in expected.items()
+        }
+        for name, value in expected.items():
+            if name == "input_ids":  # the value of the padding is not known here
+                value = value.where(expected["attention_mask"].bool(), padded["input_ids"])
+            assert torch.equal(padded[name], value), name
+        for name, value in before.items():  # the batch itself is as it was
+            assert torch.equal(batch[name], value) if isinstance(value, torch.Tensor) else batch[name] == value
+
+    def test_chains_of_one_pair_may_be_longer_than_any_shared_row(self):
+        """Of two pairs, the one with the longest chain need not have the longest row."""
+        examples = [
+            {"prompt_ids": [1] * 6, "chosen_ids": [2], "rejected_ids": [3]},
+            {"prompt_ids": [4], "chosen_ids": [5, 6, 7, 8], "rejected_ids": [9, 5, 6, 7]},
+        ]
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, layout="shared_prefix")(examples)
+        assert batch["attention_mask"].sum(dim=1).tolist() == [8, 9]  # 6 + 1 + 1 and 1 + 4 + 4
+
+        assert to_padded(batch)["attention_mask"].sum(dim=1).tolist() == [7, 5, 7, 5]
+
+
+GROUPED_SIZES = {**SIZES, "num_key_value_heads": 2}
+# Options of the config, `None` for those of `build_family`, and why the family does not share rows.
+OTHER_FAMILIES = {
+    "bloom": (None, "its forward takes no `position_ids`"),
+    "mamba": (None, "its forward takes no `position_ids`"),
+    "falcon_h1": (None, "it has recurrent layers"),
+    "lfm2": (None, "it has convolution layers"),
+    "gpt_neo": (None, "its config has `window_size`, an attention window that no mask makes"),
+    "minimax": (
+        {**GROUPED_SIZES, "head_dim": 8, "num_local_experts": 2},
+        "it has layers of type 'linear_attention'",
+    ),
+    "llama4_text": (
+        {**GROUPED_SIZES, "head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 32},
+        "it has layers of type 'chunked_attention'",
+    ),
+    "falcon": (
+        {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True},
+        "its positions are distances within the row (ALiBi)",
+    ),
+    "gemma3_text": (
+        {**GROUPED_SIZES, "head_dim": 8, "sliding_window": None, "layer_types": ["sliding_attention"] * 2},
+        "it has layers of type 'sliding_attention', but no `sliding_window`",
+    ),
+    "doge": (GROUPED_SIZES, "its config has `keep_window_size`, an attention window that no mask makes"),
+}
+
+
+class TestChooseLayout:
+    @pytest.mark.parametrize(
+        "family",
+        [
+            *("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "phi3", "gemma2", "gemma3_text"),
+            *("cohere", "granite", "mixtral"),
+        ],
+    )
+    @pytest.mark.parametrize("attention", ["eager", None])
+    def test_attention_that_takes_a_mask_shares_rows(self, family, attention):
+        """`None`: the implementation that the family has by default."""
+        model = build_family(family)
+        model.set_attn_implementation(attention or model.config._attn_implementation)
+        assert choose_layout(model) == ("shared_prefix", None)
+
+    @pytest.mark.parametrize("attention", ["eager", "flash_attention_2"])
+    @pytest.mark.parametrize("family", OTHER_FAMILIES)
+    def test_tokens_that_meet_without_a_mask_need_rows_of_their_own(self, family, attention):
+        """Whatever the attention: without padding they would run from one chain into the next."""
+        options, reason = OTHER_FAMILIES[family]
+        if options is None:
+            model = build_family(family)
+        else:
+            model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**options))
+        model.config._attn_implementation = attention
+        assert choose_layout(model) == ("padded", reason)
+
+    @pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2"])
+    def test_flash_attention_goes_without_padding(self, attention):
+        """Set by hand, since the kernels need a GPU. The router sees the same tokens as in padded rows."""
         model = build_family("mixtral")
-        found = step(build(model))
-        monkeypatch.undo()
-        assert_same(found, step(build(model, router_aux_loss_coef=0.1)), rtol=1e-4)
+        model.config._attn_implementation = attention
+        assert choose_layout(model) == ("padding_free", None)
+        assert choose_layout(model, aux_loss_enabled=True) == ("padding_free", None)
 
-    @pytest.mark.parametrize("layout", layouts.LAYOUTS)
-    def test_weights_from_columns(self, layout, build, model, in_chunks, monkeypatch):
-        examples = [WEIGHTED, {**WEIGHTED, "prompt_ids": []}]
-        found = step(build(model, examples), examples, layout)
-        monkeypatch.undo()
-        assert_same(found, step(build(model, examples, shared_prefix=False), examples))
+    @pytest.mark.parametrize("attention", ["flex_attention", "paged|eager", "my_attention"])
+    def test_attention_without_our_mask_needs_rows_of_their_own(self, attention):
+        model = build_family("llama")
+        model.config._attn_implementation = attention
+        reason = f"its attention is {attention!r}, which takes no mask of ours"
+        assert choose_layout(model) == ("padded", reason)
 
-    def test_metrics_are_the_same(self, build, model, pairs, in_chunks, monkeypatch):
-        logs = []
-        for _ in range(2):
-            trainer = build(model, pairs, chosen_other_weight=0.3)
-            metrics = trainer.evaluate(trainer.train_dataset)
-            logs.append({name: value for name, value in metrics.items() if not any(word in name for word in SPEED)})
-            monkeypatch.undo()
-        assert logs[0] == pytest.approx(logs[1], rel=1e-4, abs=1e-5)
-
-    def test_of_lora_and_gradient_checkpointing(self, build, model, monkeypatch):
-        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
-        runs = []
-        for limit in (0, 2**27):
-            monkeypatch.setattr(edit_trainer, "_MAX_LOGITS", limit)
-            torch.manual_seed(0)
-            trainer = build(
-                copy.deepcopy(model), peft_config=config, gradient_checkpointing=True, chosen_other_weight=0.3
-            )
-            trainer.model.train()
-            loss = trainer.compute_loss(trainer.model, trainer.data_collator(EXAMPLES))
-            runs.append((loss.detach(), gradients(trainer.model, loss)))
-        assert_same(*runs)
-
-    def test_batch_without_scored_tokens(self, build, model, monkeypatch):
-        monkeypatch.setattr(edit_trainer, "_MAX_LOGITS", -1)
-        trainer = build(model)
-        batch = trainer.data_collator([{"prompt_ids": [40, 41], "chosen_ids": [42, 43], "rejected_ids": [42, 43]}])
-        loss = trainer.compute_loss(model, batch)
-        assert loss.item() == 0
-        loss.backward()
-        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
-
-
-class TestProcesses:
-    def test_verdict_is_the_same_everywhere_and_weights_may_be_sharded(self, tmp_path):
-        """See `two_sharded_processes.py`."""
-        result = subprocess.run(
-            [
-                sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                str(Path(__file__).with_name("two_sharded_processes.py")), str(tmp_path),
-            ],
-            capture_output=True, text=True, timeout=600,
-            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr[-3000:]
-        outcome = torch.load(tmp_path / "outcome.pt")
-        assert outcome["layouts"] == ["padded", "padded"]
-        assert outcome["is_sharded"]
-        for gamma in (0.0, 0.3):
-            expected = step(make_trainer(tmp_path, build_model(), shared_prefix=False, chosen_other_weight=gamma))
-            for head in ("whole", "chunks"):
-                for layout in layouts.LAYOUTS:
-                    assert_same(outcome[gamma, head, layout], expected, rtol=1e-4)
+    def test_auxiliary_loss_counts_tokens(self):
+        model = build_family("mixtral")
+        layout, reason = choose_layout(model, aux_loss_enabled=True)
+        assert layout == "padded"
+        assert "load-balancing loss counts tokens" in reason
+        assert "`router_aux_loss_coef=0.0`" in reason

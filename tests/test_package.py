@@ -46,9 +46,13 @@ TRAINING_MODULES = [
     "edit_trl.edit_config",
     "edit_trl.edit_trainer",
     "edit_trl.loss",
+    "edit_trl.key_steps",
     "edit_trl.layouts",
     "edit_trl.option_help",
+    "edit_trl.pair_metrics",
+    "edit_trl.scoring",
     "edit_trl.token_texts",
+    "edit_trl.trainer_arguments",
     "edit_trl.weighting",
 ]
 HEAVY = ["accelerate", "datasets", "openai", "peft", "torch", "transformers", "trl"]

@@ -1,5 +1,5 @@
 """
-Two processes for `test_layouts.py`: one of them gets a wrong mask, and FSDP2 shards the weights. Saves what came out.
+Two processes for `test_edit_trainer_layouts.py`: one of them gets a wrong mask, and FSDP2 shards the weights. Saves what came out.
 """
 
 import gc
@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from conftest import build_model
-from test_layouts import make_trainer, step
+from test_edit_trainer_layouts import make_trainer, step
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor

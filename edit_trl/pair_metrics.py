@@ -1,0 +1,170 @@
+"""
+The metrics that training on pairs logs: sums by named columns, and ratios of them.
+
+Each scored token adds to the sums of its chain. Chains are added over batches and processes, and only then divided, so a
+logged metric is a mean over all tokens, or over all pairs, and not a mean of means.
+"""
+
+import math
+
+import torch
+
+from .loss import is_gated, weighted_token_losses
+
+
+# What each scored token adds.
+TOKEN_COLUMNS = (
+    "loss",
+    "scored",
+    "entropy",
+    "top1",
+    "key",
+    "key_log_probs",
+    "key_top1",
+    "pushed_away",
+    "gated",
+)
+# What each chain adds besides.
+CHAIN_COLUMNS = ("chains", "completion_tokens", "key_before_truncation", "in_pair_without_key")
+COLUMNS = TOKEN_COLUMNS + CHAIN_COLUMNS
+
+
+@torch.no_grad()
+def pair_sums(
+    batch: dict[str, torch.Tensor],
+    log_probs: torch.Tensor,
+    entropy: torch.Tensor,
+    is_top1: torch.Tensor,
+    *,
+    rejected_loss: str,
+    rejected_nll_threshold: float | None,
+) -> torch.Tensor:
+    """
+    What each pair of a batch adds to the sums.
+
+    Args:
+        batch (`dict[str, torch.Tensor]`):
+            Batch of [`DataCollatorForDualCoT`].
+        log_probs (`torch.Tensor` of shape `(num_scored,)`):
+            Log-probability, in nats, of each scored token.
+        entropy (`torch.Tensor` of shape `(num_scored,)`):
+            Entropy, in nats, of the distribution that predicts it.
+        is_top1 (`torch.Tensor` of shape `(num_scored,)`, of booleans):
+            Whether it is the model's first choice.
+        rejected_loss (`str`), rejected_nll_threshold (`float` or `None`):
+            As for [`krsl_loss`].
+
+    Returns:
+        `torch.Tensor` of shape `(num_pairs, 2, num_columns)`: Sums of the right and of the wrong chain of each pair, in
+        the order of `COLUMNS`.
+    """
+    weights, chains, is_key = batch["scored_weights"], batch["scored_chains"], batch["scored_key"]
+    num_completion_tokens = batch["num_completion_tokens"]
+    losses = weighted_token_losses(
+        log_probs, weights, rejected_loss=rejected_loss, rejected_nll_threshold=rejected_nll_threshold
+    )
+    by_token = {
+        "loss": losses / num_completion_tokens[chains].clamp(min=1),
+        "scored": torch.ones_like(losses),
+        "entropy": entropy,
+        "top1": is_top1,
+        "key": is_key,
+        # `where`, not a product: the infinite log-probability of another token must not make the sum NaN.
+        "key_log_probs": torch.where(is_key, log_probs, 0.0),
+        "key_top1": is_key & is_top1,
+        "pushed_away": weights < 0,
+        "gated": is_gated(log_probs, weights, rejected_nll_threshold),
+    }
+    num_chains = len(num_completion_tokens)
+    token_values = torch.stack([by_token[name].float() for name in TOKEN_COLUMNS], dim=1)
+    token_sums = token_values.new_zeros(num_chains, len(TOKEN_COLUMNS)).index_add_(0, chains, token_values)
+    num_key = token_sums[:, TOKEN_COLUMNS.index("key")].view(2, -1).sum(dim=0)  # of each pair
+    by_chain = {
+        "chains": torch.ones_like(num_completion_tokens),
+        "completion_tokens": num_completion_tokens,
+        "key_before_truncation": batch["num_key_tokens"],
+        "in_pair_without_key": (num_key == 0).repeat(2),
+    }
+    chain_values = torch.stack([by_chain[name].float() for name in CHAIN_COLUMNS], dim=1)
+    return torch.cat([token_sums, chain_values], dim=1).view(2, num_chains // 2, -1).transpose(0, 1)
+
+
+class PairMetrics:
+    """
+    Sums of the pairs since the last log, and the metrics that they make.
+
+    Examples:
+
+    ```python
+    >>> metrics = PairMetrics()
+    >>> sums = torch.zeros(2, len(COLUMNS))
+    >>> sums[:, COLUMNS.index("chains")] = 4
+    >>> sums[:, COLUMNS.index("loss")] = torch.tensor([2.0, -1.0])
+    >>> metrics.add(sums)
+    >>> metrics.num_pairs, metrics.pop()["edit/loss_chosen"], metrics.num_pairs
+    (4, 0.5, 0)
+
+    ```
+    """
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(2, len(COLUMNS), dtype=torch.float64)
+
+    @property
+    def num_pairs(self) -> int:
+        """`int`: Pairs counted since the last [`~PairMetrics.pop`]."""
+        return int(self._sums[0, COLUMNS.index("chains")])
+
+    def add(self, sums: torch.Tensor, where: str = "") -> None:
+        """
+        Count some pairs.
+
+        Args:
+            sums (`torch.Tensor` of shape `(2, num_columns)`):
+                What [`pair_sums`] returns, added over pairs and processes.
+            where (`str`, *optional*, defaults to `""`):
+                Where the run is, for the error.
+
+        Raises:
+            FloatingPointError: If the loss is not finite.
+        """
+        loss = sums[:, COLUMNS.index("loss")].sum().item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss must be finite, got {loss}{where and ' '}{where}. The student would be lost; lower `learning_rate` or "
+                '`rejected_key_weight`, bound the push with `rejected_loss="unlikelihood"`, clip with `max_grad_norm`, or '
+                "train in bf16 instead of fp16."
+            )
+        self._sums += sums.to("cpu", torch.float64)
+
+    def pop(self) -> dict[str, float]:
+        """
+        The metrics of all that was counted, which is forgotten.
+
+        Returns:
+            `dict[str, float]`: Metrics by name. A mean over nothing is left out.
+        """
+        if not self.num_pairs:
+            return {}
+        chosen, rejected = (dict(zip(COLUMNS, side, strict=True)) for side in self._sums.tolist())
+        both = {name: chosen[name] + rejected[name] for name in COLUMNS}
+        num_pairs = chosen["chains"]
+        self._sums.zero_()
+        fractions = {
+            "entropy": (both["entropy"], both["scored"]),
+            "mean_token_accuracy": (both["top1"], both["scored"]),
+            "edit/loss_chosen": (chosen["loss"], num_pairs),
+            "edit/loss_rejected": (rejected["loss"], num_pairs),
+            "edit/key_token_ratio_chosen": (chosen["key"], chosen["completion_tokens"]),
+            "edit/key_token_ratio_rejected": (rejected["key"], rejected["completion_tokens"]),
+            "edit/logps_key_chosen": (chosen["key_log_probs"], chosen["key"]),
+            "edit/logps_key_rejected": (rejected["key_log_probs"], rejected["key"]),
+            "edit/key_token_accuracy": (chosen["key_top1"], chosen["key"]),
+            "edit/rejected_gated_ratio": (both["gated"], both["pushed_away"]),
+            "edit/truncated_key_ratio": (both["key_before_truncation"] - both["key"], both["key_before_truncation"]),
+            "edit/pairs_without_key_tokens": (chosen["in_pair_without_key"], num_pairs),
+        }
+        metrics = {name: above / below for name, (above, below) in fractions.items() if below}
+        if "edit/logps_key_chosen" in metrics and "edit/logps_key_rejected" in metrics:
+            metrics["edit/key_margin"] = metrics["edit/logps_key_chosen"] - metrics["edit/logps_key_rejected"]
+        return metrics

@@ -1,0 +1,207 @@
+"""
+What `EDITTrainer` is given: checked before a model is loaded, and refused with what to pass instead.
+
+Whoever comes from `SFTTrainer` or `DPOTrainer` and passes what these take gets told what does its work here.
+"""
+
+import dataclasses
+import difflib
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from datasets import Dataset, IterableDataset
+from transformers import AutoConfig, PreTrainedModel, TrainingArguments
+from trl import SFTConfig
+from trl.trainer.base_config import _BaseConfig
+from trl.trainer.utils import get_config_model_id
+
+from .data_utils import ID_COLUMNS, get_column_names, is_tokenized
+from .edit_config import EDITConfig
+
+
+logger = get_logger(__name__)
+
+# Arguments of other trainers, and what does their work here.
+REPLACEMENTS = {
+    "ref_model": "EDIT has no reference model: leave it out. To keep the student near its start, set "
+    "`chosen_other_weight` in `EDITConfig`",
+    "beta": "EDIT's β is the strength of the push away from mistakes: set `rejected_key_weight` in `EDITConfig`",
+    "tokenizer": "pass it as `processing_class`",
+    "compute_loss_func": "the loss is that of key reasoning steps learning: subclass `EDITTrainer` and override "
+    "`compute_loss`",
+    "compute_metrics": "logits exist for scored tokens only: read the metrics under `eval_edit/`, or score generations "
+    "after training",
+    "preprocess_logits_for_metrics": "logits exist for scored tokens only: read the metrics under `eval_edit/`",
+    "formatting_func": "a pair is not one text: give the columns `prompt`, `chosen` and `rejected` with `dataset.map()`",
+}
+
+
+def refuse_arguments(refused: dict[str, Any], unknown: dict[str, Any], parameters: list[str]) -> None:
+    """
+    Refuse what other trainers take and this one does not.
+
+    Args:
+        refused (`dict[str, Any]`):
+            Values of the parameters that stand in the signature for the sake of this answer.
+        unknown (`dict[str, Any]`):
+            Keyword arguments that the trainer does not have.
+        parameters (`list[str]`):
+            Names of those that it has.
+
+    Raises:
+        ValueError: If an argument has a counterpart under another name, or none.
+        TypeError: If an argument is unknown.
+    """
+    for name, value in {**refused, **unknown}.items():
+        if name in REPLACEMENTS and (value is not None or name in unknown):
+            raise ValueError(f"`EDITTrainer` does not take `{name}`: {REPLACEMENTS[name]}.")
+        if name in unknown:
+            nearest = difflib.get_close_matches(name, parameters, n=1)
+            raise TypeError(
+                f"`EDITTrainer` has no argument `{name}`. "
+                + (f"Did you mean `{nearest[0]}`?" if nearest else f"It takes {', '.join(parameters)}.")
+            )
+
+
+def as_edit_config(args: Any, model: Any) -> EDITConfig:
+    """
+    The configuration of a trainer, whatever it was given.
+
+    Args:
+        args ([`EDITConfig`], [`~trl.SFTConfig`], [`~transformers.TrainingArguments`] or `None`):
+            Configuration. `None` is the default one, with an output folder named after the model.
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            The student.
+
+    Returns:
+        [`EDITConfig`]: `args` itself, or an `EDITConfig` with its values, with a warning.
+
+    Raises:
+        TypeError: If `args` is something else, or has values that would be lost.
+    """
+    if isinstance(args, EDITConfig):
+        return args
+    if args is None:
+        name = model if isinstance(model, str) else get_config_model_id(model.config) or type(model).__name__
+        return EDITConfig(output_dir=f"{Path(name).name}-EDIT")
+    if not isinstance(args, TrainingArguments):
+        hint = ""
+        if isinstance(args, torch.nn.Module):
+            hint = " `DPOTrainer` takes its `ref_model` second; EDIT has no reference model, leave it out."
+        raise TypeError(
+            f"`args` must be an `EDITConfig`, got `{type(args).__name__}`.{hint} Pass "
+            "`args=EDITConfig(output_dir=...)`."
+        )
+    if isinstance(args, _BaseConfig) and not isinstance(args, SFTConfig):
+        raise TypeError(
+            f"`args` must be an `EDITConfig`, got a `{type(args).__name__}`. Its loss has other parameters (DPO's `beta` "
+            "is not EDIT's β), so it is not converted: pass `args=EDITConfig(output_dir=...)`, with "
+            "`rejected_key_weight` as the strength of the push away from mistakes."
+        )
+    # Not `to_dict`, which hides tokens (`eos_token` too), loses `parallelism_config` and changes nested dictionaries.
+    values = {f.name: deepcopy(getattr(args, f.name)) for f in dataclasses.fields(args) if f.init}
+    extra = sorted(values.keys() - {f.name for f in dataclasses.fields(EDITConfig)})
+    if extra:
+        raise TypeError(
+            f"`args` must be an `EDITConfig`, got a `{type(args).__name__}` with fields of its own: "
+            f"{', '.join(f'`{name}`' for name in extra)}. They would be lost; derive the class from `EDITConfig`."
+        )
+    logger.warning(
+        f"`args` is a `{type(args).__name__}` and became an `EDITConfig` with the same values, its learning rate of "
+        f"{args.learning_rate:g} included; EDIT's own default is 5e-6. Pass an `EDITConfig` to silence this."
+    )
+    return EDITConfig(**values)
+
+
+def check_model(model: Any, args: EDITConfig) -> None:
+    """
+    Refuse a model that is no causal language model, before it is loaded.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            The student.
+        args ([`EDITConfig`]):
+            Configuration, with the options that it is loaded with.
+
+    Raises:
+        ValueError: If it is an encoder-decoder, or has no language-model head.
+    """
+    config = getattr(model, "config", None)
+    if isinstance(model, str):
+        options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
+        with suppress(OSError, ValueError):  # what cannot be loaded is for `SFTTrainer` to say
+            config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **options)
+    if config is not None and getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"`model` must be a causal (decoder-only) language model, got the encoder-decoder `{config.model_type}`. "
+            "Its decoder does not see prompt and completion as one text; pass a decoder-only student."
+        )
+    if isinstance(model, PreTrainedModel) and model.get_output_embeddings() is None:
+        raise ValueError(
+            f"`model` must be a causal language model, got `{type(model).__name__}`, which has no language-model head. "
+            "Load it with `AutoModelForCausalLM.from_pretrained(...)`, or pass its name."
+        )
+
+
+def check_adapter(peft_config: Any, model: Any) -> None:
+    """
+    Refuse adapters that move the tokens of a row.
+
+    Args:
+        peft_config ([`~peft.PeftConfig`] or `None`):
+            Adapter to be made.
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The student, maybe with adapters.
+
+    Raises:
+        ValueError: If one of them is prompt learning.
+    """
+    configs = [peft_config, *(getattr(model, "peft_config", None) or {}).values()]
+    for config in configs:
+        if getattr(config, "is_prompt_learning", False):
+            raise ValueError(
+                f"`EDITTrainer` does not support prompt learning, got `{type(config).__name__}`. Its virtual tokens shift "
+                "the positions of the scored tokens; pass a `LoraConfig` as `peft_config`."
+            )
+
+
+def check_datasets(train_dataset: Any, eval_dataset: Any, args: EDITConfig) -> None:
+    """
+    Check the datasets' columns, before a model is loaded for nothing.
+
+    Args:
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Dataset to train on.
+        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`], `dict` of them or `None`):
+            Datasets to evaluate on.
+        args ([`EDITConfig`]):
+            Configuration, with `dataset_kwargs`.
+
+    Raises:
+        TypeError: If one is no dataset.
+        ValueError: If columns are missing, or one that is to be used as it is, is not tokenized.
+    """
+    is_prepared = (args.dataset_kwargs or {}).get("skip_prepare_dataset", False)
+    named = {"train": train_dataset}
+    named.update(eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset})
+    for name, dataset in named.items():
+        if dataset is None and name != "train":
+            continue
+        if not isinstance(dataset, (Dataset, IterableDataset)):
+            raise TypeError(
+                f"`{name if name == 'train' else 'eval'}_dataset` must be a `datasets.Dataset` or `IterableDataset`, "
+                f"got `{type(dataset).__name__}`. Load one with `datasets.load_dataset(..., split='train')`."
+            )
+        column_names = get_column_names(dataset, name)
+        if is_prepared and isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+            continue  # its transform makes the columns
+        if not is_tokenized(column_names, name) and is_prepared:
+            raise ValueError(
+                f"The {name} dataset must be tokenized, since `skip_prepare_dataset` is set, got the columns "
+                f"{sorted(column_names)}. Leave `skip_prepare_dataset` out, or add the columns "
+                f"{', '.join(f'`{column}`' for column in ID_COLUMNS)}."
+            )
