@@ -213,6 +213,28 @@ RUNS = {
 }
 
 
+class TestCollapseAlarmInTraining:
+    def test_it_stops_a_run_that_unlearns_the_right_chains(self, tmp_path, pairs):
+        """A weight column that pushes the right chains' own tokens away makes them less likely at every step."""
+        tokenizer = build_tokenizer()
+        prompt = tokenizer(pairs[0]["prompt"])["input_ids"]
+        chosen = tokenizer(pairs[0]["chosen"])["input_ids"]
+        example = {
+            "prompt_ids": prompt,
+            "chosen_ids": chosen,
+            "rejected_ids": chosen[:-1],
+            "chosen_weights": [-1.0] * len(chosen),
+            "rejected_weights": [0.0] * (len(chosen) - 1),
+        }
+        trainer = make_trainer(tmp_path, [example], max_steps=50, learning_rate=0.05)
+        trainer.add_callback(CollapseAlarmCallback(margin=0.2, window=2, stop=True))
+        trainer.train()
+        values = [entry["edit/logps_key_chosen"] for entry in trainer.state.log_history if "loss" in entry]
+        assert trainer.state.global_step < 50
+        assert all(value < values[0] - 0.2 for value in values[-2:])
+        assert not all(value < values[0] - 0.2 for value in values[-3:-1])
+
+
 class TestKeyStepAccuracyCallback:
     @pytest.mark.parametrize("run", RUNS)
     def test_training_is_as_it_would_be_without(self, tmp_path, pairs, held_back, run):

@@ -21,7 +21,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align
+from edit_trl import EDITConfig, EDITTrainer, align
 
 
 ROOT = Path(__file__).parents[1]
@@ -595,30 +595,6 @@ class TestMetrics:
         metrics = trainer._pop_metrics("train")
         assert metrics["edit/logps_key_rejected"] < 0
         assert "edit/rejected_gated_ratio" not in metrics  # nothing is pushed away
-
-
-class TestCollapseAlarm:
-    def test_it_stops_a_run_that_unlearns_the_right_chains(self, tmp_path, pairs):
-        """A weight column that pushes the right chains' own tokens away makes them less likely at every step."""
-        tokenizer = build_tokenizer()
-        prompt = tokenizer(pairs[0]["prompt"])["input_ids"]
-        chosen = tokenizer(pairs[0]["chosen"])["input_ids"]
-        example = {
-            "prompt_ids": prompt,
-            "chosen_ids": chosen,
-            "rejected_ids": chosen[:-1],
-            "chosen_weights": [-1.0] * len(chosen),
-            "rejected_weights": [0.0] * (len(chosen) - 1),
-        }
-        trainer = make_trainer(
-            tmp_path, [example], max_steps=50, learning_rate=0.05,
-            callbacks=[CollapseAlarmCallback(margin=0.2, window=2, stop=True)],
-        )  # fmt: skip
-        trainer.train()
-        values = [entry["edit/logps_key_chosen"] for entry in trainer.state.log_history if "loss" in entry]
-        assert trainer.state.global_step < 50
-        assert all(value < values[0] - 0.2 for value in values[-2:])
-        assert not all(value < values[0] - 0.2 for value in values[-3:-1])
 
 
 class TestModelCard:
