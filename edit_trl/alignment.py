@@ -248,14 +248,15 @@ def check_strengths(chosen_key_weight: float, rejected_key_weight: float, chosen
             "chosen_key_weight",
             chosen_key_weight,
             CHOSEN_KEY_WEIGHT,
-            "the weight of the key tokens of the right chain, so a negative value pushes the student away from the right "
-            "answer",
+            "the weight of the key tokens of the right chain, so a negative value pushes the student away from the "
+            "right answer",
         ),
         (
             "rejected_key_weight",
             rejected_key_weight,
             REJECTED_KEY_WEIGHT,
-            "the strength with which mistaken tokens are pushed away, so a negative value trains the student to repeat them",
+            "the strength with which mistaken tokens are pushed away, so a negative value trains the student to "
+            "repeat them",
         ),
         (
             "chosen_other_weight",
@@ -347,9 +348,9 @@ def _encode(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[str, str, boo
     """
     Write both sequences as strings in which two characters are equal exactly where two elements are.
 
-    rapidfuzz and editdistance compare the elements of other sequences by their hash alone, and -1 and -2 have the same;
-    strings are compared exactly, and faster. Token IDs are their own characters; the third value says whether that is
-    so, and the strings therefore have the order of the sequences.
+    rapidfuzz and editdistance compare the elements of other sequences by their hash alone, and -1 and -2 have the
+    same; strings are compared exactly, and faster. Token IDs are their own characters; the third value says whether
+    that is so, and the strings therefore have the order of the sequences.
     """
     tokens: list[Any] = [*a, *b]
     try:
@@ -411,8 +412,8 @@ def _smaller_neighbours(a: str, b: str) -> tuple[list[int], list[int]]:
     Where in the table of distances between prefixes of `a` and of `b` the cell above, and the cell to the left, is one
     smaller: bit i of the j-th integer stands for cell (i, j).
 
-    Neighbours differ by at most one, so a column is two sets of rows, and a whole column follows from the one before in
-    a few operations on long integers (Myers 1999, in the form of Hyyrö 2003).
+    Neighbours differ by at most one, so a column is two sets of rows, and a whole column follows from the one before
+    in a few operations on long integers (Myers 1999, in the form of Hyyrö 2003).
     """
     positions: defaultdict[str, int] = defaultdict(int)
     for i, character in enumerate(a, start=1):

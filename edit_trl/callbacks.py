@@ -106,7 +106,8 @@ class CollapseAlarmCallback(TrainerCallback):
                 f"Collapse alarm at step {state.global_step}: `{self.metric}` is {value:.3f} nats, down from "
                 f"{self._first:.3f} at the start, and has been below {limit:.3f} for {self.window} logs. The student "
                 "unlearns the right chains' key tokens. Lower `learning_rate` or `rejected_key_weight`, anchor the "
-                'right chain with `chosen_other_weight` (0.1 to 1), or bound the push with `rejected_loss="unlikelihood"'
+                "right chain with `chosen_other_weight` (0.1 to 1), or bound the push with "
+                '`rejected_loss="unlikelihood"'
                 f"`. {outcome}"
             )
         self._is_on = has_collapsed
@@ -118,16 +119,16 @@ class KeyStepAccuracyCallback(TrainerCallback):
     """
     Log how often the student prefers the right chain's token where the chains of held-back pairs part.
 
-    Measures with [`~key_steps.key_step_accuracy`] at the beginning and the end of training and at each evaluation, and logs
-    through the trainer, so that every tracker gets it:
+    Measures with [`~key_steps.key_step_accuracy`] at the beginning and the end of training and at each evaluation, and
+    logs through the trainer, so that every tracker gets it:
 
-    - `eval_key_step_accuracy`: share of the pairs in which the right token is more likely than the wrong one, with a tie
-      as one half.
+    - `eval_key_step_accuracy`: share of the pairs in which the right token is more likely than the wrong one, with a
+      tie as one half.
     - `eval_key_step_margin`: mean of log p(right token) - log p(wrong token), in nats.
 
     Both are also among the metrics of `trainer.evaluate()`, for `metric_for_best_model="key_step_accuracy"`. Not to be
-    confused with `eval_edit/key_token_accuracy`, which asks for the student's first choice at all key tokens of the right
-    chain.
+    confused with `eval_edit/key_token_accuracy`, which asks for the student's first choice at all key tokens of the
+    right chain.
 
     Training goes on as it would have without: the student is run in evaluation mode and put back, no random number is
     drawn and no gradient touched. Each process scores its share of the pairs. Works with every trainer of a causal
@@ -136,8 +137,8 @@ class KeyStepAccuracyCallback(TrainerCallback):
 
     Args:
         trainer ([`~transformers.Trainer`]):
-            Trainer to which the callback will be attached. Its tokenizer, `max_length` and `per_device_eval_batch_size`
-            are used.
+            Trainer to which the callback will be attached. Its tokenizer, `max_length` and
+            `per_device_eval_batch_size` are used.
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Held-back pairs, in any shape that [`EDITTrainer`] takes. Defaults to the trainer's evaluation dataset. A
             hundred pairs give the share to within about ten points. A lazy dataset is read to its end, once.
@@ -166,8 +167,8 @@ class KeyStepAccuracyCallback(TrainerCallback):
     ) -> None:
         if freq is not None and freq < 1:
             raise ValueError(
-                f"`freq` must be at least 1, got {freq}. It is the number of optimizer steps from one measurement to the "
-                "next; leave it out to measure at evaluations alone."
+                f"`freq` must be at least 1, got {freq}. It is the number of optimizer steps from one measurement to "
+                "the next; leave it out to measure at evaluations alone."
             )
         if dataset is None:
             dataset = trainer.eval_dataset

@@ -2,8 +2,8 @@
 Turn dual chains-of-thought into batches.
 
 Which tokens of a pair are key, what they weigh and what truncation keeps is decided in `weighting.py`. The collator
-gathers the tokens to be scored and lays the chains out in rows. It leaves tokenization to `data_utils.py` and the loss to
-`loss.py`.
+gathers the tokens to be scored and lays the chains out in rows. It leaves tokenization to `data_utils.py` and the loss
+to `loss.py`.
 
 A batch lists the tokens that are scored (key or weighted) instead of carrying `labels`: each names the row and the
 position of the hidden state that predicts it. So the trainer builds logits for those alone, and the same list serves
@@ -46,9 +46,10 @@ class DataCollatorForDualCoT(DataCollatorMixin):
 
     - `"input_ids"`, `"attention_mask"`, `"position_ids"` of shape (2B, length), (B, length) or (1, length); no
       attention mask if padding-free.
-    - `"branch_ids"` of shape (B, length), in shared rows: 0 for what both chains share, 1 for the right, 2 for the wrong.
-    - `"cu_seq_lens_q"`, `"cu_seq_lens_k"` of shape (2B + 1,), `"max_length_q"`, `"max_length_k"` (`int`), if padding-free:
-      where each chain begins, and the longest one.
+    - `"branch_ids"` of shape (B, length), in shared rows: 0 for what both chains share, 1 for the right, 2 for the
+      wrong.
+    - `"cu_seq_lens_q"`, `"cu_seq_lens_k"` of shape (2B + 1,), `"max_length_q"`, `"max_length_k"` (`int`), if
+      padding-free: where each chain begins, and the longest one.
     - `"scored_rows"`, `"scored_positions"` of shape (num_scored,): where the hidden state is that predicts the token,
       one position before the token itself.
     - `"scored_ids"`, `"scored_weights"`, `"scored_key"`, `"scored_chains"` of shape (num_scored,): token ID, signed
@@ -84,8 +85,8 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         pad_to_multiple_of (`int`, *optional*):
             If set, the rows are padded to a multiple of this value. Not used by `"padding_free"`.
         layout (`str`, *optional*, defaults to `"padded"`):
-            How chains become rows: `"padded"`, `"shared_prefix"` or `"padding_free"`. [`EDITTrainer`] passes the cheapest
-            that is right for the model.
+            How chains become rows: `"padded"`, `"shared_prefix"` or `"padding_free"`. [`EDITTrainer`] passes the
+            cheapest that is right for the model.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of tensor to return. Only `"pt"` is supported.
 
@@ -128,7 +129,8 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         check_options(self)
         if self.layout not in LAYOUTS:
             raise ValueError(
-                f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, got {self.layout!r}. It is how chains become "
+                f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, got {self.layout!r}. It is how chains "
+                "become "
                 'rows; pass `layout="padded"`, which every model takes.'
             )
         if self.alignment_level == "word" and self.tokenizer is None:
@@ -142,8 +144,8 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         if incomplete:
             raise ValueError(
                 f"Each example must have the columns {', '.join(f'`{column}`' for column in ID_COLUMNS)}, got "
-                f"{sorted(incomplete[0])}. The collator aligns token IDs: let `EDITTrainer` prepare the dataset (do not "
-                "set `skip_prepare_dataset`), or tokenize it first."
+                f"{sorted(incomplete[0])}. The collator aligns token IDs: let `EDITTrainer` prepare the dataset (do "
+                "not set `skip_prepare_dataset`), or tokenize it first."
             )
         pairs = [weigh_pair(example, self, self.tokenizer, self._token_texts) for example in examples]
         chains = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]

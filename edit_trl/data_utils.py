@@ -3,8 +3,8 @@ Dual-CoT datasets: check their columns and turn every shape of TRL preference da
 
 A dual-CoT dataset is a TRL preference dataset: `prompt`, `chosen` (the right chain) and `rejected` (the wrong one), as
 plain text or as messages, with the prompt in a column of its own or at the start of both chains. Tokenization follows
-TRL's `DPOTrainer`, so a dataset gives the same tokens in both trainers. Truncation is left to `data_collator.py`, which
-has to align the full chains first.
+TRL's `DPOTrainer`, so a dataset gives the same tokens in both trainers. Truncation is left to `data_collator.py`,
+which has to align the full chains first.
 
 Preparation is where pairs that nothing can be learnt from are dropped, each with a reason that is counted and shown.
 """
@@ -86,8 +86,8 @@ def is_tokenized(column_names: list[str], dataset_name: str = "train") -> bool:
     images = {"image", "images"} & set(column_names)
     if images:
         raise ValueError(
-            f"The {dataset_name} dataset must hold text alone, got the column `{min(images)}`. Key tokens are found in "
-            f"text; train on the text of the pairs with `dataset.remove_columns({min(images)!r})`."
+            f"The {dataset_name} dataset must hold text alone, got the column `{min(images)}`. Key tokens are found "
+            f"in text; train on the text of the pairs with `dataset.remove_columns({min(images)!r})`."
         )
     tokenized = any(column in column_names for column in ID_COLUMNS)
     if tokenized:
@@ -99,8 +99,8 @@ def is_tokenized(column_names: list[str], dataset_name: str = "train") -> bool:
         weights = [column for column in WEIGHT_COLUMNS if column in column_names]
         if weights:
             raise ValueError(
-                f"The {dataset_name} dataset has `{weights[0]}` but is not tokenized. Weights count tokens, so they need "
-                "the tokens that they belong to: add the columns `prompt_ids`, `chosen_ids` and `rejected_ids`."
+                f"The {dataset_name} dataset has `{weights[0]}` but is not tokenized. Weights count tokens, so they "
+                "need the tokens that they belong to: add the columns `prompt_ids`, `chosen_ids` and `rejected_ids`."
             )
     missing = [column for column in required if column not in column_names]
     if not tokenized and "prompt" not in column_names and not missing:
@@ -161,9 +161,9 @@ def prepare_dual_cots(
     """
     Tokenize a dual-CoT dataset and drop the pairs that nothing can be learnt from, counted by reason in a warning.
 
-    Adds the columns `prompt_ids`, `chosen_ids` and `rejected_ids` (full length, never truncated) and keeps the others. The
-    prompt ends where TRL's `DPOTrainer` ends it. Plain text gets an end-of-sequence token if it has none; conversations
-    get what the chat template renders. Tokenized data is used as it is.
+    Adds the columns `prompt_ids`, `chosen_ids` and `rejected_ids` (full length, never truncated) and keeps the others.
+    The prompt ends where TRL's `DPOTrainer` ends it. Plain text gets an end-of-sequence token if it has none;
+    conversations get what the chat template renders. Tokenized data is used as it is.
 
     Dropped are pairs with a missing or empty text, with chains of equal tokens, and, under `"keep_start"`, with a
     prompt that fills `max_length`. An `IterableDataset` drops them lazily and warns when it has dropped the first, the
@@ -324,8 +324,8 @@ def tokenize_pair(
             Token that ends a plain-text completion.
 
     Returns:
-        `tuple[dict[str, list[int]], str | None]`: `prompt_ids`, `chosen_ids` and `rejected_ids`; and the end of the prompt
-        that is in neither chain, if tokens merge across its border.
+        `tuple[dict[str, list[int]], str | None]`: `prompt_ids`, `chosen_ids` and `rejected_ids`; and the end of the
+        prompt that is in neither chain, if tokens merge across its border.
 
     Raises:
         TypeError: If some texts of the pair are messages and others are not.
@@ -401,8 +401,8 @@ def is_missing(example: dict[str, Any]) -> bool:
             return True
         elif not isinstance(value, str):
             raise TypeError(
-                f"`{column}` must be text or a list of messages, got {type(value).__name__}: {value!r:.200}. Convert the "
-                f"column with `dataset.map(lambda pair: {{{column!r}: str(pair[{column!r}])}})`."
+                f"`{column}` must be text or a list of messages, got {type(value).__name__}: {value!r:.200}. Convert "
+                f"the column with `dataset.map(lambda pair: {{{column!r}: str(pair[{column!r}])}})`."
             )
     return False
 
@@ -410,17 +410,18 @@ def is_missing(example: dict[str, Any]) -> bool:
 def _warn_of_implicit_text_prompt(example: dict[str, Any], dataset_name: str) -> None:
     if isinstance(example.get("chosen"), str):
         logger.warning(
-            f"The {dataset_name} dataset has no `prompt` column and plain text: the longest common start of both chains "
-            "is taken as the prompt, as TRL does. Dual chains-of-thought share the start of their reasoning too, which "
-            "then does not count as completion. Add a `prompt` column to tell the two apart."
+            f"The {dataset_name} dataset has no `prompt` column and plain text: the longest common start of both "
+            "chains is taken as the prompt, as TRL does. Dual chains-of-thought share the start of their reasoning "
+            "too, which then does not count as completion. Add a `prompt` column to tell the two apart."
         )
 
 
 def _warn_of_split_prompt(text: str, where: str) -> None:
     logger.logger.warning(
-        f"{where} dataset: the tokenized prompt is not a prefix of the tokenized prompt+completion, usually because the "
-        "chat template renders the prompt alone differently or because tokens merge across the boundary. The completions "
-        f"start where they diverge, and this end of the prompt is left out of the training sequence: {text!r}. The model "
-        "is trained on a context that differs from the one it sees at inference. To avoid it, use a chat template that "
-        "renders the prompt the same way in both cases, or end the prompt on a token boundary."
+        f"{where} dataset: the tokenized prompt is not a prefix of the tokenized prompt+completion, usually because "
+        "the chat template renders the prompt alone differently or because tokens merge across the boundary. The "
+        "completions start where they diverge, and this end of the prompt is left out of the training sequence: "
+        f"{text!r}. The model is trained on a context that differs from the one it sees at inference. To avoid it, "
+        "use a chat template that renders the prompt the same way in both cases, or end the prompt on a token "
+        "boundary."
     )

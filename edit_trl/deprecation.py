@@ -43,8 +43,8 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
             New name by old name. A new name with dots is that of another module: `"edit_trl.chat.ChatClient"`.
 
     Returns:
-        `Callable[[str], Any]`: What gives the value of an old name, with a `FutureWarning`, and raises `AttributeError`
-        for any other name.
+        `Callable[[str], Any]`: What gives the value of an old name, with a `FutureWarning`, and raises
+        `AttributeError` for any other name.
 
     Examples:
 

@@ -141,8 +141,8 @@ class EDITConfig(SFTConfig):
             )
         if self.rejected_loss not in REJECTED_LOSSES:
             raise ValueError(
-                f"`rejected_loss` must be one of {', '.join(map(repr, REJECTED_LOSSES))}, got {self.rejected_loss!r}. Pass "
-                "`rejected_loss='nll'`, that of the paper, if in doubt."
+                f"`rejected_loss` must be one of {', '.join(map(repr, REJECTED_LOSSES))}, got {self.rejected_loss!r}. "
+                "Pass `rejected_loss='nll'`, that of the paper, if in doubt."
             )
 
     def _check_supported(self) -> None:

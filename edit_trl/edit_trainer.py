@@ -5,8 +5,8 @@ What TRL and transformers call is overridden here; `tests/test_internals.py` nam
 is decided elsewhere: columns in `data_utils.py`, weights in `weighting.py`, rows in `layouts.py`, the objective in
 `loss.py`, the logged metrics in `pair_metrics.py`. Arguments are checked in `trainer_arguments.py`.
 
-The language-model head sees the scored tokens alone, by the hook of `scoring.py`. The loss is divided by the pairs of the
-whole optimiser step, over accumulation steps and processes alike, whatever `average_tokens_across_devices` says.
+The language-model head sees the scored tokens alone, by the hook of `scoring.py`. The loss is divided by the pairs of
+the whole optimiser step, over accumulation steps and processes alike, whatever `average_tokens_across_devices` says.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -67,7 +67,8 @@ _CITATION = """\
 }
 
 @misc{dai2024beyond,
-    title        = {{Beyond Imitation: Learning Key Reasoning Steps from Dual Chain-of-Thoughts in Reasoning Distillation}},
+    title        = {{Beyond Imitation: Learning Key Reasoning Steps from Dual Chain-of-Thoughts
+                     in Reasoning Distillation}},
     author       = {Dai, Chengwei and Li, Kun and Zhou, Wei and Hu, Songlin},
     year         = 2024,
     eprint       = {2405.19737},
@@ -79,9 +80,10 @@ class EDITTrainer(SFTTrainer):
     """
     Trainer for key reasoning steps learning (KRSL), the second stage of EDIT.
 
-    Fine-tunes a student on dual chains-of-thought: for one prompt a right chain (`chosen`) and a wrong one (`rejected`)
-    that share most of their reasoning. The tokens where they part are pulled to the right chain and pushed away from
-    the wrong one. This class is a [`~trl.SFTTrainer`] and takes the preference data of a [`~trl.DPOTrainer`].
+    Fine-tunes a student on dual chains-of-thought: for one prompt a right chain (`chosen`) and a wrong one
+    (`rejected`) that share most of their reasoning. The tokens where they part are pulled to the right chain and
+    pushed away from the wrong one. This class is a [`~trl.SFTTrainer`] and takes the preference data of a
+    [`~trl.DPOTrainer`].
 
     Examples:
 
@@ -126,8 +128,8 @@ class EDITTrainer(SFTTrainer):
             Adapter to train instead of the full model. Prompt learning and adapters on `lm_head` are refused.
 
     Raises:
-        ValueError: If the dataset lacks columns or has no pair to learn from, or if the model, the adapter or an argument
-            cannot work with dual chains-of-thought.
+        ValueError: If the dataset lacks columns or has no pair to learn from, or if the model, the adapter or an
+            argument cannot work with dual chains-of-thought.
         TypeError: If an argument has the wrong type or is unknown.
         FloatingPointError: While training or evaluating, if the loss is not finite.
 
@@ -200,13 +202,14 @@ class EDITTrainer(SFTTrainer):
         parallelism = self.accelerator.parallelism_config  # may come from an accelerate config rather than from `args`
         if parallelism is not None and (parallelism.sp_enabled or parallelism.cp_enabled):
             raise ValueError(
-                "`EDITTrainer` does not support sequence or context parallelism, but the accelerate configuration turns "
-                "it on. Scored tokens name positions of whole rows; set `sp_size=1` and `cp_size=1`."
+                "`EDITTrainer` does not support sequence or context parallelism, but the accelerate configuration "
+                "turns it on. Scored tokens name positions of whole rows; set `sp_size=1` and `cp_size=1`."
             )
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ValueError(
                 "At least one parameter of `model` must require gradients, got none. Nothing would be trained; load a "
-                "trained adapter with `PeftModel.from_pretrained(model, path, is_trainable=True)`, or pass `peft_config`."
+                "trained adapter with `PeftModel.from_pretrained(model, path, is_trainable=True)`, or pass "
+                "`peft_config`."
             )
         base_model = without_adapter(self.model)
         self._takes_position_ids = "position_ids" in inspect.signature(base_model.forward).parameters
@@ -249,8 +252,8 @@ class EDITTrainer(SFTTrainer):
         if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
             raise ValueError(
                 f"The {dataset_name} dataset must not use `Dataset.with_transform()`. Preparation would bake the "
-                "transform into the tokens; apply it with `Dataset.map()` first, or make it return tokenized pairs and pass "
-                "`dataset_kwargs={'skip_prepare_dataset': True}` and `remove_unused_columns=False`."
+                "transform into the tokens; apply it with `Dataset.map()` first, or make it return tokenized pairs and "
+                "pass `dataset_kwargs={'skip_prepare_dataset': True}` and `remove_unused_columns=False`."
             )
         with global_then_local_main_first():
             dataset = prepare_dual_cots(
@@ -387,8 +390,8 @@ class EDITTrainer(SFTTrainer):
             self._layout = "padded"
             self._warn_of_padding(
                 error
-                or f"in a pair of the first batch, log-probabilities differ by {difference:.2g} nats (root mean square) "
-                f"from those in rows of their own, and rounding explains {tolerance:g}"
+                or f"in a pair of the first batch, log-probabilities differ by {difference:.2g} nats (root mean "
+                f"square) from those in rows of their own, and rounding explains {tolerance:g}"
             )
 
     def _is_exact(self) -> bool:
@@ -399,16 +402,16 @@ class EDITTrainer(SFTTrainer):
 
     def _warn_of_padding(self, reason: str) -> None:
         logger.warning(
-            f"Training {type(self.model).__name__} on two padded rows per pair instead of one shared row: {reason}. The loss "
-            "is the same, a step takes longer. Set `shared_prefix=False` to silence this."
+            f"Training {type(self.model).__name__} on two padded rows per pair instead of one shared row: {reason}. "
+            "The loss is the same, a step takes longer. Set `shared_prefix=False` to silence this."
         )
 
     def _score(
         self, model: torch.nn.Module, inputs: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
         """
-        Log-probability, entropy and whether it is the first choice of each scored token, all of shape (num_scored,), and
-        the model's outputs.
+        Log-probability, entropy and whether it is the first choice of each scored token, all of shape (num_scored,),
+        and the model's outputs.
         """
         num_scored = len(inputs["scored_ids"])
         if self.accelerator.num_processes > 1:

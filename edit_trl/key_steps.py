@@ -4,8 +4,8 @@ Key-step accuracy: does the student prefer the right chain's token to the wrong 
 Measured on held-back pairs, at the first point where the chains of a pair part. Behind it each chain has a context of
 its own, and two probabilities under different contexts do not say which token a student would choose.
 
-This is measured during training too, so it stands beside the callbacks and not in `evaluation`, which training does not
-import.
+This is measured during training too, so it stands beside the callbacks and not in `evaluation`, which training does
+not import.
 """
 
 from collections import Counter
@@ -41,9 +41,9 @@ class KeyStepScores:
             For each pair, log p(right token) - log p(wrong token), in nats: above zero where the student prefers the
             right one. `None` for a pair that was left out. Pairs that preparation drops are not in the list.
         left_out (`dict[str, int]`):
-            Number of pairs left out by reason: `"too_long"` (the chains part beyond `max_length`), `"ended"` (one chain
-            ends where they part, without an end-of-sequence token), `"no_context"` (no prompt, and the chains part at
-            their first token). Reasons that did not occur are not in it.
+            Number of pairs left out by reason: `"too_long"` (the chains part beyond `max_length`), `"ended"` (one
+            chain ends where they part, without an end-of-sequence token), `"no_context"` (no prompt, and the chains
+            part at their first token). Reasons that did not occur are not in it.
 
     Examples:
 
@@ -105,9 +105,9 @@ def key_step_accuracy(
     into " 4" + "2" and " 4" + "3" asks at the second digit.
 
     Later differences are not scored, not even single replaced tokens: behind the first one the chains have different
-    contexts. The trainer's `edit/key_token_accuracy` is another measure: it takes all key tokens of the right chain, each
-    behind its own chain, and asks whether it is the first choice of the student. `edit/key_margin` likewise compares
-    tokens behind different chains.
+    contexts. The trainer's `edit/key_token_accuracy` is another measure: it takes all key tokens of the right chain,
+    each behind its own chain, and asks whether it is the first choice of the student. `edit/key_margin` likewise
+    compares tokens behind different chains.
 
     Needs one forward pass over the context of each pair, without generation. All pairs are scored by the process that
     calls; [`KeyStepAccuracyCallback`] shares them out.
@@ -117,9 +117,9 @@ def key_step_accuracy(
             Causal language model. It runs on its device without gradients and dropout, and is left in the mode that it
             was in.
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Held-back preference dataset with `prompt`, `chosen` and `rejected`, as text or messages; or tokenized, with
-            `prompt_ids`, `chosen_ids` and `rejected_ids`. Pairs that [`~data_utils.prepare_dual_cots`] drops (missing or
-            equal chains) are not scored, with a warning.
+            Held-back preference dataset with `prompt`, `chosen` and `rejected`, as text or messages; or tokenized,
+            with `prompt_ids`, `chosen_ids` and `rejected_ids`. Pairs that [`~data_utils.prepare_dual_cots`] drops
+            (missing or equal chains) are not scored, with a warning.
         processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`], *optional*):
             Tokenizer of the model. Not needed for tokenized data.
         max_length (`int`, *optional*):
@@ -133,8 +133,8 @@ def key_step_accuracy(
         [`KeyStepScores`]: The margin of each pair, in the order of the dataset, with the share and the counts.
 
     Raises:
-        ValueError: If columns are missing, there is no pair to score, text comes without `processing_class`, tokens are
-            not the model's, or `batch_size` is below 1.
+        ValueError: If columns are missing, there is no pair to score, text comes without `processing_class`, tokens
+            are not the model's, or `batch_size` is below 1.
         FloatingPointError: If a margin is not finite.
 
     Examples:
@@ -228,8 +228,8 @@ class KeySteps:
         if num_bad:
             where = "" if step is None else f" at step {step}"
             raise FloatingPointError(
-                f"Margins of key steps must be finite, got {num_bad} of {len(margins)} that are not{where}. The student is "
-                "lost or computes in fp16 beyond its range; look at its loss, or use bf16 or fp32."
+                f"Margins of key steps must be finite, got {num_bad} of {len(margins)} that are not{where}. The "
+                "student is lost or computes in fp16 beyond its range; look at its loss, or use bf16 or fp32."
             )
         values = iter(margins.tolist())
         return KeyStepScores(
@@ -300,7 +300,8 @@ def score_key_steps(model: Any, key_steps: Sequence[KeyStep], batch_size: int) -
             Contexts per forward pass.
 
     Returns:
-        `torch.Tensor` of shape `(num_key_steps,)`: log p(right token) - log p(wrong token), in nats, in fp32 on the CPU.
+        `torch.Tensor` of shape `(num_key_steps,)`: log p(right token) - log p(wrong token), in nats, in fp32 on the
+        CPU.
     """
     contexts = [step.context for step in key_steps]
     targets = [[(len(step.context) - 1, token) for token in (step.chosen, step.rejected)] for step in key_steps]

@@ -1,13 +1,13 @@
 """
 Compute what the two chains of a pair share only once.
 
-A pair in one row: the common start of both chains, then what is left of the right one, then of the wrong one. Positions
-restart where a branch begins, and an attention mask lets a token see its own branch and the common start, so that every
-token gets the hidden state that it has in a row of its own. FlashAttention takes no such mask; there the chains follow
-one another in a single row without padding, as in TRL's padding-free batches.
+A pair in one row: the common start of both chains, then what is left of the right one, then of the wrong one.
+Positions restart where a branch begins, and an attention mask lets a token see its own branch and the common start, so
+that every token gets the hidden state that it has in a row of its own. FlashAttention takes no such mask; there the
+chains follow one another in a single row without padding, as in TRL's padding-free batches.
 
-The last token of the common start predicts the first one of either branch: a batch lists the tokens that it scores, and
-where each of them is predicted, rather than one label per position.
+The last token of the common start predicts the first one of either branch: a batch lists the tokens that it scores,
+and where each of them is predicted, rather than one label per position.
 
 Wrong masks train a wrong model in silence. So [`choose_layout`] refuses every model that is known to mix tokens other
 than by a mask, with the reason; and before it trains, `EDITTrainer` compares both layouts on a real pair, the
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 from trl.data_utils import common_prefix_length
 
 
@@ -86,8 +87,8 @@ def attention_masks(
     """
     Attention masks of shared rows, in the form that transformers hands on to the layers as it is.
 
-    A token sees the tokens before it in its own branch and in the common start. Padding, at the end of a row, counts as
-    common start: no real token comes after it.
+    A token sees the tokens before it in its own branch and in the common start. Padding, at the end of a row, counts
+    as common start: no real token comes after it.
 
     Args:
         branch_ids (`torch.Tensor` of shape `(B, length)`):
@@ -100,8 +101,8 @@ def attention_masks(
             Type of the hidden states. Eager attention adds its mask to the scores.
 
     Returns:
-        `torch.Tensor` of shape `(B, 1, length, length)`, or a `dict` of them by layer type for a model that has several:
-        of booleans for sdpa, of 0 and the type's minimum for eager attention.
+        `torch.Tensor` of shape `(B, 1, length, length)`, or a `dict` of them by layer type for a model that has
+        several: of booleans for sdpa, of 0 and the type's minimum for eager attention.
     """
     length = branch_ids.size(1)
     causal = torch.ones(length, length, dtype=torch.bool, device=branch_ids.device).tril()
@@ -168,7 +169,7 @@ def to_padded(batch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def choose_layout(model: torch.nn.Module, aux_loss_enabled: bool = False) -> tuple[str, str | None]:
+def choose_layout(model: PreTrainedModel, aux_loss_enabled: bool = False) -> tuple[str, str | None]:
     """
     The cheapest layout that is right for a model.
 
@@ -221,16 +222,16 @@ def telling_pair(batch: dict[str, Any]) -> tuple[dict[str, list], bool]:
     """
     The pair of a batch that tells most about its layout.
 
-    A wrong mask, or positions that do not restart, change what follows the first token of the second branch, if there are
-    tokens of the first one that it should not see.
+    A wrong mask, or positions that do not restart, change what follows the first token of the second branch, if there
+    are tokens of the first one that it should not see.
 
     Args:
         batch (`dict[str, Any]`):
             Batch of [`DataCollatorForDualCoT`] with `layout="padded"`.
 
     Returns:
-        `tuple[dict[str, list], bool]`: The pair, tokenized, without a prompt and with weights that have its tokens scored
-        from the point where its chains part; and whether a wrong layout would show in it.
+        `tuple[dict[str, list], bool]`: The pair, tokenized, without a prompt and with weights that have its tokens
+        scored from the point where its chains part; and whether a wrong layout would show in it.
     """
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     chains = [ids[:length] for ids, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
@@ -266,8 +267,8 @@ def layout_difference(
             Tokens of the longer chain of the pair.
 
     Returns:
-        `tuple[float, str | None]`: Root mean square of the differences, in nats; infinity, and what happened, if the model
-        fails on the layout, in whatever way.
+        `tuple[float, str | None]`: Root mean square of the differences, in nats; infinity, and what happened, if the
+        model fails on the layout, in whatever way.
     """
     window = getattr(config, "sliding_window", None)
     if window is not None:
@@ -291,8 +292,8 @@ def layout_tolerance(is_exact: bool) -> float:
     """
     How far log-probabilities may differ between layouts by rounding.
 
-    Rounding gives up to 4e-6 in fp32 and 6e-2 in bf16 (SmolLM2-135M). A mask that lets branches see each other gives 0.9
-    and more, and 5e-4 in a model with random weights; positions that do not restart 0.3 and 1e-4.
+    Rounding gives up to 4e-6 in fp32 and 6e-2 in bf16 (SmolLM2-135M). A mask that lets branches see each other gives
+    0.9 and more, and 5e-4 in a model with random weights; positions that do not restart 0.3 and 1e-4.
 
     Args:
         is_exact (`bool`):

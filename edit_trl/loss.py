@@ -31,10 +31,10 @@ def krsl_loss(
     r"""
     Key reasoning steps learning (KRSL) loss of the scored tokens of a batch of pairs.
 
-    Each chain contributes `sum_t(weight_t * -log_prob_t)` divided by its number of completion tokens; the chains of all
-    pairs are added and divided by the number of pairs. Dividing by completion tokens rather than key tokens gives each
-    key token of a chain the same pull however many there are. The loss is linear in the tokens, so a chain may also be
-    spread over several rows, each with that chain's number of completion tokens.
+    Each chain contributes `sum_t(weight_t * -log_prob_t)` divided by its number of completion tokens; the chains of
+    all pairs are added and divided by the number of pairs. Dividing by completion tokens rather than key tokens gives
+    each key token of a chain the same pull however many there are. The loss is linear in the tokens, so a chain may
+    also be spread over several rows, each with that chain's number of completion tokens.
 
     Args:
         log_probs (`torch.Tensor` of shape `(num_chains, num_scored)`):
@@ -75,9 +75,10 @@ def krsl_loss(
     """
     if log_probs.dim() != 2 or num_completion_tokens.shape != log_probs.shape[:1]:
         raise ValueError(
-            "`log_probs` must have shape `(num_chains, num_scored)` and `num_completion_tokens` shape `(num_chains,)`, "
-            f"got {tuple(log_probs.shape)} and {tuple(num_completion_tokens.shape)}. Each chain's sum is divided by its "
-            "own number of tokens; for a flat list of tokens pass `log_probs[:, None]` and one count per token."
+            "`log_probs` must have shape `(num_chains, num_scored)` and `num_completion_tokens` shape "
+            f"`(num_chains,)`, got {tuple(log_probs.shape)} and {tuple(num_completion_tokens.shape)}. Each chain's "
+            "sum is divided by its own number of tokens; for a flat list of tokens pass `log_probs[:, None]` and one "
+            "count per token."
         )
     per_token = weighted_token_losses(
         log_probs, token_weights, rejected_loss=rejected_loss, rejected_nll_threshold=rejected_nll_threshold
@@ -182,9 +183,9 @@ def _log1m_exp(log_probs: torch.Tensor) -> torch.Tensor:
     """
     `log(1 - exp(x))` for x <= 0, with finite values and gradients at both ends.
 
-    The slope by x, p / (1 - p), grows without bound as p goes to 1, where log-probabilities round to zero. Values closer
-    to zero than the type's resolution are moved to it and keep their slope, so nothing becomes infinite. (By the logits
-    the push fades there all the same: the softmax's own derivative, 1 - p, has rounded to zero.)
+    The slope by x, p / (1 - p), grows without bound as p goes to 1, where log-probabilities round to zero. Values
+    closer to zero than the type's resolution are moved to it and keep their slope, so nothing becomes infinite. (By
+    the logits the push fades there all the same: the softmax's own derivative, 1 - p, has rounded to zero.)
     """
     eps = torch.finfo(log_probs.dtype).eps
     x = log_probs - (log_probs.detach() + eps).clamp(min=0)

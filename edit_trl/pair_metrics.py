@@ -1,8 +1,8 @@
 """
 The metrics that training on pairs logs: sums by named columns, and ratios of them.
 
-Each scored token adds to the sums of its chain. Chains are added over batches and processes, and only then divided, so a
-logged metric is a mean over all tokens, or over all pairs, and not a mean of means.
+Each scored token adds to the sums of its chain. Chains are added over batches and processes, and only then divided, so
+a logged metric is a mean over all tokens, or over all pairs, and not a mean of means.
 """
 
 import math
@@ -55,8 +55,8 @@ def pair_sums(
             As for [`krsl_loss`].
 
     Returns:
-        `torch.Tensor` of shape `(num_pairs, 2, num_columns)`: Sums of the right and of the wrong chain of each pair, in
-        the order of `COLUMNS`.
+        `torch.Tensor` of shape `(num_pairs, 2, num_columns)`: Sums of the right and of the wrong chain of each pair,
+        in the order of `COLUMNS`.
     """
     weights, chains, is_key = batch["scored_weights"], batch["scored_chains"], batch["scored_key"]
     num_completion_tokens = batch["num_completion_tokens"]
@@ -131,8 +131,10 @@ class PairMetrics:
         loss = sums[:, COLUMNS.index("loss")].sum().item()
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"The loss must be finite, got {loss}{where and ' '}{where}. The student would be lost; lower `learning_rate` or "
-                '`rejected_key_weight`, bound the push with `rejected_loss="unlikelihood"`, clip with `max_grad_norm`, or '
+                f"The loss must be finite, got {loss}{where and ' '}{where}. The student would be lost; lower "
+                "`learning_rate` or "
+                '`rejected_key_weight`, bound the push with `rejected_loss="unlikelihood"`, clip with '
+                "`max_grad_norm`, or "
                 "train in bf16 instead of fp16."
             )
         self._sums += sums.to("cpu", torch.float64)

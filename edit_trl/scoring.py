@@ -26,8 +26,8 @@ class TokenScores(NamedTuple):
 
     Args:
         logits (`torch.Tensor` of shape `(num_tokens,)`):
-            Logit of each token, in fp32 on the CPU. Two tokens at the same place differ by what their log-probabilities
-            differ by.
+            Logit of each token, in fp32 on the CPU. Two tokens at the same place differ by what their
+            log-probabilities differ by.
         log_normalizers (`torch.Tensor` of shape `(num_tokens,)`):
             Logarithm of the sum of the exponentials of all logits at the place of each token.
     """
@@ -148,9 +148,9 @@ def forward_scored(
         num_calls = len(calls)
     if num_calls > 1:
         raise ValueError(
-            f"{type(model).__name__} must call its output embeddings once per forward pass, got {num_calls} calls. The "
-            "logits of the scored tokens are taken there; pass a causal language model whose `get_output_embeddings()` is "
-            "the module that computes its logits."
+            f"{type(model).__name__} must call its output embeddings once per forward pass, got {num_calls} calls. "
+            "The logits of the scored tokens are taken there; pass a causal language model whose "
+            "`get_output_embeddings()` is the module that computes its logits."
         )
     if num_calls == 0:  # its logits come from elsewhere, at all places
         outputs.logits = select_positions(outputs.logits, rows, places)

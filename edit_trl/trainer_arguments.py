@@ -33,10 +33,11 @@ REPLACEMENTS = {
     "tokenizer": "pass it as `processing_class`",
     "compute_loss_func": "the loss is that of key reasoning steps learning: subclass `EDITTrainer` and override "
     "`compute_loss`",
-    "compute_metrics": "logits exist for scored tokens only: read the metrics under `eval_edit/`, or score generations "
-    "after training",
+    "compute_metrics": "logits exist for scored tokens only: read the metrics under `eval_edit/`, or score "
+    "generations after training",
     "preprocess_logits_for_metrics": "logits exist for scored tokens only: read the metrics under `eval_edit/`",
-    "formatting_func": "a pair is not one text: give the columns `prompt`, `chosen` and `rejected` with `dataset.map()`",
+    "formatting_func": "a pair is not one text: give the columns `prompt`, `chosen` and `rejected` with "
+    "`dataset.map()`",
 }
 
 
@@ -98,8 +99,8 @@ def as_edit_config(args: Any, model: Any) -> EDITConfig:
         )
     if isinstance(args, _BaseConfig) and not isinstance(args, SFTConfig):
         raise TypeError(
-            f"`args` must be an `EDITConfig`, got a `{type(args).__name__}`. Its loss has other parameters (DPO's `beta` "
-            "is not EDIT's β), so it is not converted: pass `args=EDITConfig(output_dir=...)`, with "
+            f"`args` must be an `EDITConfig`, got a `{type(args).__name__}`. Its loss has other parameters (DPO's "
+            "`beta` is not EDIT's β), so it is not converted: pass `args=EDITConfig(output_dir=...)`, with "
             "`rejected_key_weight` as the strength of the push away from mistakes."
         )
     # Not `to_dict`, which hides tokens (`eos_token` too), loses `parallelism_config` and changes nested dictionaries.
@@ -142,8 +143,8 @@ def check_model(model: Any, args: EDITConfig) -> None:
         )
     if isinstance(model, PreTrainedModel) and model.get_output_embeddings() is None:
         raise ValueError(
-            f"`model` must be a causal language model, got `{type(model).__name__}`, which has no language-model head. "
-            "Load it with `AutoModelForCausalLM.from_pretrained(...)`, or pass its name."
+            f"`model` must be a causal language model, got `{type(model).__name__}`, which has no language-model "
+            "head. Load it with `AutoModelForCausalLM.from_pretrained(...)`, or pass its name."
         )
 
 
@@ -164,8 +165,8 @@ def check_adapter(peft_config: Any, model: Any) -> None:
     for config in configs:
         if getattr(config, "is_prompt_learning", False):
             raise ValueError(
-                f"`EDITTrainer` does not support prompt learning, got `{type(config).__name__}`. Its virtual tokens shift "
-                "the positions of the scored tokens; pass a `LoraConfig` as `peft_config`."
+                f"`EDITTrainer` does not support prompt learning, got `{type(config).__name__}`. Its virtual tokens "
+                "shift the positions of the scored tokens; pass a `LoraConfig` as `peft_config`."
             )
 
 

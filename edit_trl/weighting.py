@@ -2,12 +2,12 @@
 What training sees of a pair: which tokens are key, what each weighs, and what truncation leaves of them.
 
 [`weigh_pair`] is the one place that reads the weights of a tokenized pair or makes them: it aligns the whole chains
-first, and only then cuts at `max_length`, so that truncation invents no differences. The collator makes batches of what
-it returns, the inspection shows it. Works on lists and loads no model library.
+first, and only then cuts at `max_length`, so that truncation invents no differences. The collator makes batches of
+what it returns, the inspection shows it. Works on lists and loads no model library.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
@@ -73,8 +73,8 @@ def check_max_length(max_length: int | None) -> None:
     """
     if max_length is not None and max_length < 2:
         raise ValueError(
-            f"`max_length` must be at least 2 or `None`, got {max_length}. A prompt and a completion need a token each; "
-            "pass `max_length=1024`, the trainer's default, if in doubt."
+            f"`max_length` must be at least 2 or `None`, got {max_length}. A prompt and a completion need a token "
+            "each; pass `max_length=1024`, the trainer's default, if in doubt."
         )
 
 
@@ -200,8 +200,8 @@ def weigh_pair(
 
 
 def align_completions(
-    chosen_ids: Sequence[Hashable],
-    rejected_ids: Sequence[Hashable],
+    chosen_ids: Sequence[Any],
+    rejected_ids: Sequence[Any],
     options: WeightingOptions,
     tokenizer: Any = None,
     known_texts: dict[int, str] | None = None,
@@ -279,14 +279,14 @@ def read_weights(example: Mapping[str, Any], side: str) -> list[float]:
     weights, num_tokens = example.get(f"{side}_weights"), len(example[f"{side}_ids"])
     if weights is None:
         raise ValueError(
-            f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace the "
-            f"alignment on both sides; pass `{side}_weights=[0.0] * {num_tokens}` to leave that chain alone."
+            f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace "
+            f"the alignment on both sides; pass `{side}_weights=[0.0] * {num_tokens}` to leave that chain alone."
         )
     if len(weights) != num_tokens:
         raise ValueError(
             f"`{side}_weights` must hold one float per token of `{side}_ids`, expected {num_tokens}, got "
-            f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized chain, "
-            "end-of-sequence token included."
+            f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized "
+            "chain, end-of-sequence token included."
         )
     bad = next((i for i, w in enumerate(weights) if not isinstance(w, Real) or not math.isfinite(w)), None)
     if bad is not None:

@@ -59,7 +59,8 @@ UNIQUE = [
     ("abcde", "abXcde", ".....", "..x...", 1),
     ("abc", "xyz", "xxx", "xxx", 3),
 ]
-# Pairs with several minimum scripts, and the one that counts. `blocks` are those of the script from chosen to rejected.
+# Pairs with several minimum scripts, and the one that counts. `blocks` are those of the script from chosen to
+# rejected.
 PINNED = [
     ("ab", "ba", ".x", "x.", [(0, 1, 1, 2)]),
     ("ba", "ab", "x.", ".x", [(1, 2, 0, 1)]),

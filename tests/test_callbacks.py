@@ -1,6 +1,6 @@
 """
-Tests of the collapse alarm, called as the trainer calls it: at the beginning of training and at each log; and of key-step
-accuracy, in runs of the trainer.
+Tests of the collapse alarm, called as the trainer calls it: at the beginning of training and at each log; and of
+key-step accuracy, in runs of the trainer.
 """
 
 import json

@@ -290,7 +290,8 @@ class TestSharedPrefix:
     def test_worked_example(self):
         """
         Pair 0: 1 2 10 are common. 11 is replaced by 21, and both are predicted by 10, at place 2. Pair 1: 3 13 are
-        common; the wrong chain has 22 more, predicted by 13, at place 1. Row 0 has 3 + 2 + 2 tokens, row 1 has 2 + 1 + 2.
+        common; the wrong chain has 22 more, predicted by 13, at place 1. Row 0 has 3 + 2 + 2 tokens, row 1 has 2 + 1 +
+        2.
         """
         batch = self.collator()([example([1, 2], [10, 11, 12], [10, 21, 12]), example([3], [13, 14], [13, 22, 14])])
 

@@ -31,7 +31,8 @@ PLAIN = [
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": "", "parameters": {}}} for name in ("add", "divide")
 ]
-# The tokens of "The ans" end in the middle of the token " answer" that the full text has, those of "Therefo" of "Therefore".
+# The tokens of "The ans" end in the middle of the token " answer" that the full text has, those of "Therefo" of
+# "Therefore".
 SPLIT = {"prompt": "The ans", "chosen": "wer is 4.", "rejected": "wer is 5."}
 OTHER_SPLIT = {"prompt": "Therefo", "chosen": "re, the answer is 4.", "rejected": "re, the answer is 5."}
 

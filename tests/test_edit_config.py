@@ -1,6 +1,6 @@
 """
-Defaults, ranges, command line and CPU defaults of `EDITConfig`. What of TRL's options it takes or refuses is classified
-in `test_supported_surface.py`.
+Defaults, ranges, command line and CPU defaults of `EDITConfig`. What of TRL's options it takes or refuses is
+classified in `test_supported_surface.py`.
 """
 
 import dataclasses

@@ -492,8 +492,11 @@ class TestEvaluate:
             eval_steps=1, **options,
         )  # fmt: skip
         train_logs = [
-            [{k: v for k, v in entry.items() if k.startswith("edit/") or k == "loss"} for entry in trainer.state.log_history
-             if "loss" in entry]
+            [
+                {k: v for k, v in entry.items() if k.startswith("edit/") or k == "loss"}
+                for entry in trainer.state.log_history
+                if "loss" in entry
+            ]
             for trainer in (plain, evaluated)
         ]  # fmt: skip
         assert train_logs[0] == train_logs[1]

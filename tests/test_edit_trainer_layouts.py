@@ -1,8 +1,8 @@
 """
 The same loss, gradients and metrics in every layout, and two rows per pair for every model that needs them.
 
-The layout with one padded row per chain is the reference: `test_model_families.py` and `test_edit_trainer.py` compare it,
-and the loss, with plain computations on the model's full logits.
+The layout with one padded row per chain is the reference: `test_model_families.py` and `test_edit_trainer.py` compare
+it, and the loss, with plain computations on the model's full logits.
 """
 
 import copy
@@ -521,8 +521,8 @@ class TestCheck:
 
     def test_waits_for_a_pair_that_tells(self, build, model, warnings):
         """
-        A chain that begins like the other is seen in full by it. The first token of a branch is predicted by the common
-        start, so a second branch of one token proves nothing.
+        A chain that begins like the other is seen in full by it. The first token of a branch is predicted by the
+        common start, so a second branch of one token proves nothing.
         """
         other = IgnoresPositions(model.config)
         trainer = build(other)

@@ -186,7 +186,8 @@ SOURCES = [
     ),
     (
         transformers.masking_utils._preprocess_mask_arguments,
-        r"isinstance\(attention_mask, \(torch\.Tensor, BlockMask\)\) and len\(attention_mask\.shape\) == 4:\s+return True, attention_mask",
+        r"isinstance\(attention_mask, \(torch\.Tensor, BlockMask\)\) and len\(attention_mask\.shape\) == 4:"
+        r"\s+return True, attention_mask",
         "`layouts.attention_masks`: a mask of four dimensions goes to the layers as it is",
     ),
     (SFTTrainer.log, r"self\._metrics\[mode\]\.items\(\)", "logs what `EDITTrainer.log` puts in `_metrics`"),

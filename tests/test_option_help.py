@@ -56,7 +56,10 @@ class TestHelpFromDocstring:
         assert metadata["silent"] == {}
 
     def test_without_docstrings_there_is_none(self):
-        code = "from edit_trl.inspection import InspectionConfig as C; print(dict(C.__dataclass_fields__['tie_break'].metadata))"
+        code = (
+            "from edit_trl.inspection import InspectionConfig\n"
+            "print(dict(InspectionConfig.__dataclass_fields__['tie_break'].metadata))"
+        )
         done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "{}"
 

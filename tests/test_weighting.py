@@ -237,7 +237,7 @@ class TestWordLevel:
         assert [key_places(batch, row, 1) for row in (0, 1)] == expected
 
     def test_words_are_split_as_a_regular_expression_splits_them(self, tokenizer):
-        """In text whose spaces all belong to the next token, words are what matches an optional space and non-spaces."""
+        """In text whose spaces all belong to the next token, words are an optional space and non-spaces."""
         chosen = " First, 12 + 30 = 42. Then the answer is (B). It is not 37."
         rejected = " First, 12 + 30 = 47. Then the answer is (A). It is not 37."
         ids = [tokenizer.encode(text, add_special_tokens=False) for text in (chosen, rejected)]

@@ -1,5 +1,6 @@
 """
-Two processes for `test_edit_trainer_layouts.py`: one of them gets a wrong mask, and FSDP2 shards the weights. Saves what came out.
+Two processes for `test_edit_trainer_layouts.py`: one of them gets a wrong mask, and FSDP2 shards the weights. Saves
+what came out.
 """
 
 import gc
