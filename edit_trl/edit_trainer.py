@@ -538,7 +538,7 @@ class EDITTrainer(SFTTrainer):
     def _forward_scored(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Any:
         """Forward pass whose logits are those of the scored tokens, of shape (1, num_scored, vocabulary)."""
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        with _scored_positions_only(head, inputs["scored_rows"], inputs["scored_positions"]) as num_calls:
+        with scored_positions_only(head, inputs["scored_rows"], inputs["scored_positions"]) as num_calls:
             outputs = model(**self._model_inputs(inputs))
         if len(num_calls) != 1:
             raise ValueError(
@@ -723,7 +723,7 @@ class EDITTrainer(SFTTrainer):
 
 
 @contextmanager
-def _scored_positions_only(
+def scored_positions_only(
     head: torch.nn.Module, rows: torch.Tensor, positions: torch.Tensor
 ) -> Iterator[list[torch.Size]]:
     """

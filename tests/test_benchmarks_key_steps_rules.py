@@ -51,7 +51,7 @@ class TestRules:
         assert sum(map(len, marked_texts("align", pair))) == 4
 
     def test_slid_begins_at_a_word_where_no_step_does(self):
-        """Of the characters of `ab ab`, the second word can go with the space before it, or the first with the next."""
+        """Of the characters of `ab ab`, the second can go with the space before it, or the first with the next."""
         sides = [tokenize(small_tokenizers()["characters"], "Q:", text) for text in ("ab ab c", "ab c")]
         pair = TokenPair(*sides, None, "0")
 

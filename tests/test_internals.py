@@ -147,7 +147,7 @@ METHODS = [
     Internal(
         "torch.nn.Module.register_forward_pre_hook",
         ("self", "hook", "prepend", "with_kwargs"),
-        "`_scored_positions_only`",
+        "`scored_positions_only`",
     ),
 ]
 
