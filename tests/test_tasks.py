@@ -210,7 +210,7 @@ class TestMistakes:
 
     @every_task_and_level
     def test_wrong_chains_state_one_falsehood_unless_logical(self, task, level):
-        """A wrong fact or sum is false once, and what follows is worked out right. Wrong logic states nothing false."""
+        """A wrong fact or sum is false once; what follows is worked out right. Logical mistakes say nothing false."""
         for example in examples_of(task, level):
             num_false = statements(example.rejected).count(False)
             assert num_false == (0 if example.mistake_kind == "logical" else 1), example.rejected
