@@ -1,9 +1,9 @@
 """
 How fast key tokens are found: `edit_trl.align` against four other ways, and memory while pairs stream by.
 
-Prints one row per length and method, with the time of a pair (median and quartiles over the repeats), pairs per second,
-two ratios and the growth of the time with the length (1 is linear, 2 quadratic). The ratios say how many pairs `align`,
-or the method of the row, does in the time of one pair of the method that the column names.
+Prints one row per length and method: the time of a pair (median and quartiles over the repeats), pairs per second, the
+growth of the time with the length (1 is linear, 2 quadratic) and two ratios. A ratio is the number of pairs that the
+method of the row aligns in the time in which the method of the column aligns one.
 
     python benchmarks/alignment.py --json alignment.json
     python benchmarks/alignment.py --data pairs.jsonl --tokenizer HuggingFaceTB/SmolLM2-135M --lengths 100 200 400
@@ -19,19 +19,16 @@ The methods:
 - `difflib`: `difflib.SequenceMatcher` without its junk heuristic. Finds matching blocks, not a minimum edit script.
 - `editdistance`: `editdistance.eval`. Gives the distance only, no script.
 
-A method is left out above the length that its option states; nothing is extrapolated. All methods run in one process and
-take turns, so that a change of the processor's clock hits all of them; ratios are taken within a turn. Times are
+A method is left out above the length that its option states; nothing is extrapolated. All methods run in one process
+and take turns, so that a change of the processor's clock hits all of them; ratios are taken within a turn. Times are
 processor time: what other programs take of the processor does not count.
 """
 
 import argparse
 import difflib
-import importlib.metadata
 import itertools
 import json
 import math
-import os
-import platform
 import sys
 import time
 import timeit
@@ -41,6 +38,7 @@ from typing import Any
 
 import editdistance
 import numpy as np
+import reporting
 
 from edit_trl import align
 
@@ -48,10 +46,10 @@ from edit_trl import align
 Pair = tuple[list[int], list[int]]
 
 LENGTHS = [100, 200, 400, 1000, 2000, 4000, 8000]
-# The ratios' denominators come first: a table reads from the slowest to the fastest.
+# From the slowest to the fastest, which is the order of the rows.
 METHODS = ["python", "numpy", "difflib", "editdistance", "align-reference", "align"]
 REFERENCES = ["python", "numpy"]
-MIN_SECONDS = 0.05  # of one measurement; a fast method is called as often as that takes
+MIN_SECONDS = 0.05  # of one measurement; a fast method is called more than once to reach it
 
 
 def reference_mask(source: list[int], target: list[int]) -> list[bool]:
@@ -140,11 +138,11 @@ class DualChains:
     """
     Seeded generator of pairs of token ID lists that differ in a few short runs.
 
-    Each pair has a vocabulary of its own, drawn from that of the tokenizer with probabilities that fall as one over the
-    ID, as byte-pair tokenizers number frequent tokens first; its tokens fall off in the same way. Its size, eight times
-    the root of the length, gives chains about as many different tokens as the BIG-Bench Hard chains of the paper have
-    with the SmolLM2 tokenizer: 44 of 100 and 54 of 200. How often tokens repeat, and how many IDs are below 256, decides
-    the speed of some methods.
+    Each pair has a vocabulary of its own, drawn from the IDs of the tokenizer. The probability of an ID falls as one
+    over the ID, since byte-pair tokenizers give frequent tokens low IDs; within the vocabulary of a pair it falls in
+    the same way. The size of that vocabulary is eight times the root of the length, which gives chains about as many
+    different tokens as the BIG-Bench Hard chains of the paper have with the SmolLM2 tokenizer: 44 of 100 and 54 of
+    200. How often tokens repeat, and how many IDs are below 256, decides the speed of some methods.
     """
 
     def __init__(self, vocab_size: int, key_ratio: float, shared_start: float, seed: int):
@@ -335,21 +333,8 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def import_pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(
-            "`--plot` needs the `matplotlib` package. Install it with `pip install 'edit-trl[dev]'`."
-        ) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    pyplot = import_pyplot()
+    pyplot = reporting.import_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for method, marker in zip(METHODS, "osv^Dx", strict=True):
         measured = [result for result in results if result["method"] == method and result["microseconds"]]
@@ -428,7 +413,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--shared_start",
         type=float,
         default=0.0,
-        help="share of a generated chain before which no token differs; the methods that take off a common prefix then "
+        help="share of a generated chain before which no token differs; methods that take off a common prefix then "
         "have less to do. Real dual chains share about half (default: %(default)s)",
     )
     parser.add_argument(
@@ -472,19 +457,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     if args.plot is not None:
-        import_pyplot()  # not after minutes of measuring
+        reporting.import_pyplot()  # fails now rather than after minutes of measuring
     report: dict[str, Any] = {
         "settings": {
             name: value.name if isinstance(value, Path) else value
             for name, value in vars(args).items()
             if name not in ("json", "plot", "tokenizer")
         },
-        "environment": {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "num_cpus": os.cpu_count(),
-            **{name: importlib.metadata.version(name) for name in ("editdistance", "numpy", "rapidfuzz")},
-        },
+        "environment": reporting.describe_machine("editdistance", "numpy", "rapidfuzz"),
         "results": [],
         "stream": [],
     }

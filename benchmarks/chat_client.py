@@ -1,9 +1,9 @@
 """
 Replies per second through `ChatClient`, as a share of what a bare client gets out of the same endpoint.
 
-The endpoint is a scripted one in a process of its own, which answers every request after a fixed delay. The bare client is
-the `openai` package with a semaphore: no store, no retries of ours, no limits, no counting. Both ask the same questions,
-in turns; the table has the median of the turns.
+The endpoint is a scripted one in a process of its own, which answers every request after a fixed delay. The bare
+client is the `openai` package with a semaphore: no store, no retries of ours, no limits, no counting. Both ask the
+same questions, in turns; the table has the median of the turns.
 
     python benchmarks/chat_client.py --requests 3000 --concurrency 64 --delay 0.2
 """

@@ -2,15 +2,15 @@
 What a training step on pairs costs, by layout: time, tokens, projected positions and, on request, memory; and what
 collating and aligning the pairs costs beside it.
 
-A step is forward and backward pass of one batch, in full fine-tuning, without the optimizer. The layouts take turns on
-each batch, in an order that rotates, so that a machine that slows down slows all of them. Losses are compared as well:
-all layouts of EDIT compute the same one.
+A step is the forward and backward pass of one batch, in full fine-tuning, without the optimizer. The layouts take
+turns on each batch, in an order that rotates, so that a machine that slows down slows all of them. Losses are compared
+as well: all layouts of EDIT compute the same one.
 
 - `full_logits`: two padded rows per pair and fp32 logits of all positions, the authors' way.
-- `padded`, `shared_prefix`, `padding_free`: `EDITTrainer` on two padded rows per pair, on one row that holds the common
-  start once, on a single row without padding.
+- `padded`, `shared_prefix`, `padding_free`: `EDITTrainer` on two padded rows per pair, on one row that holds the
+  common start once, on a single row without padding.
 - `sft`: TRL's `SFTTrainer` on the right chains alone, completion-only loss. Without Triton, on a CPU for instance, its
-  head projects all positions, there and back.
+  head projects all positions, and again in the backward pass.
 - `sft_compact`: the same loss with only the completions projected, as TRL's head does on a GPU, and without metrics.
 - `dpo`: TRL's `DPOTrainer` on the pairs. The reference's log-probabilities come with the batch, so this is the policy
   alone; its head is that of `sft`.
@@ -20,7 +20,7 @@ Examples:
     python benchmarks/training_step.py --model tiny
     python benchmarks/training_step.py --model HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --memory
 
-Seconds belong to one machine. Ratios depend on it less, and on vocabulary, lengths, threads and model all the same.
+Seconds belong to one machine. Ratios depend on it less, but still on vocabulary, lengths, threads and model.
 """
 
 import argparse
@@ -28,7 +28,6 @@ import ctypes
 import json
 import logging
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -45,9 +44,9 @@ from typing import Any
 import datasets
 import numpy as np
 import psutil
+import reporting
 import torch
 import transformers
-import trl
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -63,7 +62,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, align, krsl_loss
 from edit_trl.data_utils import ID_COLUMNS, TEXT_COLUMNS, prepare_dual_cots
-from edit_trl.edit_trainer import _scored_positions_only
+from edit_trl.scoring import scored_positions_only
 
 
 EDIT_LAYOUTS = ("full_logits", "padded", "shared_prefix", "padding_free")
@@ -80,7 +79,7 @@ class Layout:
     name: str
     batches: list[Batch]
     compute_loss: Callable[[PreTrainedModel, Batch], torch.Tensor]
-    # TRL's trainers patch the forward of their model. Here they share one model, and each brings its own patch.
+    # TRL's trainers replace the `forward` of their model. Here they share one model, so each keeps its own.
     forward: Callable
     trainer: Any
     collate_seconds: float  # of processor time, of all batches
@@ -103,7 +102,7 @@ def build_layout(
     args: argparse.Namespace,
 ) -> Layout:
     """Trainer and collated batches of a layout."""
-    vars(model).pop("forward", None)  # what the trainer before has left there
+    vars(model).pop("forward", None)  # that of the layout before
     options = {
         "output_dir": args.output_dir,
         "max_length": None,
@@ -126,11 +125,11 @@ def build_layout(
             train_dataset=Dataset.from_list(batches[0]),
             processing_class=tokenizer,
         )
-        if name == "padding_free":  # which the trainer chooses by itself for FlashAttention only
+        if name == "padding_free":  # the trainer chooses it only with FlashAttention
             trainer._layout = trainer.data_collator.layout = name
     elif name == "dpo":
-        # Preparation wants text, which generated pairs do not have: the trainer gets a stand-in, and the pairs go to its
-        # collator. With `precompute_ref_log_probs` it reads the reference's log-probabilities from the batch.
+        # The trainer prepares texts, which generated pairs do not have. It gets another dataset, and the pairs go to
+        # its collator. With `precompute_ref_log_probs` the batch has the reference's log-probabilities.
         stand_in = Dataset.from_list([{"prompt": "1 + 1 =", "chosen": " 2", "rejected": " 3"}])
         config = DPOConfig(precompute_ref_log_probs=True, **options)
         trainer = DPOTrainer(model=model, args=config, train_dataset=stand_in, processing_class=tokenizer)
@@ -183,7 +182,7 @@ def sft_compact_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """Mean negative log-likelihood of the labelled tokens, whose positions alone are projected."""
     labels = batch["labels"][:, 1:]
     rows, positions = (labels != -100).nonzero(as_tuple=True)
-    with _scored_positions_only(model.get_output_embeddings(), rows, positions):
+    with scored_positions_only(model.get_output_embeddings(), rows, positions):
         outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
     return torch.nn.functional.cross_entropy(outputs.logits[0].float(), labels[rows, positions])
 
@@ -252,7 +251,7 @@ def key_ratio(pair: dict[str, list[int]]) -> float:
 
 
 def make_batches(name: str, pairs: list[dict], args: argparse.Namespace) -> list[list[dict]]:
-    """Pairs in batches, sorted by the length of the rows of a layout, as `group_by_length` does, so that few are padded."""
+    """Pairs in batches of similar row length in a layout, as `group_by_length` makes them, so that few are padded."""
     layout = name if name in ("shared_prefix", "padding_free") else "padded"
     row_length = DataCollatorForDualCoT(pad_token_id=0, layout=layout).row_length
     if name.startswith("sft"):
@@ -265,7 +264,7 @@ def generate_pair(rng: random.Random, ids: list[int], args: argparse.Namespace) 
     """
     Pair of random tokens whose chains share exactly their start and differ in exactly the key tokens.
 
-    The wrong chain replaces tokens by some that the right one does not have, so that no other script is as short.
+    The wrong chain has other tokens there, which the right one has nowhere, so that no other script is as short.
     """
     start, num_key = round(args.share * args.chain), max(1, round(args.key_ratio * args.chain))
     prompt, chosen = rng.choices(ids, k=args.prompt), rng.choices(ids, k=args.chain)
@@ -331,9 +330,9 @@ def measure_times(layouts: list[Layout], model: PreTrainedModel, args: argparse.
                 layout.cpu.append(sum(cpu))
             if getattr(layout.trainer, "_layout", layout.name) != layout.name:
                 raise SystemExit(
-                    f"`{layout.name}` cannot be measured: `EDITTrainer` chose {layout.trainer._layout!r} for this model, "
-                    "for the reason in its warning if there is one. Leave it out of `--layouts`, or choose another "
-                    "`--attn_implementation`."
+                    f"`{layout.name}` cannot be measured: `EDITTrainer` chose {layout.trainer._layout!r} for this "
+                    "model, for the reason in its warning if there is one. Leave it out of `--layouts`, or choose "
+                    "another `--attn_implementation`."
                 )
         print("warm-up done" if repeat < 0 else f"repeat {repeat + 1} of {args.repeats} done", file=sys.stderr)
 
@@ -356,8 +355,8 @@ def measure_memory(layout: Layout, model: PreTrainedModel, args: argparse.Namesp
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        sum(parameter.detach().sum() for parameter in model.parameters())  # a file's weights count once they are read
-        with suppress(OSError, AttributeError):  # glibc keeps what was freed
+        sum(parameter.detach().sum() for parameter in model.parameters())  # weights of a file are read on first use
+        with suppress(OSError, AttributeError):  # glibc keeps freed memory until it is told to return it
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         with suppress(OSError):  # Linux: forget the peak of loading
             Path("/proc/self/clear_refs").write_text("5")
@@ -368,7 +367,7 @@ def measure_memory(layout: Layout, model: PreTrainedModel, args: argparse.Namesp
 
 
 def _peak_rss() -> int:
-    # Not `ru_maxrss` on Linux: a process inherits that of the one that started it.
+    # On Linux `ru_maxrss` is inherited from the process that started this one.
     with suppress(OSError):
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return int(status["VmHWM"].split()[0]) * 1024
@@ -429,16 +428,10 @@ def count_projected(name: str, batch: Batch, args: argparse.Namespace) -> int:
 
 def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
     """Processor, accelerator, threads and versions."""
-    cpu = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
+        **reporting.describe_machine("torch", "transformers", "trl"),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if args.device == "cuda" else None,
-        **{library.__name__: str(library.__version__) for library in (torch, transformers, trl)},
     }
 
 
@@ -459,9 +452,8 @@ def format_report(report: dict[str, Any]) -> str:
         f"{machine['cores']} cores, {machine['threads']} threads; torch {machine['torch']}, transformers "
         f"{machine['transformers']}, trl {machine['trl']}. Repeats: {settings['repeats']}.",
         "",
-        f"| {' | '.join(header)} |",
-        f"|{' --- |' * len(header)}",
     ]
+    rows = []
     for name, entry in report["layouts"].items():
         wall = entry["wall_seconds"]
         cells = [f"`{name}`"]
@@ -473,8 +465,9 @@ def format_report(report: dict[str, Any]) -> str:
             cells.append(f"{ratios['of_medians']:.2f} ({ratios['median_of_repeats']:.2f})")
         if settings["memory"]:
             cells += [f"{entry['memory'][key]:,.0f}" for key in ("peak_mib", "growth_mib")]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Ratios of the medians of wall seconds; in brackets, the median of the ratios of single repeats."]
+        rows.append(cells)
+    lines += [reporting.markdown_table(header, rows), ""]
+    lines += ["Ratios of the medians of wall seconds; in brackets, the median of the ratios of single repeats."]
     if report["largest_loss_difference"] is not None:
         losses = [f"{name} {e['loss']:.6f}" for name, e in report["layouts"].items() if name in EDIT_LAYOUTS]
         difference = report["largest_loss_difference"]
@@ -483,39 +476,28 @@ def format_report(report: dict[str, Any]) -> str:
         entry = report["layouts"]["shared_prefix"]
         of_step = 1 / entry["cpu_seconds"]["median"]
         lines.append(
-            f"Collating for `shared_prefix`: {entry['collate_seconds']:.4f} CPU s, {entry['collate_seconds'] * of_step:.2%} of "
-            f"its step; alignment {pairs['align_seconds']:.4f} CPU s, {pairs['align_seconds'] * of_step:.2%}."
+            f"Collating for `shared_prefix`: {entry['collate_seconds']:.4f} CPU s, "
+            f"{entry['collate_seconds'] * of_step:.2%} of its step; alignment {pairs['align_seconds']:.4f} CPU s, "
+            f"{pairs['align_seconds'] * of_step:.2%}."
         )
     return "\n".join(lines)
 
 
 def plot_report(report: dict[str, Any], file: str) -> None:
     """Draw the median seconds of a step as bars, with quartiles."""
-    plt = _import_pyplot()
+    pyplot = reporting.import_pyplot()
     names = list(report["layouts"])
     spreads = [report["layouts"][name]["wall_seconds"] for name in names]
     medians = np.array([spread["median"] for spread in spreads])
     ends = np.array([[spread[end] for spread in spreads] for end in ("lower_quartile", "upper_quartile")])
     colors = ["C0" if name in EDIT_LAYOUTS else "C7" for name in names]
-    figure, axes = plt.subplots(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
     axes.bar_label(axes.barh(names, medians, xerr=abs(ends - medians), color=colors), fmt="%.2f", padding=6)
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel(f"seconds, forward and backward, {report['pairs']['num_pairs']} pairs")
     axes.set_title(f"{report['settings']['model']}, {report['machine']['accelerator'] or report['machine']['cpu']}")
     figure.savefig(file, dpi=150)
-
-
-def _import_pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        instead = "Install it with `pip install 'edit-trl[dev]'`."
-        raise ImportError(f"`--plot` needs the `matplotlib` package. {instead}") from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
 
 
 # Command line
@@ -543,8 +525,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--autocast", action="store_true", help="Compute in bf16 autocast, as `bf16=True` does in training.")
     add("--gradient_checkpointing", action="store_true", help="Recompute activations in the backward pass.")
     attention_help = (
-        "'sdpa', 'eager', or, on a GPU, 'flash_attention_2' (not measured yet), for which EDIT uses 'padding_free'; "
-        "with the others that layout is a curiosity. Default: that of transformers."
+        "'sdpa', 'eager', or, on a GPU, 'flash_attention_2' (not measured yet), for which EDIT uses 'padding_free', a "
+        "layout that it does not use with the others. Default: that of transformers."
     )
     add("--attn_implementation", metavar="NAME", help=attention_help)
     gamma_help = "Weight of the right chain's other tokens (γ). Above 0 they are projected too. Default: %(default)s."
@@ -558,8 +540,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"), default=accelerator, help="Default: the accelerator if there is one.")
     memory_help = (
         "Measure the peak memory of a step too, on the longest full batch, each layout in a process of its own. The "
-        "growth is what the step adds, gradients included; the peak also holds the weights and, on a CPU, Python and its "
-        "libraries."
+        "growth is what the step adds, gradients included; the peak also holds the weights and, on a CPU, Python and "
+        "its libraries."
     )
     add("--memory", action="store_true", help=memory_help)
     add("--memory_of", choices=LAYOUTS, help=argparse.SUPPRESS)
@@ -587,7 +569,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     if args.plot and not args.memory_of:
-        _import_pyplot()  # rather now than after everything has been measured
+        reporting.import_pyplot()  # fails now rather than after everything has been measured
 
     memory = {name: _measure_memory_apart(name, argv) for name in args.layouts if args.memory and not args.memory_of}
     model, tokenizer = load_model(args)

@@ -1,10 +1,10 @@
 """
 Small reasoning tasks with a programmatic teacher, for demos, tests and benchmarks.
 
-Each task draws a question in the spirit of BIG-Bench Hard and writes a dual chain-of-thought for it: a right chain,
-and a wrong chain that makes one mistake and carries its consequences to a wrong answer. The mistake is injected, so
-its place is known: the spans of a pair say which characters differ because of the mistake itself and which because of
-its consequences. Key tokens that an alignment finds can be scored against them.
+Each task draws a question like those of BIG-Bench Hard and writes a dual chain-of-thought for it: a right chain, and
+a wrong chain that makes one mistake and reasons on from there to a wrong answer. The mistake is injected, so its place
+is known: the spans of a pair say which characters differ because of the mistake itself and which because of its
+consequences. Key tokens that an alignment finds can be scored against them.
 
 The kinds of mistakes are those of the EDIT paper. Logical: a wrong step of reasoning, such as a forgotten item, a
 wrong order of operations or a swap of the wrong pair. Knowledge: a wrong fact, such as a month with too many days,
@@ -17,14 +17,14 @@ step and slot by slot:
 - The mistaken step is the one written next after the mistake was made. Its slots whose content differs are the
   mistake, so a wrong result belongs to the mistake as much as a wrong operand. Slots that differ in later steps, the
   final answer included, are consequences. Slots with equal content have no span.
-- A slot is marked whole: both digits of 12 against 13. A slot that is empty on one side has no span there.
+- A slot is marked whole, such as both digits of 12 against 13. A slot that is empty on one side has no span there.
 - A step that is worded differently on the two sides is marked whole on both, with the space after it. A step that the
   wrong chain forgets is such a step: it is marked in the right chain, and the wrong chain has no mistake span.
 
-With all spans cut out, the two chains are equal. What would surprise: the spans are not a minimum edit script. After a
-forgotten step or a wrong order of operations, an alignment may match text that the spans mark, and rightly so.
+With all spans cut out, the two chains are equal. But the spans are not a minimum edit script: after a forgotten step
+or a wrong order of operations, the same text may occur in the spans of both chains, and an alignment may match it.
 
-Tokens, prompts and datasets are left to the caller. Calls with different seeds may draw the same question: generate
+Tokens, prompts and datasets are left to the caller. Calls with different seeds may draw the same question, so generate
 training and test questions in one call and split the list.
 
 Paper: https://huggingface.co/papers/2405.19737
@@ -41,7 +41,7 @@ from typing import Any, NamedTuple, TypeVar
 
 LEVELS = (1, 2, 3)
 
-# Draws in a row without a new question after which a task counts as exhausted.
+# A task is taken to have no more questions after this many draws in a row without a new one.
 _MAX_FAILED_DRAWS = 2000
 
 _T = TypeVar("_T")
@@ -129,13 +129,13 @@ class _Step(NamedTuple):
     mistaken: bool
 
     def pieces(self) -> list[str]:
-        """Wording and slots in turn. A step that says something ends with a space."""
+        """Wording and slots in turn. A step that is not empty ends with a space."""
         fixed = f"{self.wording} ".split("{}") if self.wording else [""]
         return [piece for pair in zip(fixed, (*self.slots, ""), strict=True) for piece in pair]
 
 
 class _Chain:
-    """Takes down one chain. Offers the places for mistakes, and makes at most one."""
+    """Records one chain. Lists the mistakes that could be made in it, and makes at most one."""
 
     def __init__(self, mistake: _Mistake | None = None):
         self.mistake = mistake
@@ -146,7 +146,7 @@ class _Chain:
         self._mistaken = False
 
     def choose(self, right: _T, **wrong: Iterable[_T]) -> _T:
-        """The right value, or in the place of the mistake a wrong one. `wrong` has the wrong values of each kind."""
+        """The right value, or a wrong one if the mistake is made here. `wrong` has the wrong values of each kind."""
         place = self._num_choices
         self._num_choices += 1
         if self.mistake is None:
@@ -157,18 +157,19 @@ class _Chain:
         return self.mistake.value
 
     def write(self, wording: str, *slots: object) -> None:
-        """Adds a step. Both runs write equally many: an empty wording stands for a step that is left out."""
+        """Add a step. Both runs write equally many: an empty wording stands for a step that is left out."""
         self.steps.append(_Step(wording, tuple(map(str, slots)) if wording else (), self._mistaken))
         self._mistaken = False
 
     def forgets(self) -> bool:
-        """Whether the mistake is to leave out the next step. It is then written as an empty one."""
+        """Whether the mistake is to leave out the next step. If so, an empty one is written."""
         forgets = self.choose(False, logical=[True])
         if forgets:
             self.write("")
         return forgets
 
     def conclude(self, wording: str, *slots: object) -> None:
+        """Set the answer and write the last step."""
         self.answer = wording.format(*slots)
         self.write(f"Therefore, the answer is {wording}.", *slots)
 
@@ -228,7 +229,7 @@ def _blanks(number: int, separator: str) -> str:
 
 
 def _near(value: int, low: int = -(10**6), high: int = 10**6) -> list[int]:
-    """Slips that keep the sign: off by one, off by ten, two digits swapped."""
+    """Wrong results of the same sign: off by one, off by ten, two digits swapped."""
     near = [value - 1, value + 1]
     if abs(value) >= 10:
         near += [value - 10, value + 10]
@@ -237,7 +238,7 @@ def _near(value: int, low: int = -(10**6), high: int = 10**6) -> list[int]:
     return [number for number in near if low <= number <= high and number * value >= 0]
 
 
-# Expressions. Truth values are numbers, so that arithmetic and Boolean expressions are worked out alike.
+# Expressions. Truth values are numbers in Python, so one function works out arithmetic and Boolean expressions.
 
 _OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
@@ -247,7 +248,7 @@ _OPERATORS: dict[str, Callable[[int, int], int]] = {
     "or": operator.or_,
 }
 _MISREAD = {"+": "-", "-": "+", "*": "+", "and": "or", "or": "and"}
-# How the question is asked, what stands before a result, and what before the rest of the expression.
+# The question, the words before a result, and those before the rest of the expression.
 _WORDINGS = [
     ("What is {}?", "is", "which leaves"),
     ("Work out {}.", "=", "leaving"),
@@ -267,7 +268,7 @@ def _wrong_results(left: int, sign: str, right: int) -> dict[str, list[int]]:
     wrong = {"calculation": _near(result)}
     if sign == "*":
         wrong["calculation"] += [left * (right + 1), left * (right - 1)]
-    # The rules for signs are facts to know, not sums to work out.
+    # A mistake with a rule for signs is one of knowledge, not of calculation.
     if sign == "*" and min(left, right) < 0:
         wrong["knowledge"] = [-result]
     if sign == "-" and right < 0:
@@ -276,15 +277,15 @@ def _wrong_results(left: int, sign: str, right: int) -> dict[str, list[int]]:
 
 
 def _reduce(chain: _Chain, values: Sequence[int], operators: Sequence[str], equals: str, leaving: str) -> int:
-    """Works out an expression without brackets, one operator a step, with what is left unless `leaving` is empty."""
+    """Work out an expression without brackets, one operator a step. Steps show the rest unless `leaving` is empty."""
     values, operators = list(values), list(operators)
     while operators:
-        # A chain that shows what is left would show that a term is lost.
+        # In a chain that shows the rest, one would see that a term is missing.
         if not leaving and chain.forgets():
             del values[1], operators[0]
             continue
         strong = [place for place, sign in enumerate(operators) if sign in ("*", "and")]
-        # Orders that make no difference leave the answer right, so they are never taken for a mistake.
+        # An order that leaves the answer right is never used: a mistake must change the answer.
         place = chain.choose(strong[0] if strong else 0, logical=range(len(operators)))
         left, sign, right = values[place], operators[place], values[place + 1]
         sign = chain.choose(sign, logical=[_MISREAD[sign]])
@@ -444,11 +445,11 @@ def _month_length(month: int) -> int:
 
 
 def _shift_date(chain: _Chain, month: int, day: int, sign: int, days: int) -> tuple[int, int]:
-    """Moves a date by at most 28 days: the sum, the length of the month that may end, and the way into the next."""
+    """Move a date by at most 28 days: add the days, recall the length of the month, go over into the next."""
     low, high = (1, _month_length(month) + 28) if sign > 0 else (-27, 28)
     total = chain.choose(day + sign * days, calculation=_near(day + sign * days, low, high))
     chain.write("{} {} {} = {}.", day, "+" if sign > 0 else "-", days, total)
-    # Going back, what counts is the length of the month before.
+    # Going back, the length of the month before is needed.
     ending = month if sign > 0 else month - 1
     length = _month_length(ending)
     length = chain.choose(length, knowledge={28: [29, 30], 29: [28, 30], 30: [31], 31: [30]}[length])
@@ -465,10 +466,11 @@ def _shift_date(chain: _Chain, month: int, day: int, sign: int, days: int) -> tu
 
 
 def _date_understanding(rng: random.Random, level: int) -> tuple[str, _Reason]:
-    # Short chains do without the year, so they stay in it.
+    # Chains of level 1 leave out the year, so the date stays in the same one.
     month = rng.randint(1990, 2039) * 12 + rng.randint(0, 10 if level == 1 else 11)
     signs = [1 if level == 1 else rng.choice([1, -1]) for _ in range(2 if level == 3 else 1)]
-    # The latest of three days going forward, the earliest going back: more than half of the moves leave the month.
+    # The latest of three days going forward, the earliest going back, so that more than half of the moves leave the
+    # month.
     day = (max if signs[0] > 0 else min)(rng.randint(1, _month_length(month)) for _ in range(3))
     units = ["day" if level == 1 else rng.choice(["day", "week"]) for _ in signs]
     numbers = [rng.randint(1, 4) if unit == "week" else rng.randint(2, 20) for unit in units]
@@ -501,14 +503,14 @@ _DIRECTIONS = (("right", "left"), ("forward", "backward"))
 
 
 def _draw_walk(rng: random.Random, axes: Sequence[int], num_moves: int) -> list[tuple[int, int]]:
-    """Moves, as axis and signed steps, that lead back to the start or do so but for a single change."""
+    """Moves, as axis and signed steps, that lead back to the start, or would without one change."""
     moves = [(rng.choice(axes), rng.choice([1, -1]) * rng.randint(1, 5)) for _ in range(num_moves)]
     for axis in axes:
         moves.append((axis, -sum(steps for other, steps in moves if other == axis)))
     moves = [move for move in moves if move[1]]
     rng.shuffle(moves)
     if rng.random() < 0.5:
-        # One mistake then leads back to the start, which keeps both answers equally frequent.
+        # Then one mistake leads back to the start. This makes both answers about equally frequent.
         place = rng.randrange(len(moves))
         axis, steps = moves[place]
         longer, added = (steps + 1, rng.randint(1, 5)) if steps > 0 else (steps - 1, -rng.randint(1, 5))
@@ -574,7 +576,7 @@ def _logical_deduction(rng: random.Random, level: int) -> tuple[str, _Reason]:
     size = [3, 4, 6][level - 1]
     ranking = rng.sample(_NAMES.split(), size)
     people = rng.sample(ranking, size)
-    # Someone in between takes two comparisons, too long for level 1.
+    # To place a person between two others takes two comparisons, which is too long for level 1.
     while level == 1 and people[2] == ranking[1]:
         rng.shuffle(people)
     facts = []
@@ -606,7 +608,7 @@ def _logical_deduction(rng: random.Random, level: int) -> tuple[str, _Reason]:
 
 
 def _word_sorting(rng: random.Random, level: int) -> tuple[str, _Reason]:
-    # First letters tell the words of short lists apart, first two letters those of longer ones.
+    # The words of a short list have different first letters, those of a longer one different first two letters.
     num_letters = 1 if level == 1 else 2
     pool = {word[:num_letters]: word for word in rng.sample(_WORDS.split(), len(_WORDS.split()))}
     words = rng.sample(sorted(pool.values()), rng.randint(*[(3, 4), (5, 6), (7, 9)][level - 1]))
@@ -619,7 +621,7 @@ def _word_sorting(rng: random.Random, level: int) -> tuple[str, _Reason]:
             keys[word] = []
             for letter in word[:num_letters]:
                 number = ord(letter) - 96
-                # Numbers of letters that do not occur leave no ties.
+                # A wrong number is that of a letter that no word has, so there are no ties.
                 wrong = set(range(max(number - 4, 1), min(number + 4, 26) + 1)) - taken
                 keys[word].append(chain.choose(number, knowledge=sorted(wrong)))
             chain.write(f"{word}: {', '.join(f'{letter} is {{}}' for letter in word[:num_letters])}.", *keys[word])
@@ -654,8 +656,8 @@ def _draw_dual_cot(task: str, level: int, rng: random.Random, seen: set[str]) ->
         return None
     right = _Chain()
     reason(right)
-    # First a kind, then a place, then a value, so that kinds with many values are not more frequent for it. Early
-    # places are more likely than late ones, since their consequences run longer.
+    # A kind is drawn first, then a place, then a value, so that kinds with many values are not drawn more often. Early
+    # places are more likely than late ones, since their mistakes have more consequences.
     kinds = {kind: rng.random() for kind in sorted({mistake.kind for mistake in right.mistakes})}
     places = {place: rng.random() * (place + 3) for place in sorted({mistake.place for mistake in right.mistakes})}
     mistakes = rng.sample(right.mistakes, len(right.mistakes))
@@ -726,8 +728,8 @@ def generate_dual_cots(
             f"`num_examples` must be positive or zero, got {num_examples}. It is the length of the list. Pass "
             f"`num_examples={-num_examples}` for that many examples."
         )
-    # One generator per task: its questions do not depend on the other tasks. Strings seed `random` alike in all
-    # processes.
+    # One generator per task, so that its questions do not depend on the other tasks. A string seeds `random` in the
+    # same way in every process.
     generators = {task: random.Random(f"{seed}/{level}/{task}") for task in tasks}
     seen: set[str] = set()
     examples: list[DualCoT] = []

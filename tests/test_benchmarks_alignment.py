@@ -3,15 +3,14 @@ Tests of `benchmarks/alignment.py`: its slow methods give the masks of `align`, 
 is complete.
 """
 
-import importlib.util
 import json
 import math
 import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 
+import alignment as benchmark
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,24 +18,13 @@ from hypothesis import strategies as st
 from edit_trl.alignment import align
 
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "alignment.py"
 METHODS = ["python", "numpy", "difflib", "editdistance", "align-reference", "align"]
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("benchmarks_alignment", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-benchmark = load_script()
 chains = st.integers(1, 4).flatmap(lambda size: st.lists(st.integers(0, size - 1), max_size=16))
 
 
 def run_script(*arguments):
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        [sys.executable, benchmark.__file__, *map(str, arguments)],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -114,8 +102,8 @@ class TestGroupByLength:
 class TestReport:
     def test_ratios_and_growth_follow_from_the_times(self):
         """
-        Plain Python takes 40, 60 and 50 µs, `align` 4, 2 and 1: ratios 10, 30 and 50. Twice the tokens in four times the
-        time is a growth of 2.
+        Plain Python takes 40, 60 and 50 µs, `align` 4, 2 and 1: ratios 10, 30 and 50. Twice the tokens in four times
+        the time is a growth of 2.
         """
         short, long = [([1] * 10, [2] * 10)], [([1] * 20, [2] * 20)]
         results = benchmark.summarize(10, short, {"python": [40.0, 60.0, 50.0], "align": [4.0, 2.0, 1.0]})

@@ -3,7 +3,6 @@
 a step takes is not tested.
 """
 
-import importlib.util
 import json
 import math
 import os
@@ -14,11 +13,11 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import training_step
 from rapidfuzz.distance import Levenshtein
 from transformers import AutoTokenizer
 
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "training_step.py"
 EDIT_LAYOUTS = ("full_logits", "padded", "shared_prefix", "padding_free")
 LAYOUTS = (*EDIT_LAYOUTS, "sft", "sft_compact", "dpo")
 
@@ -26,7 +25,7 @@ LAYOUTS = (*EDIT_LAYOUTS, "sft", "sft_compact", "dpo")
 def launch(arguments: list[str], folder: Path) -> tuple[dict, str]:
     """Run the benchmark in a folder; what it wrote and what it printed."""
     completed = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments, "--device", "cpu", "--threads", "1", "--json", "report.json"],
+        [sys.executable, training_step.__file__, *arguments, *"--device cpu --threads 1 --json report.json".split()],
         cwd=folder,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -171,21 +170,11 @@ class TestPairsOfAFile:
         assert str(Path(model_folder).parent) not in json.dumps(real[0]) + real[1]
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("training_step", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["training_step"] = module  # where its dataclass looks for it
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["training_step"]
-
-
 class TestScript:
     @pytest.mark.parametrize("seed", range(5))
-    def test_generated_chains_differ_in_the_key_tokens_alone(self, script, seed):
+    def test_generated_chains_differ_in_the_key_tokens_alone(self, seed):
         args = Namespace(prompt=5, chain=50, share=0.5, key_ratio=0.2)
-        pair = script.generate_pair(random.Random(seed), list(range(40)), args)
+        pair = training_step.generate_pair(random.Random(seed), list(range(40)), args)
         chosen, rejected = pair["chosen_ids"], pair["rejected_ids"]
         differing = [i for i, (a, b) in enumerate(zip(chosen, rejected, strict=True)) if a != b]
         assert (len(pair["prompt_ids"]), len(chosen), len(differing), differing[0]) == (5, 50, 10, 25)
@@ -199,26 +188,26 @@ class TestScript:
             (["--layouts", "shared"], "invalid choice"),
         ],
     )
-    def test_wrong_arguments_are_explained(self, script, arguments, message, capsys):
+    def test_wrong_arguments_are_explained(self, arguments, message, capsys):
         with pytest.raises(SystemExit):
-            script.parse_args(arguments)
+            training_step.parse_args(arguments)
         assert message in capsys.readouterr().err
 
-    def test_flash_attention_is_measured_without_padding(self, script):
-        assert "padding_free" in script.parse_args(["--attn_implementation", "flash_attention_2"]).layouts
-        assert "padding_free" not in script.parse_args([]).layouts
+    def test_flash_attention_is_measured_without_padding(self):
+        assert "padding_free" in training_step.parse_args(["--attn_implementation", "flash_attention_2"]).layouts
+        assert "padding_free" not in training_step.parse_args([]).layouts
 
-    def test_losses_that_differ_stop_the_benchmark(self, script):
+    def test_losses_that_differ_stop_the_benchmark(self):
         layouts = [
-            script.Layout(name, [], None, None, None, 0.0, num_pairs=[3, 1], losses=(1.0, loss))
+            training_step.Layout(name, [], None, None, None, 0.0, num_pairs=[3, 1], losses=(1.0, loss))
             for name, loss in (("padded", 2.0), ("shared_prefix", 2.4))
         ]
         with pytest.raises(SystemExit, match="same loss"):
-            script.compare_losses(layouts, Namespace(dtype="float32", autocast=False))
-        difference = script.compare_losses(layouts, Namespace(dtype="bfloat16", autocast=False))
+            training_step.compare_losses(layouts, Namespace(dtype="float32", autocast=False))
+        difference = training_step.compare_losses(layouts, Namespace(dtype="bfloat16", autocast=False))
         assert difference == pytest.approx(0.1)
 
-    def test_plot_without_matplotlib_says_what_to_install(self, script, monkeypatch):
+    def test_plot_without_matplotlib_says_what_to_install(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         with pytest.raises(ImportError, match=r"pip install 'edit-trl\[dev\]'"):
-            script.main(["--plot", "bars.png"])
+            training_step.main(["--plot", "bars.png"])

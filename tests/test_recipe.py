@@ -52,7 +52,7 @@ class TestRecipe:
             assert sum(num for _, num in by_task.values()) == 8
         assert "accuracy, % [95 % interval]" in output
         assert "Key tokens of the right chains: " in output
-        assert "Stage 2 against stage 1 continued, in domain: " in output
+        assert "Stage 2 against stage 1 continued, in domain: " in output and "McNemar's p = " in output
         for folder in ("student", "student/sft", "student/control"):
             for file in ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"):
                 assert (tmp_path / folder / file).exists(), f"{folder}/{file}"
@@ -71,8 +71,8 @@ class TestRecipe:
 
     def test_two_processes_score_every_question_once(self, tmp_path, model_folder):
         output = launch(
-            f"-m accelerate.commands.launch --multi_gpu --num_processes 2 {RECIPE} --model_name_or_path {model_folder} "
-            f"--output_dir student {SHORT} --demo_num_questions 9",
+            f"-m accelerate.commands.launch --multi_gpu --num_processes 2 {RECIPE} --output_dir student {SHORT} "
+            f"--model_name_or_path {model_folder} --demo_num_questions 9",
             tmp_path,
             {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
         )
@@ -160,20 +160,7 @@ def recipe():
     return runpy.run_path(RECIPE)
 
 
-class TestIntervals:
-    def test_wilson_interval_is_that_of_the_books(self, recipe):
-        """8 of 10: (0.8 + 1.96^2/20 -+ 1.96 sqrt(0.8*0.2/10 + 1.96^2/400)) / (1 + 1.96^2/10) = 0.4902 and 0.9433."""
-        assert recipe["wilson_interval"](8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-        low, high = recipe["wilson_interval"](0, 10)
-        assert low == pytest.approx(0, abs=1e-12)
-        assert 0 < high < 0.3
-
-    def test_paired_difference_counts_the_questions_on_which_two_students_differ(self, recipe):
-        """Of 10 questions 3 are gained and 1 is lost: +0.2, variance 0.4 - 0.04, half 1.96 * sqrt(0.36 / 10)."""
-        pairs = [(True, False)] * 3 + [(False, True)] + [(True, True)] * 4 + [(False, False)] * 2
-        half = 1.96 * (0.36 / 10) ** 0.5
-        assert recipe["paired_difference"](pairs) == pytest.approx((0.2 - half, 0.2, 0.2 + half))
-
+class TestTable:
     def test_table_has_a_row_per_task_and_a_column_per_student(self, recipe):
         scores = {
             "before": {"navigate": [False] * 4, "word_sorting": [False, True]},
@@ -186,4 +173,10 @@ class TestIntervals:
         assert "0 [0, 49]" in row
         assert "75 [30, 95]" in row
         assert not any(line.startswith("  object_counting") for line in lines)
+        # Only one of the four questions tells the two students apart: p = 2 * 1/2.
         assert lines[-1].startswith("Stage 2 against stage 1 continued, in domain: +25.0% [")
+        assert lines[-1].endswith("], McNemar's p = 1")
+
+    def test_table_without_questions_in_domain_compares_no_students(self, recipe):
+        scores = {name: {"word_sorting": [True]} for name in ("after stage 2 (KRSL)", "stage 1 continued")}
+        assert "Stage 2 against" not in recipe["table"](scores)

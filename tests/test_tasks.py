@@ -1,13 +1,12 @@
 """
 Tests of the generated tasks.
 
-`SOLVERS` answer the questions from their text alone, and `statements` checks what the chains say. Both are written
-without the generator, so that right is right and wrong is wrong by another account than its own.
+`SOLVERS` answer the questions from their text alone, and `statements` checks what the chains say. Neither uses code of
+the generator, so a mistake in the generator is not repeated here.
 """
 
 import calendar
 import difflib
-import doctest
 import functools
 import itertools
 import os
@@ -57,7 +56,7 @@ every_task_and_level = pytest.mark.parametrize(
 
 def solve_expression(question):
     expression = re.fullmatch(r"(?:What is|Work out|Evaluate) (.+)[?.]", question)[1]
-    # Python's order of operations is the one of the tasks.
+    # The tasks have Python's order of operations.
     assert re.fullmatch(r"(?:\d|[-+*() ]|True|False|and|or|not)+", expression)
     return str(eval(expression))
 
@@ -211,7 +210,7 @@ class TestMistakes:
 
     @every_task_and_level
     def test_wrong_chains_state_one_falsehood_unless_logical(self, task, level):
-        """A wrong fact or sum is false once, and what follows is worked out right. Wrong logic states truths."""
+        """A wrong fact or sum is false once; what follows is worked out right. Logical mistakes say nothing false."""
         for example in examples_of(task, level):
             num_false = statements(example.rejected).count(False)
             assert num_false == (0 if example.mistake_kind == "logical" else 1), example.rejected
@@ -274,7 +273,7 @@ class TestSpans:
                 assert example.chosen[: span.end].endswith(". ")
 
     def test_a_wrong_sum_is_the_mistake_and_later_sums_are_consequences(self):
-        """`3 + 4 = 7. 7 + 4 = 11.` against `3 + 4 = 6. 6 + 4 = 10.`: the first result, then all that is made of it."""
+        """`3 + 4 = 7. 7 + 4 = 11.` against `3 + 4 = 6. 6 + 4 = 10.`: the first result, then all that depends on it."""
         example = generate_dual_cots(1, tasks=["multistep_arithmetic"], seed=8)[0]
         assert example.rejected == "3 + 4 = 6. 6 + 4 = 10. Therefore, the answer is 10."
         assert example.rejected_spans == (
@@ -306,7 +305,7 @@ class TestText:
         assert lengths[0] * 1.15 < lengths[1] and lengths[1] * 1.15 < lengths[2]
 
     def test_level_one_is_short(self):
-        """A word or a digit is a token of a small model, more or less, and so is a mark of punctuation."""
+        """A word, a digit or a punctuation mark is about one token of a small model."""
         for task in ALL_TASKS:
             for example in examples_of(task, 1):
                 assert len(re.findall(r"[A-Za-z]+|\d|[^\w\s]", example.question)) <= 50
@@ -385,12 +384,6 @@ class TestGenerateDualCoTs:
         monkeypatch.setattr(tasks, "_MAX_FAILED_DRAWS", 20)
         with pytest.raises(ValueError, match="needs more questions than 'boolean_expressions' has at level 1: after "):
             generate_dual_cots(2305, tasks=["boolean_expressions"])
-
-    def test_examples_of_the_docs_run(self):
-        docs = re.sub(r"```(?:python)?", "", generate_dual_cots.__doc__)
-        test = doctest.DocTestParser().get_doctest(docs, vars(tasks), "generate_dual_cots", None, 0)
-        assert test.examples
-        assert doctest.DocTestRunner().run(test).failed == 0
 
 
 class TestToPair:

@@ -1,0 +1,43 @@
+"""
+What the benchmarks share in their reports: the machine and the versions, Markdown tables, and matplotlib.
+"""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def describe_machine(*packages: str) -> dict[str, Any]:
+    """Processor and number of cores, and the versions of Python and of the packages by name."""
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, padded so that it also reads as plain text."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *rows]]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def import_pyplot() -> Any:
+    """`matplotlib.pyplot`, drawing to files alone. Raises `ImportError` that says what to install."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(
+            "`--plot` needs the `matplotlib` package. Install it with `pip install 'edit-trl[dev]'`."
+        ) from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
