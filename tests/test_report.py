@@ -21,8 +21,8 @@ from conftest import build_model
 
 from edit_trl.inspection import InspectionConfig, Statistics, read_pairs, report
 from edit_trl.inspection.log_probs import add_log_probs
+from edit_trl.inspection.pairs import PROBLEMS
 from edit_trl.inspection.report import plot_statistics, write_html
-from edit_trl.inspection.statistics import PROBLEMS
 from edit_trl.tasks import generate_dual_cots
 
 

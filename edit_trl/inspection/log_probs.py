@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .statistics import InspectedPair
+from .pairs import InspectedPair
 
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from .statistics import PAPER_KEY_TOKEN_RATIO, PROBLEMS, InspectedPair, Piece, Statistics
+from .dataset_statistics import PAPER_KEY_TOKEN_RATIO, Statistics
+from .pairs import PROBLEMS, InspectedPair, Piece
 from .terminal import visible
 
 
