@@ -3,7 +3,8 @@
 from .dataset_statistics import Statistics
 from .log_probs import add_log_probs
 from .pairs import InspectedPair, InspectionConfig, Piece, read_pairs
-from .report import plot_statistics, write_html
+from .plots import plot_statistics
+from .report import write_html
 from .terminal import print_statistics, show_pair
 
 

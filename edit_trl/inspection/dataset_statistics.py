@@ -1,7 +1,7 @@
 """
 The numbers of a dual-CoT dataset, gathered pair by pair, and what they mean for training.
 
-Takes the pairs that `pairs.py` reads. `terminal.py` and `report.py` show the numbers.
+Takes the pairs that `pairs.py` reads. `terminal.py` and `report.py` show the numbers, `distributions.py` bins them.
 """
 
 import math
