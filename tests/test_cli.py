@@ -35,8 +35,10 @@ from dual_cot_teacher import (
 from pyarrow import parquet
 from teacher import Response, Teacher, completion
 
+from edit_trl import DataCollatorForDualCoT, align
 from edit_trl.chat import ChatClient
 from edit_trl.cli import main
+from edit_trl.data_utils import prepare_dual_cots
 from edit_trl.inspection import InspectionConfig, Statistics, read_pairs
 from edit_trl.synthesis import SynthesisConfig, dataset_files
 
@@ -795,6 +797,21 @@ class TestInspect:
 
         assert self.shown(capsys) == expected
 
+    def test_truncation_keeps_the_end_where_it_is_asked_to(self, model_folder, tokenizer):
+        """What is cut is what the collator cuts: of six tokens that are left, it scores all keys but a first one."""
+        flags = ["--model", model_folder, "--max_length", "6", "--truncation_mode", "keep_end", "--json", "n.json"]
+        assert main(["inspect", "pairs.jsonl", "--num_pairs", "0", *flags]) == 0
+
+        rows = [row for row in PAIRS if row["chosen"].strip()]
+        prepared = prepare_dual_cots(Dataset.from_list(rows), tokenizer, eos_token=tokenizer.eos_token)
+        batch = DataCollatorForDualCoT(0, max_length=6, truncation_mode="keep_end")(list(prepared))
+        chains = [(example["chosen_ids"], example["rejected_ids"]) for example in prepared]
+        keys = [key for pair in chains for key in (align(*pair).chosen_key, align(*pair).rejected_key)]
+        cut = json.loads(Path("n.json").read_text())["truncation"]
+        assert cut["tokens"] == sum(map(len, keys)) - batch["num_completion_tokens"].sum() > 0
+        num_scored = batch["scored_key"].sum() + sum(key[-6] for key in keys)
+        assert cut["key_tokens"] == batch["num_key_tokens"].sum() - num_scored > 0
+
     def test_good_and_bad_pairs_are_written_apart(self, capsys):
         assert main(["inspect", "pairs.jsonl", "--filter", "good.jsonl"]) == 0
 
@@ -875,7 +892,7 @@ class TestInspect:
             (json.dumps(GOOD), ["--log_probs"], "`--log_probs` needs `--model`"),
             (json.dumps(GOOD), ["--filter", "good.csv"], "Pass `--filter good.jsonl`"),
             (json.dumps(GOOD), ["--html", "nowhere/report.html"], "The folder of 'nowhere/report.html' must exist"),
-            (json.dumps(GOOD), ["--tie_break", "left"], "`tie_break` must be 'symmetric' or 'reference'"),
+            (json.dumps(GOOD), ["--tie_break", "left"], "`tie_break` must be one of 'symmetric', 'reference'"),
         ],
     )
     def test_what_cannot_work_is_one_line(self, content, flags, message, capsys):

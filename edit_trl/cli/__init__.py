@@ -27,7 +27,7 @@ from typing import Any
 
 from ..chat import BudgetReached, ChatClient, EndpointError
 from ..evaluation.evaluator import EvaluationConfig
-from ..inspection.statistics import InspectedPair, InspectionConfig
+from ..inspection.pairs import InspectedPair, InspectionConfig
 from ..questions import normalize_questions
 from ..synthesis.dual_cot import SynthesisConfig, estimate_requests, synthesize
 
@@ -353,7 +353,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
             watched = add_log_probs(watched, _load_model(args.model))
         if args.html is not None:
-            from ..inspection.report import write_html
+            from ..inspection import write_html
 
             write_html(watched, statistics, args.html, title=Path(args.data).name)
         else:
@@ -370,7 +370,7 @@ def _inspect(args: argparse.Namespace) -> int:
         print()
         show_pair(pair, weights=args.weights, fold=args.fold)
     if args.plot is not None:
-        from ..inspection.report import plot_statistics
+        from ..inspection import plot_statistics
 
         plot_statistics(statistics).savefig(args.plot)
     if args.json is not None:

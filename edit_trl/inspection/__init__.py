@@ -1,8 +1,10 @@
-"""Look at dual chains-of-thought before training on them: what is key, and what is amiss."""
+"""Look at dual chains-of-thought before training on them: which tokens are key, and which pairs have problems."""
 
+from .dataset_statistics import Statistics
 from .log_probs import add_log_probs
-from .report import plot_statistics, write_html
-from .statistics import InspectedPair, InspectionConfig, Piece, Statistics, read_pairs
+from .pairs import InspectedPair, InspectionConfig, Piece, read_pairs
+from .plots import plot_statistics
+from .report import write_html
 from .terminal import print_statistics, show_pair
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from .statistics import InspectedPair
+from .pairs import InspectedPair
 
 
 def add_log_probs(pairs: Iterable[InspectedPair], model: Any, batch_size: int = 8) -> Iterator[InspectedPair]:

@@ -1,20 +1,22 @@
 """
 Pairs and numbers in a terminal or a notebook.
 
-Key tokens are coloured, what both chains share is dimmed. Without colour (a pipe, `NO_COLOR`) key tokens stand in marks,
-as in `git diff --word-diff`: `{+right+}` and `[-wrong-]`. Control characters of the data are shown, never sent.
+Key tokens are coloured, what both chains share is dimmed. Without colour (a pipe, `NO_COLOR`) key tokens stand in
+marks, as in `git diff --word-diff`: `{+right+}` and `[-wrong-]`. They read as a diff from the wrong chain to the right
+one, which is the direction of training.
 
-What would surprise: the marks are those of a diff from the wrong chain to the right one, which is what training asks for.
+Control characters of the data are printed as pictures or numbers, so that they cannot steer the terminal.
 """
 
 import re
 from typing import TYPE_CHECKING, Any
 
-from .statistics import PROBLEMS, InspectedPair, InspectionConfig, Piece, read_pairs
+from .pairs import PROBLEMS, InspectedPair, InspectionConfig, Piece, read_pairs
 
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 
@@ -24,7 +26,8 @@ _MIN_WIDTH = 100
 _STYLES = {"chosen": "bold underline green", "rejected": "bold underline red"}
 _MARKS = {"chosen": ("{+", "+}"), "rejected": ("[-", "-]")}
 
-# Controls but for line ends and tabs, what turns the direction of text, what has no width, and halves of characters.
+# Control characters except line ends and tabs, marks that turn the direction of text, characters without width, and
+# halves of characters.
 _INVISIBLE = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
 )
@@ -168,7 +171,7 @@ def _chain(pair: InspectedPair, side: str, fold: int | None, is_coloured: bool) 
         if is_key:
             run = [_show_space(part) if not part.strip() else part for part in run]
         elif fold is not None and len(run) > 2 * fold + 1:
-            # Not at the ends of the chain: there is no edit to lead to.
+            # At the ends of a chain nothing is left: no edit lies there.
             first, last = fold if start else 0, len(run) - fold if stop < len(pieces) else len(run)
             gap = "" if last == len(run) or run[last][:1].isspace() else " "
             run[first:last] = [f" … {last - first} …{gap}"]
@@ -187,7 +190,7 @@ def _show_space(text: str) -> str:
     return text.replace(" ", "␣").replace("\t", "⇥").replace("\n", "⏎\n")
 
 
-def _edit_table(pair: InspectedPair) -> Any:
+def _edit_table(pair: InspectedPair) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
@@ -253,15 +256,16 @@ def print_statistics(summary: dict[str, Any], console: "Console | None" = None) 
     if cost["padded"]:
         console.print(
             f"Training: {cost['padded']:,} {unit} an epoch in two rows per pair, {cost['shared_prefix']:,} with "
-            f"`shared_prefix` ({cost['shared_prefix'] / cost['padded']:.0%}). Cut at `max_length={cut['max_length']}`: "
-            f"{cut[unit]:,}, of which {cut[f'key_{unit}']:,} key, in {cut['pairs']:,} pairs.",
+            f"`shared_prefix` ({cost['shared_prefix'] / cost['padded']:.0%}). "
+            f"Cut at `max_length={cut['max_length']}`: {cut[unit]:,}, of which {cut[f'key_{unit}']:,} key, in "
+            f"{cut['pairs']:,} pairs.",
             highlight=False,
         )
         one_sided = summary["one_sided"]
         if any(one_sided.values()):
             console.print(
-                f"Without key {unit} in the right chain (the wrong one only adds): {one_sided['chosen']:,} pairs; in the wrong "
-                f"chain: {one_sided['rejected']:,}.",
+                f"Without key {unit} in the right chain (the wrong one only adds): {one_sided['chosen']:,} pairs; in "
+                f"the wrong chain: {one_sided['rejected']:,}.",
                 highlight=False,
             )
     if summary["problems"]:

@@ -1,0 +1,230 @@
+"""
+The numbers of a dual-CoT dataset, gathered pair by pair, and what they mean for training.
+
+Takes the pairs that `pairs.py` reads. `terminal.py` and `report.py` show the numbers, `distributions.py` bins them.
+"""
+
+import math
+from array import array
+from collections import Counter, defaultdict
+from typing import Any
+
+from .pairs import DROPPED, PROBLEMS, InspectedPair, InspectionConfig
+
+
+# Share of key tokens in the paper's data, appendix.
+PAPER_KEY_TOKEN_RATIO = 0.047
+
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Different key tokens that are counted. A tokenizer has fewer; of words the infrequent ones are forgotten.
+_MAX_COUNTED = 200_000
+
+
+class Statistics:
+    """
+    Numbers of a dataset, gathered pair by pair: a few bytes are kept of each.
+
+    Args:
+        config ([`InspectionConfig`], *optional*):
+            Options that the pairs were read with.
+        unit (`str`, *optional*, defaults to `"tokens"`):
+            What was counted, `"tokens"` or `"words"`.
+
+    Examples:
+
+    ```python
+    >>> from edit_trl.inspection import read_pairs
+    >>> row = {"prompt": "Q: 2 + 3?\\nA:", "chosen": " 2 + 3 = 5. So 5.", "rejected": " 2 + 3 = 6. So 6."}
+    >>> statistics = Statistics(unit="words")
+    >>> for pair in read_pairs([row]):
+    ...     statistics.add(pair)
+    >>> statistics.summary()["key_token_ratio"]["both"]["mean"]
+    0.2857
+
+    ```
+    """
+
+    def __init__(self, config: InspectionConfig | None = None, unit: str = "tokens") -> None:
+        self.config = config or InspectionConfig()
+        self.unit = unit
+        self.num_pairs = 0
+        self.problems: Counter[str] = Counter()
+        self.num_with_problems = 0
+        self.values = {name: array("f") for name in ("both", "chosen", "rejected", "similarity", "shared")}
+        self.totals: Counter[str] = Counter()
+        self.groups: dict[str, dict[str, dict[str, float]]] = {"task": {}, "origin": {}}
+        self.key_pieces: dict[str, Counter[str]] = {"chosen": Counter(), "rejected": Counter()}
+
+    def add(self, pair: InspectedPair) -> None:
+        """
+        Count a pair.
+
+        Args:
+            pair ([`InspectedPair`]):
+                The pair.
+        """
+        self.num_pairs += 1
+        self.problems.update(pair.problems)
+        self.num_with_problems += bool(pair.problems)
+        sums: dict[str, float] = {"pairs": 1, "problems": bool(pair.problems)}
+        if pair.chosen and pair.rejected:
+            numbers = {
+                "both": pair.key_token_ratio,
+                "chosen": pair.num_chosen_key / pair.num_chosen,
+                "rejected": pair.num_rejected_key / pair.num_rejected,
+                "similarity": pair.similarity,
+                "shared": pair.num_shared / max(pair.num_chosen, pair.num_rejected),
+            }
+            for name, number in numbers.items():
+                self.values[name].append(number)
+            sums.update(read=1, both=numbers["both"], similarity=numbers["similarity"])
+            self._count_tokens(pair)
+        for column, groups in self.groups.items():
+            name = getattr(pair, column)
+            if name is not None:
+                group = groups.setdefault(name, defaultdict(float))
+                for key, number in sums.items():
+                    group[key] += number
+
+    def _count_tokens(self, pair: InspectedPair) -> None:
+        self.totals.update(
+            **pair.cost,
+            cut=pair.num_cut,
+            key_cut=pair.num_key_cut,
+            pairs_cut=pair.num_cut > 0,
+            no_chosen_key=not pair.num_chosen_key,
+            no_rejected_key=not pair.num_rejected_key,
+        )
+        for side, counter in self.key_pieces.items():
+            counter.update(piece.text for piece in getattr(pair, side) if piece.is_key)
+            if len(counter) > _MAX_COUNTED:
+                self.key_pieces[side] = Counter(dict(counter.most_common(_MAX_COUNTED // 2)))
+
+    def summary(self) -> dict[str, Any]:
+        """
+        The numbers, as JSON can hold them.
+
+        Returns:
+            `dict[str, Any]`: `pairs` and `readable_pairs`; `unit`; `problems` by name, and the number of pairs
+            `with_problems`; mean and quantiles of `key_token_ratio` (of `both` chains, `chosen`, `rejected`),
+            `similarity` and `shared_start`; `by_task` and `by_origin`; `truncation` at `max_length`; `one_sided`,
+            pairs without key tokens on a side; the most frequent `key_tokens`; `cost`, tokens through the model per
+            epoch in the two layouts; `paper`; and `advice`.
+        """
+        values = {name: _describe(numbers) for name, numbers in self.values.items()}
+        totals = self.totals
+        summary = {
+            "pairs": self.num_pairs,
+            "readable_pairs": len(self.values["both"]),
+            "unit": self.unit,
+            "problems": {name: self.problems[name] for name in PROBLEMS if self.problems[name]},
+            "with_problems": self.num_with_problems,
+            "key_token_ratio": {name: values[name] for name in ("both", "chosen", "rejected")},
+            "similarity": values["similarity"],
+            "shared_start": values["shared"],
+            **{
+                f"by_{column}": {name: _describe_group(counts) for name, counts in sorted(groups.items())}
+                for column, groups in self.groups.items()
+            },
+            "truncation": {
+                "max_length": self.config.max_length,
+                "truncation_mode": self.config.truncation_mode,
+                "pairs": totals["pairs_cut"],
+                self.unit: totals["cut"],
+                f"key_{self.unit}": totals["key_cut"],
+            },
+            "one_sided": {"chosen": totals["no_chosen_key"], "rejected": totals["no_rejected_key"]},
+            "key_tokens": {side: counter.most_common(20) for side, counter in self.key_pieces.items()},
+            "cost": {layout: totals[layout] for layout in ("padded", "shared_prefix")},
+            "paper": {"key_token_ratio": PAPER_KEY_TOKEN_RATIO},
+        }
+        return {**summary, "advice": advise(summary, self.config)}
+
+
+def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
+    """
+    What the numbers mean for training.
+
+    Args:
+        summary (`dict[str, Any]`):
+            Of [`Statistics.summary`].
+        config ([`InspectionConfig`]):
+            Options that the pairs were read with.
+
+    Returns:
+        `list[str]`: Sentences, the most serious first; empty if there is nothing to say.
+    """
+    num, problems, unit = summary["pairs"], summary["problems"], summary["unit"]
+    if not summary["readable_pairs"]:
+        return ["No pair can be read: nothing would be trained on."] if num else ["There is no pair."]
+    advice = []
+    ratio = summary["key_token_ratio"]["both"]["mean"]
+    if ratio > 0.3:
+        advice.append(
+            f"{ratio:.0%} of the {unit} are key: these chains are not dual, they share too little to show where the "
+            "mistake is. Training on them is close to training on whole chains. Make pairs that share their "
+            "reasoning, or keep those that do with `--filter`."
+        )
+    elif ratio > 3 * PAPER_KEY_TOKEN_RATIO:
+        advice.append(
+            f"{ratio:.0%} of the {unit} are key, against about {PAPER_KEY_TOKEN_RATIO:.1%} of the tokens in the "
+            "paper: many edits change the wording and not the reasoning. Look at the pairs with the highest ratio "
+            "(`--sort key_token_ratio`)."
+        )
+    dropped = sum(problems.get(name, 0) for name in DROPPED)
+    if dropped:
+        advice.append(f"{_share(dropped, num)} would be left out by the trainer: nothing can be learnt from them.")
+    for name, what in (
+        ("chosen_is_wrong", "teach a wrong answer: their `chosen` does not arrive at `answer`"),
+        ("rejected_is_right", "push the right answer away: their `rejected` arrives at `answer`"),
+        ("same_answer", "give the same answer on both sides: their key tokens are wording"),
+        (
+            "not_dual",
+            f"share less than {config.min_similarity:.0%} of their {unit}: most of their key tokens are wording",
+        ),
+        ("only_answer_differs", "have the same steps on both sides: they teach an answer and no reasoning"),
+        ("duplicate", "repeat an earlier pair, which then counts more than the others"),
+        ("unreadable", "cannot be read, and would stop the training"),
+        ("too_long", "hold a text of more than a million characters: look for missing line breaks"),
+        ("keys_cut", f"lose all their key tokens at `max_length={config.max_length}`: raise it"),
+    ):
+        if problems.get(name):
+            advice.append(f"{_share(problems[name], num)} {what}.")
+    cut = summary["truncation"]["pairs"]
+    if cut > problems.get("keys_cut", 0) + problems.get("no_room", 0):
+        lost = "ends" if config.truncation_mode == "keep_start" else "beginnings"
+        advice.append(
+            f"{_share(cut, num)} are cut at `max_length={config.max_length}`, and lose the {lost} of their chains."
+        )
+    if problems.keys() - set(DROPPED):
+        advice.append(
+            "`--filter FILE` writes the pairs without problems to a file, and the others, with their problems, to a "
+            "second one."
+        )
+    cost = summary["cost"]
+    if cost["shared_prefix"] > 0.9 * cost["padded"]:
+        advice.append(
+            "The chains differ from early on: computing their common start once (`shared_prefix`) saves little here."
+        )
+    return advice
+
+
+def _describe(numbers: "array[float]") -> dict[str, Any]:
+    """Mean and quantiles."""
+    if not numbers:
+        return {"mean": None, "quantiles": {}}
+    ordered = sorted(numbers)
+    last = len(ordered) - 1
+    quantiles = {str(share): round(ordered[round(share * last)], 4) for share in _QUANTILES}
+    return {"mean": round(math.fsum(numbers) / len(numbers), 4), "quantiles": quantiles}
+
+
+def _describe_group(sums: dict[str, float]) -> dict[str, Any]:
+    read = sums["read"]
+    ratio, likeness = (round(sums[name] / read, 4) if read else None for name in ("both", "similarity"))
+    numbers = {name: int(sums[name]) for name in ("pairs", "problems")}
+    return {**numbers, "key_token_ratio": ratio, "similarity": likeness}
+
+
+def _share(number: int, total: int) -> str:
+    return f"{number:,} of {total:,} pairs"

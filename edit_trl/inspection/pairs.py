@@ -1,0 +1,415 @@
+"""
+Read the pairs of a dual-CoT dataset as `EDITTrainer` reads them, for showing them.
+
+With a tokenizer a pair is read in that tokenizer's tokens, without one in words. What is key, what each token weighs
+and what `max_length` cuts comes from `weighting.py`, as in training. Both chains are cut into pieces that can be shown
+(a token, or the few tokens that share a character), each with its weight, and the edits between the chains are listed.
+
+A pair that teaches nothing, or the wrong thing, gets the names of its problems. One bad row raises no error.
+
+Chains are aligned before they are truncated, as in training: the numbers of a pair are those of its whole chains, and
+what truncation cuts is counted apart.
+
+Paper: https://huggingface.co/papers/2405.19737
+"""
+
+import hashlib
+import math
+import os
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+from ..alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT, similarity
+from ..answers import answers_match, extract_answer, reasoning
+from ..option_help import help_from_docstring
+from ..token_texts import decode_pieces
+from ..weighting import WeightedPair, align_completions, check_max_length, check_options, weigh_pair
+
+
+PROBLEMS = {
+    "missing": "`prompt`, `chosen` or `rejected` is missing or empty",
+    "unreadable": "a column holds neither text nor messages, or some columns hold text and others messages",
+    "too_long": "a text is longer than a million characters, too long for a chain of thought",
+    "equal": "the tokens of both chains are equal",
+    "no_room": "the prompt leaves no room for a completion under `max_length`",
+    "keys_cut": "truncation at `max_length` cuts all key tokens",
+    "duplicate": "an earlier row holds the same pair",
+    "not_dual": "the similarity of the chains is below `min_similarity`",
+    "only_answer_differs": "the steps of both chains are the same, so that only the conclusion is key",
+    "same_answer": "both chains give the same answer",
+    "chosen_is_wrong": "the answer of `chosen` is not that of the column `answer`",
+    "rejected_is_right": "the answer of `rejected` is that of the column `answer`",
+}
+# Those that the trainer leaves out by itself.
+DROPPED = ("missing", "equal", "no_room")
+
+_MAX_CHARACTERS = 1_000_000
+_WORD = re.compile(r"\s*\S+")
+
+
+@help_from_docstring
+@dataclass
+class InspectionConfig:
+    """
+    Options of [`read_pairs`] and of the command `edit-trl inspect`: those of [`EDITConfig`] that decide what training
+    sees of a pair, and when a pair counts as dual.
+
+    Args:
+        alignment_level (`str`, *optional*, defaults to `"token"`):
+            `"token"` or `"word"`, as in [`EDITConfig`]. Without a tokenizer words are aligned in any case.
+        tie_break (`str`, *optional*, defaults to `"symmetric"`):
+            Which of several minimum edit scripts counts, `"symmetric"` or `"reference"`, as in [`EDITConfig`].
+        chosen_key_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the right chain's key tokens.
+        rejected_key_weight (`float`, *optional*, defaults to `0.025`):
+            Strength with which the wrong chain's key tokens are pushed away.
+        chosen_other_weight (`float`, *optional*, defaults to `0.0`):
+            Weight of the right chain's other tokens.
+        max_length (`int`, *optional*, defaults to `1024`):
+            Tokens of prompt and chain that training keeps; `None` keeps all.
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
+            Which end of a longer prompt and chain training keeps, `"keep_start"` or `"keep_end"`.
+        min_similarity (`float`, *optional*, defaults to `0.5`):
+            Least share of the longer chain that needs no edit in a pair that counts as dual.
+
+    Raises:
+        ValueError: If an option cannot work.
+    """
+
+    alignment_level: str = "token"
+    tie_break: str = "symmetric"
+    chosen_key_weight: float = CHOSEN_KEY_WEIGHT
+    rejected_key_weight: float = REJECTED_KEY_WEIGHT
+    chosen_other_weight: float = CHOSEN_OTHER_WEIGHT
+    max_length: int | None = 1024
+    truncation_mode: str = "keep_start"
+    min_similarity: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_max_length(self.max_length)
+        if not 0 <= self.min_similarity <= 1:
+            raise ValueError(
+                f"`min_similarity` must lie between 0 and 1, got {self.min_similarity}. It is a share of the longer "
+                "chain; pass 0 to call any pair dual."
+            )
+
+
+class Piece(NamedTuple):
+    """
+    A part of a chain that is shown as one: a token, the few tokens that share a character, or a word.
+
+    Args:
+        text (`str`):
+            Its text, with the whitespace before it.
+        is_key (`bool`):
+            Whether a token of it is key.
+        weight (`float`):
+            Its weight in training: that of its first key token, else of its first token.
+        num_tokens (`int`):
+            Its tokens; 1 for a word without a tokenizer.
+    """
+
+    text: str
+    is_key: bool
+    weight: float
+    num_tokens: int
+
+
+@dataclass
+class InspectedPair:
+    """
+    A pair as training sees it.
+
+    Args:
+        row (`int`):
+            Number of the pair in the dataset, from 0.
+        example (`dict[str, Any]`):
+            The row itself.
+        prompt (`str`):
+            Text of the prompt.
+        chosen, rejected (`list[Piece]`):
+            Pieces of the right and of the wrong chain.
+        edits (`list[tuple[int, int, int, int]]`):
+            What the chains do not share, in order: `(chosen_start, chosen_end, rejected_start, rejected_end)`, in
+            pieces. What is inserted has an empty range on the other side.
+        problems (`list[str]`):
+            Names from `PROBLEMS`. A pair that cannot be read has no pieces.
+        task, origin (`str` or `None`):
+            From the columns of these names.
+        num_prompt, num_chosen, num_rejected (`int`):
+            Lengths, in tokens (words without a tokenizer).
+        num_chosen_key, num_rejected_key (`int`):
+            Key tokens of the right and of the wrong chain.
+        num_shared (`int`):
+            Tokens of the chains before their first difference.
+        similarity (`float`):
+            Share of the longer chain that needs no edit.
+        num_cut, num_key_cut (`int`):
+            Tokens, and key tokens, of both chains that truncation cuts.
+        cost (`dict[str, int]`):
+            Tokens that the pair takes through the model after truncation, by layout: in two rows of the same length
+            (`"padded"`) and in one that holds the common start once (`"shared_prefix"`).
+        ids (`dict[str, list[int]]`, *optional*):
+            `prompt_ids`, `chosen_ids` and `rejected_ids`; none without a tokenizer.
+        log_probs (`tuple[list[float], list[float]]`, *optional*):
+            Log-probability, in nats, of each token of the right and of the wrong chain, if [`add_log_probs`] added
+            them.
+    """
+
+    row: int
+    example: dict[str, Any]
+    prompt: str = ""
+    chosen: list[Piece] = field(default_factory=list)
+    rejected: list[Piece] = field(default_factory=list)
+    edits: list[tuple[int, int, int, int]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    task: str | None = None
+    origin: str | None = None
+    num_prompt: int = 0
+    num_chosen: int = 0
+    num_rejected: int = 0
+    num_chosen_key: int = 0
+    num_rejected_key: int = 0
+    num_shared: int = 0
+    similarity: float = math.nan
+    num_cut: int = 0
+    num_key_cut: int = 0
+    cost: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, list[int]] | None = None
+    log_probs: tuple[list[float], list[float]] | None = None
+
+    @property
+    def key_token_ratio(self) -> float:
+        """`float`: Share of the tokens of both chains that are key; NaN for a pair that cannot be read."""
+        length = self.num_chosen + self.num_rejected
+        return (self.num_chosen_key + self.num_rejected_key) / length if length else math.nan
+
+
+def read_pairs(
+    examples: Iterable[dict[str, Any]], tokenizer: Any = None, config: InspectionConfig | None = None
+) -> Iterator[InspectedPair]:
+    """
+    Align the pairs of a dataset, one at a time.
+
+    Args:
+        examples ([`~datasets.Dataset`] or `Iterable[dict]`):
+            Rows of a TRL preference dataset in any of its shapes, plain or conversational ones, or both.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The student's. Without one the pairs are aligned by words.
+        config ([`InspectionConfig`], *optional*):
+            Options.
+
+    Yields:
+        [`InspectedPair`]: For each row, in order.
+
+    Raises:
+        ValueError: If the first row lacks the columns, or holds tokens and there is no tokenizer; or if the weights
+            that a row brings do not fit its chains.
+
+    Examples:
+
+    ```python
+    >>> row = {"prompt": "Q: 2 + 3?\\nA:", "chosen": " 2 + 3 = 5. So 5.", "rejected": " 2 + 3 = 6. So 6."}
+    >>> (pair,) = read_pairs([row])
+    >>> [piece.text for piece in pair.chosen if piece.is_key], pair.key_token_ratio
+    ([' 5.', ' 5.'], 0.2857142857142857)
+
+    ```
+    """
+    reader = _Reader(tokenizer, config or InspectionConfig())
+    for row, example in enumerate(examples):
+        yield reader.read(row, example)
+
+
+class _Reader:
+    """Reads pairs, and remembers those it has read."""
+
+    def __init__(self, tokenizer: Any, config: InspectionConfig) -> None:
+        self.tokenizer = tokenizer
+        # Words stand in place of tokens: groups of them need no text.
+        self.config = config if tokenizer is not None else replace(config, alignment_level="token")
+        self.known_texts: dict[int, str] = {}
+        self.seen: set[bytes] = set()
+
+    def read(self, row: int, example: dict[str, Any]) -> InspectedPair:
+        if row == 0:
+            self._check_columns(example)
+        pair = InspectedPair(row, example, task=_name(example.get("task")), origin=_name(example.get("origin")))
+        try:
+            texts = [_plain_text(example.get(name)) for name in ("prompt", "chosen", "rejected")]
+        except (TypeError, AttributeError):
+            pair.problems.append("unreadable")
+            return pair
+        if not ({"chosen", "rejected"} <= example.keys() or {"chosen_ids", "rejected_ids"} <= example.keys()):
+            pair.problems.append("missing")
+        elif max(map(len, texts)) > _MAX_CHARACTERS:
+            pair.problems.append("too_long")
+        elif self.tokenizer is None:
+            self._read_words(pair, *texts)
+        else:
+            self._read_tokens(pair)
+        if pair.chosen and pair.rejected:
+            self._find_problems(pair)
+        return pair
+
+    def _check_columns(self, example: dict[str, Any]) -> None:
+        if {"chosen", "rejected"} <= example.keys():
+            return
+        from ..data_utils import is_tokenized
+
+        is_tokenized(list(example))
+        if self.tokenizer is None:
+            raise ValueError(
+                f"The dataset must hold texts to be read without a tokenizer, got the columns {sorted(example)}. Pass "
+                "the student's tokenizer, whose tokens they are: `--model NAME`."
+            )
+
+    def _read_words(self, pair: InspectedPair, prompt: str, chosen: str, rejected: str) -> None:
+        if "prompt" not in pair.example:  # the common start, as in TRL, but here up to a whole word
+            prompt = re.sub(r"\S*\Z", "", os.path.commonprefix([chosen, rejected]))
+            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+        if not (chosen.strip() and rejected.strip() and (prompt.strip() or "prompt" not in pair.example)):
+            pair.problems.append("missing")
+            return
+        words = {"prompt_ids": prompt.split(), "chosen_ids": chosen.split(), "rejected_ids": rejected.split()}
+        pair.prompt = prompt
+        pieces = [[(word, 1) for word in _WORD.findall(text)] for text in (chosen, rejected)]
+        self._fill(pair, words, weigh_pair(words, self.config), pieces)
+
+    def _read_tokens(self, pair: InspectedPair) -> None:
+        import jinja2
+
+        from .. import data_utils
+
+        example = pair.example
+        try:
+            ids = {name: list(example.get(name) or []) for name in data_utils.ID_COLUMNS}
+            if "chosen_ids" not in example and not data_utils.is_missing(example):
+                ids, _ = data_utils.tokenize_pair(example, self.tokenizer, self.tokenizer.eos_token)
+            if not (ids["chosen_ids"] and ids["rejected_ids"]):
+                pair.problems.append("missing")
+                return
+            weighted = weigh_pair({**example, **ids}, self.config, self.tokenizer, self.known_texts)
+        # A `ValueError` is about all rows, for example a tokenizer without a chat template, and is raised.
+        except (TypeError, KeyError, AttributeError, IndexError, jinja2.TemplateError):
+            pair.problems.append("unreadable")
+            return
+        pair.ids = ids
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        pair.prompt = self.tokenizer.decode(ids["prompt_ids"], **options)
+        sides = (ids["chosen_ids"], ids["rejected_ids"])
+        self._fill(pair, ids, weighted, [decode_pieces(self.tokenizer, side, self.known_texts) for side in sides])
+
+    def _fill(
+        self,
+        pair: InspectedPair,
+        ids: dict[str, list[Any]],
+        weighted: WeightedPair,
+        pieces: list[list[tuple[str, int]]],
+    ) -> None:
+        """Fill in what follows from the weights; `ids` are tokens or words, `pieces` their texts and lengths."""
+        sides = [ids["chosen_ids"], ids["rejected_ids"]]
+        chains = (weighted.chosen, weighted.rejected)
+        alignment = weighted.alignment or align_completions(
+            sides[0], sides[1], self.config, self.tokenizer, self.known_texts
+        )
+        starts = [list(accumulate((length for _, length in side), initial=0)) for side in pieces]
+        pair.chosen, pair.rejected = (
+            [
+                _piece(text, chain.is_key[start : start + length], chain.weights[start : start + length])
+                for (text, length), start in zip(side, places, strict=False)
+            ]
+            for side, places, chain in zip(pieces, starts, chains, strict=True)
+        )
+        pair.edits = _edits(alignment.blocks, *starts)
+        pair.num_prompt, pair.num_chosen, pair.num_rejected = map(len, (ids["prompt_ids"], *sides))
+        pair.num_chosen_key, pair.num_rejected_key = (sum(chain.is_key) for chain in chains)
+        pair.num_shared = len(os.path.commonprefix(sides))
+        pair.similarity = similarity(*sides)
+        pair.num_cut = sum(chain.num_cut for chain in chains)
+        pair.num_key_cut = sum(chain.num_key_cut for chain in chains)
+        rows = [chain.kept_ids for chain in chains]
+        pair.cost = {
+            "padded": 2 * max(map(len, rows)),
+            "shared_prefix": sum(map(len, rows)) - len(os.path.commonprefix(rows)),
+        }
+        limit = self.config.max_length
+        if limit is not None and self.config.truncation_mode == "keep_start" and pair.num_prompt >= limit:
+            pair.problems.append("no_room")
+        elif 0 < pair.num_key_cut == pair.num_chosen_key + pair.num_rejected_key:
+            pair.problems.append("keys_cut")
+        # Equal chains that bring weights may still teach something, and the trainer keeps them.
+        if sides[0] == sides[1] and weighted.alignment is not None:
+            pair.problems.append("equal")
+
+    def _find_problems(self, pair: InspectedPair) -> None:
+        """Add the problems that the texts show."""
+        chosen, rejected = ("".join(piece.text for piece in side) for side in (pair.chosen, pair.rejected))
+        digest = hashlib.blake2b(
+            repr((pair.prompt, chosen, rejected)).encode(errors="replace"), digest_size=16
+        ).digest()
+        if digest in self.seen:
+            pair.problems.append("duplicate")
+        self.seen.add(digest)
+        if pair.similarity < self.config.min_similarity:
+            pair.problems.append("not_dual")
+        if "equal" not in pair.problems and reasoning(chosen).split() == reasoning(rejected).split() != []:
+            pair.problems.append("only_answer_differs")
+        right, wrong = extract_answer(chosen), extract_answer(rejected)
+        if right is not None and wrong is not None and answers_match(wrong, right) and "equal" not in pair.problems:
+            pair.problems.append("same_answer")
+        answer = pair.example.get("answer")
+        if isinstance(answer, str) and answer.strip():
+            if right is not None and not answers_match(right, answer):
+                pair.problems.append("chosen_is_wrong")
+            if wrong is not None and answers_match(wrong, answer):
+                pair.problems.append("rejected_is_right")
+
+
+def _name(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _plain_text(value: Any) -> str:
+    """Text of a column: of messages, their contents."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, list):
+        raise TypeError
+    texts = [message.get("content") or message.get("value") or "" for message in value]
+    return "\n".join(text if isinstance(text, str) else str(text) for text in texts)
+
+
+def _piece(text: str, keys: Sequence[bool], weights: Sequence[float]) -> Piece:
+    is_key = any(keys)
+    return Piece(text, is_key, weights[list(keys).index(True)] if is_key else weights[0], len(keys))
+
+
+def _edits(
+    blocks: list[tuple[int, int, int, int]], chosen_starts: list[int], rejected_starts: list[int]
+) -> list[tuple[int, int, int, int]]:
+    """What lies between the blocks, in pieces. `starts` are the places of pieces in tokens, and the end."""
+    ends = [chosen_starts[-1], rejected_starts[-1]]
+    gaps = [(a[1], b[0], a[3], b[2]) for a, b in pairwise([(0, 0, 0, 0), *blocks, (ends[0], 0, ends[1], 0)])]
+    edits: list[tuple[int, int, int, int]] = []
+    for i, i_end, j, j_end in gaps:
+        if i == i_end and j == j_end:
+            continue
+        edit = (
+            bisect_right(chosen_starts, i) - 1,
+            bisect_left(chosen_starts, i_end),
+            bisect_right(rejected_starts, j) - 1,
+            bisect_left(rejected_starts, j_end),
+        )
+        # Pieces of several tokens may belong to two edits, or be shared in part.
+        edit = (edit[0], max(edit[0], edit[1]), edit[2], max(edit[2], edit[3]))
+        if edits and (edit[0] < edits[-1][1] or edit[2] < edits[-1][3]):
+            last = edits.pop()
+            edit = (last[0], max(last[1], edit[1]), last[2], max(last[3], edit[3]))
+        edits.append(edit)
+    return edits
