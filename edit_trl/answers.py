@@ -5,6 +5,8 @@ A reading that is missing is counted; a reading that is wrong goes unnoticed. So
 states as its answer (`the answer is ...`, `Answer: ...`, `#### 42`, `\boxed{...}`, `<answer>...</answer>`) and never
 picks the last number or letter of a reply that does not say which is the answer.
 
+How a reply is read:
+
 - The last statement decides. Where it is cut off or denies an answer (`the answer is not clear`) there is no reading,
   even if an earlier statement has one. Conditions (`if the answer is 5`) and remarks (`the answer is correct`) state
   no answer and are passed over.

@@ -231,6 +231,18 @@ class TestQuestions:
         assert asked("gsm8k", copies, tmp_path / "again") == dict([ASKED["gsm8k"]])
         assert not (tmp_path / "cache").exists()
 
+    def test_come_from_the_hub_by_default(self, tmp_path, monkeypatch):
+        calls = []
+
+        def load_dataset(*names, **options):
+            calls.append((*names, options))
+            return datasets.Dataset.from_list(GSM8K)
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+        assert asked("gsm8k", None, tmp_path) == dict([ASKED["gsm8k"]])
+        assert calls == [("openai/gsm8k", "main", {"split": "test"})]
+
     def test_of_a_benchmark_that_there_is_not(self):
         with pytest.raises(ValueError, match="`benchmarks` must be among bbh, agieval, .*, got 'mmlu'"):
             evaluate_benchmarks(Scripted(), ["mmlu"])

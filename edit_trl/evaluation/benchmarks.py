@@ -5,6 +5,8 @@ Their datasets come from the Hub through `datasets`, or from copies. Rows are as
 zero-shot `Q: ...\nA:`, with `Options:` and a line `(A) ...` for each option, and `extract_answer`. [`harness_tasks`]
 has the same questions as tasks of lm-evaluation-harness, to compare with its models and its own tasks.
 
+Notes:
+
 - The numbers are not comparable with those of the harness's own tasks of the same benchmarks, which ask and read
   differently. The tasks here have names of their own there: `edit_gsm8k`, not `gsm8k`.
 - The paper trained on four fifths of BIG-Bench Hard and tested on the rest. Pass what the student was trained on as
