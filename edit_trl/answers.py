@@ -1,21 +1,21 @@
 r"""
 Read the final answer of a chain of thought, and compare it with the right one.
 
-A missing reading is counted, a wrong one goes unnoticed. So `extract_answer` reads what a reply states as its answer
-(`the answer is ...`, `Answer: ...`, `#### 42`, `\boxed{...}`, `<answer>...</answer>`) and never picks the last number or
-letter of a reply that does not say which is the answer.
+A reading that is missing is counted; a reading that is wrong goes unnoticed. So `extract_answer` reads what a reply
+states as its answer (`the answer is ...`, `Answer: ...`, `#### 42`, `\boxed{...}`, `<answer>...</answer>`) and never
+picks the last number or letter of a reply that does not say which is the answer.
 
-What would surprise:
+How a reply is read:
 
 - The last statement decides. Where it is cut off or denies an answer (`the answer is not clear`) there is no reading,
   even if an earlier statement has one. Conditions (`if the answer is 5`) and remarks (`the answer is correct`) state
-  nothing and are passed over.
+  no answer and are passed over.
 - What a reply thinks is never read, and a thought that is not closed leaves no answer.
-- A reading is text; what equals what is decided in comparison, and not transitively: `"50%"` matches `"50"` and
-  `"0.5"`, which do not match each other.
+- A reading is text. Which texts match is decided in comparison, and two that match a third need not match each other:
+  `"50%"` matches `"50"` and `"0.5"`.
 
-Where a reply ends is left to whoever generates it. A base model that goes on with a question of its own needs a stop
-string, or the answer to that question is read.
+Where a reply ends is for whoever generates it to say. A base model that goes on with a question of its own needs a
+stop string, or the answer to that question is read.
 """
 
 import re
@@ -25,7 +25,7 @@ from fractions import Fraction
 from typing import Any
 
 
-# An answer has fewer characters. The limit keeps the time linear in the length of the reply.
+# An answer has at most so many characters. The limit keeps the time linear in the length of the reply.
 _MAX_LENGTH = 2000
 
 
@@ -34,10 +34,10 @@ def extract_answer(reply: str) -> str | None:
     Read the answer that a chain of thought ends with.
 
     The answer is what follows the last statement of one, up to the end of the sentence or line; numbers, dates,
-    abbreviations, lists and formulas stay whole. Markdown, quotes, dollar signs around formulas and closing punctuation
-    are dropped. Options reduce to their letter in parentheses (`"B. Paris"` to `"(B)"`); yes, no, true, false, valid,
-    invalid and numbers lose the explanation after them. A reply that is nothing but the letter of an option, such a word, a
-    number, a date or brackets states itself.
+    abbreviations, lists and formulas stay whole. Markdown, quotes, dollar signs around formulas and closing
+    punctuation are dropped. Options are reduced to their letter in parentheses (`"B. Paris"` to `"(B)"`); yes, no,
+    true, false, valid, invalid and numbers lose the explanation after them. A reply that is nothing but the letter of
+    an option, such a word, a number, a date or brackets is its own answer.
 
     Args:
         reply (`str`):
@@ -83,16 +83,16 @@ def answers_match(answer: str | None, reference: str) -> bool:
     r"""
     Whether an answer is the right one, in whatever form it is written.
 
-    - Options are compared by letter; an option with something that is none, by the text of the option.
-    - Yes, no, true, false, valid, invalid: in upper or lower case. Yes is not true.
+    - Options are compared by letter; an option and something that is none, by the text of the option.
+    - Yes, no, true, false, valid, invalid match themselves alone, in upper or lower case: yes does not match true.
     - Numbers by exact value: `"1/2"` is `"0.5"`, `"0.33"` is not `"1/3"`. A unit counts only if both sides have one:
       `"42 km"` matches `"42"`, not `"42 miles"`. A percentage matches the number of percent and the fraction.
     - Dates by day. In `"05/01/2021"` the month comes first.
     - Brackets without regard to whitespace; lists of words without regard to separators, but to order.
     - Of an equation and something that is none, the last side of the equation: `"x = 5"` matches `"5"`.
     - Formulas by mathematical equality, with the package `math-verify` (extra `math`). It is loaded when the strings
-      differ and one of them is LaTeX or algebra, gives up after some seconds (in the main thread; elsewhere it cannot),
-      and without it formulas are compared as text.
+      differ and one of them is LaTeX or algebra. In the main thread it gives up after some seconds; elsewhere it has
+      no limit. Without it algebra is compared as text, and LaTeX is an error.
     - Other text without regard to case, a leading article, quotes, commas, whitespace and a closing period.
 
     The order of the two does not matter, except that only `answer` may be `None` or blank.
@@ -124,8 +124,8 @@ def answers_match(answer: str | None, reference: str) -> bool:
     """
     if not reference.strip():
         raise ValueError(
-            f"`reference` must be the right answer, got {reference!r}. A blank one would match nothing and count every "
-            "answer as wrong. Pass the text of the answer, or leave the question out."
+            f"`reference` must be the right answer, got {reference!r}. A blank one would match nothing and count "
+            "every answer as wrong. Pass the text of the answer, or leave the question out."
         )
     if answer is None or not answer.strip():
         return False
@@ -154,8 +154,8 @@ def reasoning(chain: str) -> str:
             The chain.
 
     Returns:
-        `str`: Its text up to the last "the answer is", with what leads to it, such as "Therefore,"; all of it if there is
-        none.
+        `str`: Its text up to the last "the answer is" and the word that leads to it, such as "Therefore,"; all of its
+        text if there is none.
 
     Examples:
 
@@ -173,9 +173,10 @@ _CONCLUSION = re.compile(
     r"(?:\b(?:therefore|thus|so|hence)\b[\s,]*)?\bthe (?:correct |final )?answer is\b", re.IGNORECASE
 )
 
-# Reading. No pattern below looks at a character more than a fixed number of times.
+# Reading. No pattern below looks at a character more than a fixed number of times, so that long replies take no longer
+# for each character than short ones.
 
-# What states an answer. Where the first character is fixed, `re` skips to it.
+# What states an answer. Patterns whose first character is fixed are fast, since `re` skips to it.
 _STATEMENTS = [
     re.compile(pattern, re.MULTILINE | re.VERBOSE)
     for pattern in (
@@ -237,7 +238,7 @@ _SHORT_CLAUSE = re.compile(
 
 
 def _outside_thoughts(reply: str) -> str:
-    """What is said outside of thoughts. A thought that was never opened began with the reply."""
+    """What is said outside of thoughts. A thought that is closed but was never opened began with the reply."""
     said: list[str] = []
     start, thought = 0, None
     for tag in _THOUGHT.finditer(reply):
@@ -280,7 +281,7 @@ def _up_to_closing_brace(text: str) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    """The first sentence or line. Empty if no end is in sight."""
+    """The first sentence or line. Empty if it has no end within the limit."""
     hidden = _FORMULA.sub(lambda formula: "x" * len(formula[0]), text)
     for end in _END.finditer(hidden):
         position = end.start()
@@ -306,7 +307,7 @@ def _tidy(text: str) -> str:
 
 
 def _reduced(text: str) -> str:
-    """An option as its letter; a verdict, number, date or brackets without what comes after."""
+    """An option as its letter; a verdict, number, date or brackets without what comes after it."""
     start = _tidy(_SHORT_CLAUSE.split(_ADVERB.sub("", text), maxsplit=1)[0])
     if option := _option(text) or _option(start):
         return f"({option[0]})"
@@ -359,7 +360,7 @@ _NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven tw
 _NUMBERS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS)}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _UNITS = {"$": "dollar", "usd": "dollar", "€": "euro", "£": "pound", "%": "percent", "°": "degree"}
-# After a number these make a phrase or a formula, not a quantity.
+# Words that make a phrase or a formula of a number, not a quantity.
 _NO_UNITS = {"and", "or", "to", "plus", "minus", "times", "x", "y", "z", "n", "i", "than", "if", "mod", "out"}
 
 _CHARACTERS = str.maketrans("−–’\xa0", "--' ")
@@ -370,7 +371,7 @@ _LATEX = [
     (re.compile(r"\\([$%{}])|\{(,)\}"), r"\1\2"),
 ]
 _LOOSE_QUOTE = re.compile(r"(?<!\w)['‘’]|['‘’](?!\w)|[\"“”`]")
-# LaTeX, or a variable next to a digit or an operator and no word.
+# LaTeX; or a variable next to a digit or an operator, where there is no word.
 _SYMBOLIC = re.compile(
     r"[\\^√π∞±]|\bsqrt\b|^(?!.*[A-Za-z]{3}).*(?:(?<![A-Za-z])[a-z]\s?[-+*/=]|[-+*/=0-9]\s?[a-z](?![A-Za-z]))",
     re.DOTALL,
@@ -385,7 +386,7 @@ def _last_side(text: str) -> str:
 
 
 def _kind(text: str) -> tuple[str, Any]:
-    """What an answer is, and a value that two of a kind share if they are equal."""
+    """The kind of an answer, and a value that is equal where two answers of that kind are."""
     if option := _option(text):
         return "option", option
     if (verdict := _VERDICT.match(text)) and not _SINGLE_WORDS.fullmatch(text):
@@ -448,7 +449,7 @@ def _quantity(text: str) -> tuple[Fraction, str] | None:
         value *= _SCALES[units.pop(0)]
     if "-" in (match["sign"], match["inner_sign"]):
         value = -value
-    # Without their last letters mile and miles, inch and inches are alike.
+    # Without a final "s" and "e", mile and miles, inch and inches are the same.
     return value, _UNITS.get(match["currency"]) or " ".join(unit.rstrip("s").rstrip("e") for unit in units)
 
 
@@ -485,7 +486,7 @@ def _same_formula(left: str, right: str) -> bool:
             "`answers_match` needs the `math-verify` package to compare LaTeX. Install it with "
             "`pip install 'edit-trl[math]'`."
         ) from error
-    # It keeps time with an alarm signal, which only the main thread may set.
+    # `math-verify` keeps its time limit with an alarm signal, which only the main thread may set.
     limit = 5 if threading.current_thread() is threading.main_thread() else None
     sides = [_ROOT.sub(r"\\sqrt{\1}", side.replace("$", "").replace("∞", r"\infty")) for side in (left, right)]
     config = [LatexExtractionConfig()]

@@ -2,14 +2,18 @@
 Old names that still work for one release, with a warning that says the new one.
 
 A module that renamed something sets `__getattr__ = renamed(__name__, {...})`. Nothing else is needed: the old name is
-looked up there when it is not found in the module itself.
+looked up there when it is not found in the module itself. A function that renamed an argument is decorated with
+[`renamed_argument`].
 """
 
+import functools
 import importlib
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 # Release that drops the old names.
 REMOVED_IN = "0.3.0"
@@ -32,7 +36,7 @@ def warn_of_old_name(old: str, new: str, stacklevel: int = 3) -> None:
     )
 
 
-def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+def renamed(module: str, names: Mapping[str, str], stacklevel: int = 3) -> Callable[[str], Any]:
     """
     A `__getattr__` for a module in which names have changed.
 
@@ -41,6 +45,8 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
             The module, its `__name__`.
         names (`Mapping[str, str]`):
             New name by old name. A new name with dots is that of another module: `"edit_trl.chat.ChatClient"`.
+        stacklevel (`int`, *optional*, defaults to `3`):
+            As for [`warn_of_old_name`]: 4 where the module's own `__getattr__` calls the result.
 
     Returns:
         `Callable[[str], Any]`: What gives the value of an old name, with a `FutureWarning`, and raises
@@ -66,7 +72,50 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         new = names[name]
         place, _, attribute = (new if "." in new else f"{module}.{new}").rpartition(".")
-        warn_of_old_name(f"{module}.{name}", f"{place}.{attribute}")
+        warn_of_old_name(f"{module}.{name}", f"{place}.{attribute}", stacklevel)
         return getattr(importlib.import_module(place), attribute)
 
     return look_up
+
+
+def renamed_argument(**names: str) -> Callable[[_F], _F]:
+    """
+    A decorator for a function whose keyword arguments have changed their names.
+
+    Args:
+        **names (`str`):
+            New name by old name.
+
+    Returns:
+        `Callable`: The decorator. The decorated function also takes the old names, with a `FutureWarning`.
+
+    Examples:
+
+    ```python
+    >>> import warnings
+    >>> @renamed_argument(size="length")
+    ... def cut(text, length):
+    ...     return text[:length]
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     cut("reasoning", size=6)
+    'reason'
+    >>> str(caught[0].message)
+    '`cut(size=...)` is now `cut(length=...)`. The old name will be removed in 0.3.0.'
+
+    ```
+    """
+
+    def decorate(function: _F) -> _F:
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            for old, new in names.items():
+                # With both names the call fails below, as with any argument that there is not.
+                if old in options and new not in options:
+                    warn_of_old_name(f"{function.__name__}({old}=...)", f"{function.__name__}({new}=...)")
+                    options[new] = options.pop(old)
+            return function(*args, **options)
+
+        return cast(_F, call)
+
+    return decorate

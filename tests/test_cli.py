@@ -1024,14 +1024,11 @@ class TestEvaluate:
         ],
     )
     def test_benchmarks_that_cannot_be_run_are_one_line(self, flags, message, model_folder, capsys):
-        pytest.importorskip("lm_eval")
-
         assert main(["evaluate", model_folder, *flags, "--output_dir", "scores"]) == 1
 
         assert message in capsys.readouterr().err.splitlines()[-1]
 
     def test_benchmarks_are_run_from_local_copies(self, model_folder, capsys):
-        pytest.importorskip("lm_eval")
         rows = [{"question": f"What is {i} + 1?", "answer": f"It is {i + 1}.\n#### {i + 1}"} for i in range(4)]
         Path("copies/openai/gsm8k/main").mkdir(parents=True)
         Dataset.from_list(rows).to_parquet("copies/openai/gsm8k/main/test.parquet")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..chat import BudgetReached, ChatClient, EndpointError
-from ..evaluation.evaluator import EvaluationConfig
+from ..evaluation import EvaluationConfig
 from ..inspection.pairs import InspectedPair, InspectionConfig
 from ..questions import normalize_questions
 from ..synthesis.dual_cot import SynthesisConfig, estimate_requests, synthesize
@@ -506,7 +506,15 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ..evaluation.evaluator import EndpointStudent, LocalStudent, VLLMStudent, compare, evaluate, print_results
+    from ..evaluation import (
+        EndpointStudent,
+        LocalStudent,
+        VLLMStudent,
+        compare_runs,
+        evaluate,
+        evaluate_benchmarks,
+        print_results,
+    )
 
     if (args.dataset is None) == (args.harness is None):
         raise ValueError(
@@ -543,11 +551,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         if args.harness is None:
             results = evaluate(questions, student, config, on_progress=progress)
         else:
-            from ..evaluation.harness import run_harness
-
             names = None if args.harness == "all" else [name.strip() for name in args.harness.split(",")]
             left_out = () if args.leave_out is None else _read_rows("--leave_out", args.leave_out, "train", None)
-            results = run_harness(
+            results = evaluate_benchmarks(
                 student,
                 names,
                 config,
@@ -557,7 +563,7 @@ def _evaluate(args: argparse.Namespace) -> int:
                 task_descriptions=args.task_descriptions,
                 on_progress=progress,
             )
-    print_results(results, compare(config.output_dir, args.compare) if args.compare is not None else None)
+    print_results(results, compare_runs(config.output_dir, args.compare) if args.compare is not None else None)
     for name in ("generations.jsonl", "results.json"):
         print(Path(config.output_dir, name))
     return 0

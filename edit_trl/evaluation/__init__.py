@@ -1,21 +1,14 @@
 """
-Measure what a student has learned: ask it, read its answers, compare them with the right ones, and say how sure that is.
+Measure what a student has learned: ask it questions, compare its answers with the right ones, and say how sure the
+result is.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from ..answers import answers_match, extract_answer, reasoning
-from .evaluator import (
-    EndpointStudent,
-    EvaluationConfig,
-    Generation,
-    LocalStudent,
-    VLLMStudent,
-    compare,
-    evaluate,
-    print_results,
-    score,
-)
+from ..deprecation import renamed
+from .benchmarks import evaluate_benchmarks
+from .evaluator import EvaluationConfig, evaluate, score_generations
 from .judge import judge_chains
 from .metrics import (
     accuracy,
@@ -26,6 +19,9 @@ from .metrics import (
     pass_at_k,
     wilson_interval,
 )
+from .runs import compare_runs
+from .students import EndpointStudent, Generation, GenerationSettings, LocalStudent, VLLMStudent
+from .tables import print_results
 
 
 if TYPE_CHECKING:
@@ -37,14 +33,16 @@ __all__ = [
     "EndpointStudent",
     "EvaluationConfig",
     "Generation",
+    "GenerationSettings",
     "LocalStudent",
     "VLLMStudent",
     "accuracy",
     "answers_match",
     "bootstrap_interval",
-    "compare",
+    "compare_runs",
     "compare_students",
     "evaluate",
+    "evaluate_benchmarks",
     "extract_answer",
     "judge_chains",
     "majority_vote",
@@ -52,15 +50,17 @@ __all__ = [
     "pass_at_k",
     "print_results",
     "reasoning",
-    "score",
+    "score_generations",
     "wilson_interval",
 ]
 
+_old_name = renamed(__name__, {"compare": "compare_runs", "score": "score_generations"}, stacklevel=4)
+
 
 def __getattr__(name: str) -> Any:
-    """`AnswerAccuracy` on first use: the `evaluate` library takes seconds to import."""
+    """`AnswerAccuracy` on first use, since the `evaluate` library takes seconds to import; and old names."""
     if name != "AnswerAccuracy":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _old_name(name)
     from .answer_accuracy import AnswerAccuracy
 
     return AnswerAccuracy

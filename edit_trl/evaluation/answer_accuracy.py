@@ -1,8 +1,8 @@
 """
 Accuracy of raw replies as a metric of the `evaluate` library, without anything from the Hub.
 
-A module of its own, since `evaluate` takes seconds to import; a class at the top of a module, since metrics are sent to
-other processes by its name. The numbers are those of `metrics.py`.
+The numbers are those of `metrics.py`. This is a module of its own, since the `evaluate` library takes seconds to
+import. The class is at the top of the module, since it is sent to other processes by its name.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import evaluate
 from datasets import Features, Value
 
 from ..answers import answers_match, extract_answer
+from ..deprecation import warn_of_old_name
 from .metrics import accuracy
 
 
@@ -21,7 +22,7 @@ Args:
     predictions (list of str): replies, as they were generated.
     references (list of str): right answers.
     tasks (list of str or None, optional): task of each question.
-    level (float, optional, defaults to 0.95): confidence level of the intervals.
+    confidence_level (float, optional, defaults to 0.95): confidence level of the intervals.
 
 Returns:
     dict: accuracy, interval, unparsed_rate, num_questions, num_right, macro_accuracy, macro_interval, tasks.
@@ -40,10 +41,10 @@ class AnswerAccuracy(evaluate.Metric):
     """
     Accuracy of raw replies: reads each answer, compares it with the right one, counts.
 
-    `compute` takes replies as `predictions`, right answers as `references` and, optionally, `tasks` and the `level` of the
-    intervals, and returns what [`~edit_trl.evaluation.metrics.accuracy`] does. Batches can be added before with
-    `add_batch`. Over processes, each passes `num_process`, its `process_id` and the same `experiment_id`, and adds at
-    least one reply; the one with `process_id=0` gets the numbers, the others `None`.
+    `compute` takes replies as `predictions`, right answers as `references` and, optionally, `tasks` and the
+    `confidence_level` of the intervals, and returns what [`~edit_trl.evaluation.metrics.accuracy`] does. Batches can
+    be added before with `add_batch`. With several processes, each passes `num_process`, its `process_id` and the same
+    `experiment_id`, and adds at least one reply; the one with `process_id=0` gets the numbers, the others `None`.
 
     Args:
         **options:
@@ -76,7 +77,8 @@ class AnswerAccuracy(evaluate.Metric):
         predictions: Sequence[str] | None = None,
         references: Sequence[str] | None = None,
         tasks: Sequence[str | None] | None = None,
-        **options: Any,
+        confidence_level: float = 0.95,
+        level: float | None = None,
     ) -> dict[str, Any] | None:
         """
         Accuracy of the replies given here and added before.
@@ -88,13 +90,21 @@ class AnswerAccuracy(evaluate.Metric):
                 Right answers.
             tasks (`Sequence[str | None]`, *optional*):
                 Task of each question.
-            **options:
-                `level`, the confidence level of the intervals.
+            confidence_level (`float`, *optional*, defaults to `0.95`):
+                Confidence level of the intervals.
+            level (`float`, *optional*):
+                Old name of `confidence_level`.
 
         Returns:
             `dict[str, Any]` or `None`: The numbers; `None` in processes other than the first.
         """
-        return super().compute(predictions=predictions, references=references, tasks=tasks, **options)
+        # Not by `renamed_argument`: `evaluate` copies the code of this method, and a decorated one has no docstring.
+        if level is not None:
+            warn_of_old_name("compute(level=...)", "compute(confidence_level=...)")
+            confidence_level = level
+        return super().compute(
+            predictions=predictions, references=references, tasks=tasks, confidence_level=confidence_level
+        )
 
     def add_batch(
         self,
@@ -117,7 +127,7 @@ class AnswerAccuracy(evaluate.Metric):
         Raises:
             ValueError: If there are not equally many, or they are not text.
         """
-        # The columns of its table are fixed, and hold text alone.
+        # The table of the metric always has a column of tasks, which holds text and no `None`.
         names = [""] * len(predictions) if tasks is None else ["" if task is None else task for task in tasks]
         super().add_batch(predictions=predictions, references=references, tasks=names)
 
@@ -139,10 +149,10 @@ class AnswerAccuracy(evaluate.Metric):
         self.add_batch(predictions=[prediction], references=[reference], tasks=[task])
 
     def _compute(
-        self, *, predictions: list[str], references: list[str], tasks: list[str], level: float = 0.95
+        self, *, predictions: list[str], references: list[str], tasks: list[str], confidence_level: float
     ) -> dict[str, Any]:
         verdicts: list[bool | None] = []
         for reply, reference in zip(predictions, references, strict=True):
             answer = extract_answer(reply)
             verdicts.append(None if answer is None else answers_match(answer, reference))
-        return accuracy(verdicts, [task or None for task in tasks] if any(tasks) else None, level)
+        return accuracy(verdicts, [task or None for task in tasks] if any(tasks) else None, confidence_level)

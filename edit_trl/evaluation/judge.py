@@ -5,8 +5,8 @@ The question is that of the EDIT paper, with scores from 1 to 10. The judge sees
 question together, without names, in an order that is shuffled by a seed. A verdict that cannot be read is asked for
 again, then recorded as missing: it is never guessed, and counts for no student.
 
-What would surprise: responses are quoted, each line behind `> `, since a response may write headings and scores of its
-own; they can be mistaken neither for the prompt nor, if the judge repeats them, for its verdict.
+Responses are quoted, each line behind `> `, since a response may have headings and scores of its own. So they are not
+mistaken for the prompt or, where the judge repeats them, for its verdict.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -40,8 +40,9 @@ def judge_chains(
     """
     Let a judge score the chains of some students, from 1 to 10.
 
-    Judges prefer places, often the first. Shuffling, by seed and question, shares the places out evenly over many questions;
-    with as many orders as students each takes each place once, and a preference for places cancels exactly.
+    Judges prefer some places in the list, often the first. Shuffling, by seed and question, spreads the places evenly
+    over many questions. With as many orders as students, each student takes each place once, and the preference
+    cancels exactly.
 
     Args:
         prompts (`Sequence[str]`):
@@ -65,13 +66,14 @@ def judge_chains(
     Returns:
         `dict[str, dict[str, Any]]`: For each student `mean_score`; its `interval` of 95 percent (list of two, by
         [`bootstrap_interval`] over the questions); `num_questions`; `num_missing`, questions without a score; and
-        `scores`, that of each question, `None` where the verdict on one of its orders is missing: it could not be read, or
-        its request failed, or the budget was reached. Without any score, `mean_score` and `interval` are `None`.
+        `scores`, that of each question, `None` where the verdict on one of its orders is missing: it could not be
+        read, or its request failed, or the budget was reached. Without any score, `mean_score` and `interval` are
+        `None`.
 
     Raises:
         EndpointError: If the endpoint fails for all requests.
-        ValueError: If an option cannot work, there is not one text per student and question, or the template is missing
-            or wrong.
+        ValueError: If an option cannot work, there is not one text per student and question, or the template is
+            missing or wrong.
 
     Examples:
 
@@ -101,7 +103,7 @@ def judge_chains(
         try:
             for attempt in range(attempts):
                 reply = await client.chat(messages, attempt)
-                # Cut at the limit, "10" may read "1".
+                # In a reply that was truncated at the limit, "10" may read "1".
                 scores = None if reply.finish_reason == "length" else read_scores(reply.text, len(students))
                 if scores is not None:
                     return dict(zip(order, scores, strict=True))
@@ -112,7 +114,7 @@ def judge_chains(
                 on_progress(num_done, len(items))
 
     found = client.for_each(items, work)
-    # Requests that failed, and those that the budget forbade, left exceptions.
+    # Where a request failed, or was not sent because of the budget, there is an exception.
     verdicts = [verdict if isinstance(verdict, dict) else None for verdict in found]
     by_question = [verdicts[start : start + num_orders] for start in range(0, len(items), num_orders)]
     return {student: _summary([_mean(student, orders) for orders in by_question]) for student in students}
@@ -129,8 +131,8 @@ def read_scores(reply: str, num_responses: int) -> list[float] | None:
             Responses it was shown.
 
     Returns:
-        `list[float]` or `None`: The scores in the order of the responses; `None` if there is no such line, or it does not
-        hold exactly one number from 1 to 10 for each response.
+        `list[float]` or `None`: The scores in the order of the responses; `None` if there is no such line, or it does
+        not hold exactly one number from 1 to 10 for each response.
 
     Examples:
 
@@ -154,8 +156,8 @@ def read_scores(reply: str, num_responses: int) -> list[float] | None:
 def _check(prompts: Sequence[str], responses: Mapping[str, Sequence[str]], num_orders: int, max_attempts: int) -> None:
     if not prompts or not responses:
         raise ValueError(
-            f"There must be at least one question and one student, got {len(prompts)} and {len(responses)}. There is nothing "
-            "to judge."
+            f"There must be at least one question and one student, got {len(prompts)} and {len(responses)}. There is "
+            "nothing to judge."
         )
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError(
@@ -164,17 +166,19 @@ def _check(prompts: Sequence[str], responses: Mapping[str, Sequence[str]], num_o
     for student, chains in responses.items():
         if len(chains) != len(prompts):
             raise ValueError(
-                f"Each student must have a response to each question, but {student!r} has {len(chains)} to {len(prompts)}. "
-                "Students are judged side by side; pass the responses to the same questions, in the same order."
+                f"Each student must have a response to each question, but {student!r} has {len(chains)} to "
+                f"{len(prompts)}. Students are judged side by side; pass the responses to the same questions, in the "
+                "same order."
             )
         if not all(isinstance(chain, str) for chain in chains):
             raise ValueError(
-                f"`responses` must be text, got something else of {student!r}. Pass an empty text for a reply that is missing."
+                f"`responses` must be text, got something else of {student!r}. Pass an empty text for a reply that is "
+                "missing."
             )
     if not 1 <= num_orders <= len(responses):
         raise ValueError(
-            f"`num_orders` must lie between 1 and the number of students, {len(responses)}, got {num_orders}. With as many "
-            "orders as students, each student takes each place once; further ones would be repetitions."
+            f"`num_orders` must lie between 1 and the number of students, {len(responses)}, got {num_orders}. With as "
+            "many orders as students, each student takes each place once; further ones would be repetitions."
         )
     if max_attempts < 1:
         raise ValueError(f"`max_attempts` must be at least 1, got {max_attempts}. Leave it out for the default.")
@@ -202,7 +206,7 @@ def _quoted(text: str) -> str:
 
 
 def _mean(student: str, verdicts: Sequence[dict[str, float] | None]) -> float | None:
-    """Mean over the orders. Over some of them alone, places would not cancel."""
+    """Mean over all orders, or none: over some of them alone, a preference for places would not cancel."""
     scores = [verdict[student] for verdict in verdicts if verdict is not None]
     return sum(scores) / len(scores) if len(scores) == len(verdicts) else None
 

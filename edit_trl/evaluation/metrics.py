@@ -1,12 +1,12 @@
 """
 Numbers for a student's answers: accuracy with its uncertainty, comparison of two students, pass@k, majority vote.
 
-Plain functions of verdicts. A verdict is `True` for a right answer, `False` for a wrong one, and `None` where no answer
-could be read from the reply; `None` counts as wrong and is counted apart as unparsed. How an answer is read and compared
-is `answers.py`'s concern. All rates are shares between 0 and 1.
+Plain functions of verdicts. A verdict is `True` for a right answer, `False` for a wrong one, and `None` where no
+answer could be read from the reply; `None` counts as wrong, and is also counted apart as unparsed. How an answer is
+read and compared is in `answers.py`. All rates are shares between 0 and 1.
 
-What would surprise: two students that were asked the same questions are compared question by question. Whether their
-intervals overlap says less than the interval of their difference, which is narrower where they err together.
+Two students that were asked the same questions are compared question by question. Whether their intervals overlap says
+less than the interval of their difference, which is narrower where they make the same mistakes.
 """
 
 import itertools
@@ -17,37 +17,40 @@ from statistics import NormalDist
 from typing import Any
 
 from ..answers import answers_match
+from ..deprecation import renamed_argument
 
 
-# Numbers of values times resamples that are drawn at a time.
+# Most numbers that are drawn at a time: distinct values times resamples.
 _MAX_DRAWN = 10**6
 
 
+@renamed_argument(level="confidence_level")
 def accuracy(
-    verdicts: Sequence[bool | None], tasks: Sequence[str | None] | None = None, level: float = 0.95
+    verdicts: Sequence[bool | None], tasks: Sequence[str | None] | None = None, confidence_level: float = 0.95
 ) -> dict[str, Any]:
     """
-    Accuracy over all questions and by task, with intervals, and the share of replies without an answer beside it.
+    Accuracy over all questions and by task, with intervals, and the share of replies without an answer.
 
     The accuracy over all questions (micro average) gives each question the same weight and has Wilson's interval; the
     macro average gives each task the same weight and has the interval of [`bootstrap_interval`].
 
     Args:
         verdicts (`Sequence[bool | None]`):
-            Verdict on the answer to each question; `None` where there was no answer to be read.
+            Verdict on the answer to each question; `None` where no answer could be read.
         tasks (`Sequence[str | None]`, *optional*):
             Task of each question. Questions with `None` are a task of their own, `"no task"`. Without it all questions
             are one task.
-        level (`float`, *optional*, defaults to `0.95`):
+        confidence_level (`float`, *optional*, defaults to `0.95`):
             Confidence level of the intervals.
 
     Returns:
         `dict[str, Any]`: `accuracy`, its `interval` (list of two), `unparsed_rate`, `num_questions`, `num_right`,
-        `macro_accuracy`, `macro_interval`; and `tasks`, the first five of these by name of the task, which is empty without
-        tasks.
+        `macro_accuracy`, `macro_interval`; and `tasks`, the first five of these by name of the task, which is empty
+        without tasks.
 
     Raises:
-        ValueError: If there are no verdicts, there is not a task for each, or `level` is not between 0 and 1.
+        ValueError: If there are no verdicts, there is not a task for each, or `confidence_level` is not between 0
+            and 1.
 
     Examples:
 
@@ -62,22 +65,22 @@ def accuracy(
 
     ```
     """
-    whole = _accuracy(verdicts, level)
+    whole = _accuracy(verdicts, confidence_level)
     by_task = {} if tasks is None else _grouped(verdicts, ["no task" if task is None else task for task in tasks])
-    scores = {task: _accuracy(group, level) for task, group in by_task.items()}
+    scores = {task: _accuracy(group, confidence_level) for task, group in by_task.items()}
     if len(scores) > 1:
         macro = math.fsum(score["accuracy"] for score in scores.values()) / len(scores)
         names = [task for task, group in by_task.items() for _ in group]
         right = [bool(verdict) for group in by_task.values() for verdict in group]
-        interval = list(bootstrap_interval(right, names, level))
+        interval = list(bootstrap_interval(right, names, confidence_level))
     else:
         macro, interval = whole["accuracy"], list(whole["interval"])
     return {**whole, "macro_accuracy": macro, "macro_interval": interval, "tasks": scores}
 
 
-def _accuracy(verdicts: Sequence[bool | None], level: float) -> dict[str, Any]:
+def _accuracy(verdicts: Sequence[bool | None], confidence_level: float) -> dict[str, Any]:
     num_questions, num_right = len(verdicts), sum(map(bool, verdicts))
-    interval = wilson_interval(num_right, num_questions, level)
+    interval = wilson_interval(num_right, num_questions, confidence_level)
     return {
         "accuracy": num_right / num_questions,
         "interval": list(interval),
@@ -87,23 +90,25 @@ def _accuracy(verdicts: Sequence[bool | None], level: float) -> dict[str, Any]:
     }
 
 
-def wilson_interval(num_right: int, num_questions: int, level: float = 0.95) -> tuple[float, float]:
+@renamed_argument(level="confidence_level")
+def wilson_interval(num_right: int, num_questions: int, confidence_level: float = 0.95) -> tuple[float, float]:
     """
-    Wilson's score interval of a share: all shares that the count does not reject. It has a width at 0 and 1 too.
+    Wilson's score interval of a share: all shares that the score test does not reject. It has a width even where all
+    answers or none are right.
 
     Args:
         num_right (`int`):
             Questions answered right.
         num_questions (`int`):
             Questions asked.
-        level (`float`, *optional*, defaults to `0.95`):
+        confidence_level (`float`, *optional*, defaults to `0.95`):
             Confidence level.
 
     Returns:
         `tuple[float, float]`: Its ends, between 0 and 1.
 
     Raises:
-        ValueError: If the counts or the level are impossible.
+        ValueError: If the counts or the confidence level are impossible.
 
     Reference: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the American
     Statistical Association, 1927.
@@ -117,39 +122,41 @@ def wilson_interval(num_right: int, num_questions: int, level: float = 0.95) -> 
     ```
     """
     _check_count("num_right", num_right, num_questions)
-    z = _quantile(level)
+    z = _quantile(confidence_level)
     share, shrink = num_right / num_questions, 1 + z * z / num_questions
     center = (share + z * z / (2 * num_questions)) / shrink
     margin = z / shrink * math.sqrt(share * (1 - share) / num_questions + (z / (2 * num_questions)) ** 2)
-    # Zero and one are exact ends, which rounding would miss.
+    # With none or all right the ends are exactly zero or one, which rounding would miss.
     return (
         0.0 if num_right == 0 else max(0.0, center - margin),
         1.0 if num_right == num_questions else min(1.0, center + margin),
     )
 
 
+@renamed_argument(level="confidence_level")
 def bootstrap_interval(
     values: Sequence[float],
     groups: Sequence[str] | None = None,
-    level: float = 0.95,
+    confidence_level: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 42,
 ) -> tuple[float, float]:
     """
     Percentile bootstrap interval of a mean, or of the mean of the groups' means.
 
-    For what Wilson's interval does not cover: macro averages, pass@k, scores of a judge, and, with the differences of two
-    students on each question as values, the difference of any of these. Values are drawn again within each group.
-    Seeded; the order of the values does not matter.
+    For what Wilson's interval does not cover: macro averages, pass@k, scores of a judge, and, with the differences of
+    two students on each question as values, the difference of any of these. Values are drawn with replacement within
+    each group. The seed decides the draws; the order of the values does not matter.
 
-    With few values, or equal ones, it is too narrow: with all values equal it has no width.
+    With few values it is too narrow, and with all values equal it has no width.
 
     Args:
         values (`Sequence[float]`):
             One value per question.
         groups (`Sequence[str]`, *optional*):
-            Group, such as the task, of each value. All groups have the same weight. Without it all values are one group.
-        level (`float`, *optional*, defaults to `0.95`):
+            Group, such as the task, of each value. All groups have the same weight. Without it all values are one
+            group.
+        confidence_level (`float`, *optional*, defaults to `0.95`):
             Confidence level.
         num_resamples (`int`, *optional*, defaults to `10_000`):
             Number of resamples.
@@ -160,8 +167,8 @@ def bootstrap_interval(
         `tuple[float, float]`: Its ends, in the unit of the values.
 
     Raises:
-        ValueError: If there are no values, one is not a number, there is not a group for each, or `level` or
-            `num_resamples` are impossible.
+        ValueError: If there are no values, one is not a finite number, there is not a group for each, or
+            `confidence_level` or `num_resamples` are impossible.
 
     Examples:
 
@@ -173,57 +180,58 @@ def bootstrap_interval(
     """
     import numpy as np
 
-    _quantile(level)
+    _quantile(confidence_level)
     if num_resamples < 1:
         raise ValueError(f"`num_resamples` must be at least 1, got {num_resamples}. Leave it out for the default.")
     numbers = [float(value) for value in values]
     if not numbers or not all(map(math.isfinite, numbers)):
         raise ValueError(
-            f"`values` must hold at least one number and nothing else, got {'none' if not numbers else 'NaN or infinity'}. "
-            "A missing value is no value; leave it out."
+            "`values` must hold at least one number and nothing else, got "
+            f"{'none' if not numbers else 'NaN or infinity'}. Leave missing values out."
         )
     by_group = _grouped(numbers, [""] * len(numbers) if groups is None else groups)
     generator = np.random.default_rng(seed)
     means = np.zeros(num_resamples)
     for group in by_group.values():
-        # How often each distinct value is drawn is all that counts, and there are few of them.
+        # There are few distinct values, so it is enough to draw how often each of them comes.
         distinct, counts = np.unique(group, return_counts=True)
         size = max(1, _MAX_DRAWN // len(distinct))
         for start in range(0, num_resamples, size):
             part = means[start : start + size]
             drawn = generator.multinomial(len(group), counts / len(group), size=len(part))
             part += drawn @ distinct / len(group) / len(by_group)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
     return float(low), float(high)
 
 
+@renamed_argument(level="confidence_level")
 def compare_students(
-    verdicts: Sequence[bool | None], other_verdicts: Sequence[bool | None], level: float = 0.95
+    verdicts: Sequence[bool | None], other_verdicts: Sequence[bool | None], confidence_level: float = 0.95
 ) -> dict[str, Any]:
     """
     Compare two students on the same questions.
 
-    The interval is Tango's score interval. It comes from McNemar's test as Wilson's comes from that of a share, so
-    accuracies and differences are treated alike; and it has a width where both students are right on the same questions,
-    where a bootstrap would claim to be certain. For other differences (of macro averages, of pass@k, of a judge's scores)
-    pass the differences on each question to [`bootstrap_interval`].
+    The interval is Tango's score interval. It belongs to McNemar's test as Wilson's belongs to the test of a share, so
+    accuracies and differences are treated alike. It has a width even where both students are right on the same
+    questions, where a bootstrap interval would have none. For other differences (of macro averages, of pass@k, of a
+    judge's scores) pass the differences on each question to [`bootstrap_interval`].
 
     Args:
         verdicts (`Sequence[bool | None]`):
-            Verdict on a student's answer to each question; `None`, an answer that could not be read, counts as wrong.
+            Verdict on a student's answer to each question; `None`, where no answer could be read, counts as wrong.
         other_verdicts (`Sequence[bool | None]`):
             Those on the other student's answers to the same questions, in the same order.
-        level (`float`, *optional*, defaults to `0.95`):
+        confidence_level (`float`, *optional*, defaults to `0.95`):
             Confidence level.
 
     Returns:
-        `dict[str, Any]`: `difference`, the accuracy of the first student minus that of the other; its `interval` (list of
-        two); `p_value`, see [`mcnemar_p_value`]; `num_questions`; `num_right_alone` and `num_other_right_alone`, questions
-        that only the one or only the other answered right.
+        `dict[str, Any]`: `difference`, the accuracy of the first student minus that of the other; its `interval` (list
+        of two); `p_value`, see [`mcnemar_p_value`]; `num_questions`; `num_right_alone` and `num_other_right_alone`,
+        questions that only the one or only the other answered right.
 
     Raises:
-        ValueError: If the students were not asked equally many questions, there are none, or `level` is not between 0 and
-            1.
+        ValueError: If the students were not asked equally many questions, there are none, or `confidence_level` is not
+            between 0 and 1.
 
     Reference: Tango, "Equivalence Test and Confidence Interval for the Difference in Proportions for the Paired-Sample
     Design", Statistics in Medicine, 1998.
@@ -241,12 +249,12 @@ def compare_students(
     """
     if len(verdicts) != len(other_verdicts):
         raise ValueError(
-            f"Both students must have been asked the same questions, got {len(verdicts)} and {len(other_verdicts)} verdicts. "
-            "They are compared question by question; pass verdicts on the same questions, in the same order."
+            f"Both students must have been asked the same questions, got {len(verdicts)} and {len(other_verdicts)} "
+            "verdicts. They are compared question by question; pass verdicts on the same questions, in the same order."
         )
     pairs = Counter((bool(one), bool(other)) for one, other in zip(verdicts, other_verdicts, strict=True))
     num_alone, num_other_alone = pairs[True, False], pairs[False, True]
-    interval = _tango_interval(num_alone, num_other_alone, len(verdicts), level)
+    interval = _tango_interval(num_alone, num_other_alone, len(verdicts), confidence_level)
     return {
         "difference": (num_alone - num_other_alone) / len(verdicts),
         "interval": list(interval),
@@ -261,7 +269,7 @@ def mcnemar_p_value(num_right_alone: int, num_other_right_alone: int) -> float:
     """
     Exact two-sided p-value of McNemar's test that two students are equally good.
 
-    Of the questions that only one of them answered right, each had half of them by chance.
+    If they are, each question that only one of them answered right is as likely to be the one's as the other's.
 
     Args:
         num_right_alone (`int`):
@@ -285,11 +293,11 @@ def mcnemar_p_value(num_right_alone: int, num_other_right_alone: int) -> float:
     """
     if min(num_right_alone, num_other_right_alone) < 0:
         raise ValueError(
-            f"Counts must be positive or zero, got {num_right_alone} and {num_other_right_alone}. Pass the numbers of questions "
-            "that only the one or only the other student answered right."
+            f"Counts must be positive or zero, got {num_right_alone} and {num_other_right_alone}. Pass the numbers of "
+            "questions that only the one or only the other student answered right."
         )
     num_alone = num_right_alone + num_other_right_alone
-    # In whole numbers, of any size: 2 ** 2000 is no float.
+    # In whole numbers, since two to the number of questions may be too large for a float.
     tail, term = 0, 1
     for number in range(min(num_right_alone, num_other_right_alone) + 1):
         tail += term
@@ -301,7 +309,7 @@ def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
     """
     Chance that at least one of `k` replies to a question is right, estimated without bias from a larger sample.
 
-    Average it over the questions; [`bootstrap_interval`] of the questions' values is the interval of that average.
+    The pass@k of a student is its mean over the questions; [`bootstrap_interval`] gives the interval of that mean.
 
     Args:
         num_samples (`int`):
@@ -330,11 +338,11 @@ def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
     _check_count("num_right", num_right, num_samples)
     if not 1 <= k <= num_samples:
         raise ValueError(
-            f"`k` must lie between 1 and `num_samples={num_samples}`, got {k}. More replies than were sampled cannot be "
-            f"judged; sample {max(k, 1)} or more."
+            f"`k` must lie between 1 and `num_samples={num_samples}`, got {k}. More replies than were sampled cannot "
+            f"be judged; sample {max(k, 1)} or more."
         )
     num_sets = math.comb(num_samples, k)
-    # The quotient of two whole numbers is rounded once, however large they are.
+    # Python rounds the quotient of two whole numbers once, however large they are.
     return (num_sets - math.comb(num_samples - num_right, k)) / num_sets
 
 
@@ -342,9 +350,10 @@ def majority_vote(answers: Iterable[str | None]) -> str | None:
     """
     The answer that most paths to one question agree on (self-consistency).
 
-    Each answer gets a vote from every answer that it matches, itself included; among answers with equally many votes the
-    first wins. So of answers that are written differently the winner is the one that most of the others match: `"50%"`
-    among `"50"`, `"0.5"` and itself, though these two do not match each other. The order of the paths decides ties alone.
+    Each answer gets a vote from every answer that it matches, itself included; among answers with equally many votes
+    the first wins. So of answers that are written differently the winner is the one that most of the others match:
+    `"50%"` among `"50"`, `"0.5"` and itself, though these two do not match each other. The order of the paths matters
+    only where votes are equal.
 
     Args:
         answers (`Iterable[str | None]`):
@@ -378,14 +387,16 @@ def majority_vote(answers: Iterable[str | None]) -> str | None:
     return max(votes, key=lambda answer: votes[answer], default=None)
 
 
-def _tango_interval(num_alone: int, num_other_alone: int, num_questions: int, level: float) -> tuple[float, float]:
+def _tango_interval(
+    num_alone: int, num_other_alone: int, num_questions: int, confidence_level: float
+) -> tuple[float, float]:
     """Differences that the score test does not reject."""
     _check_count("num_right_alone", num_alone + num_other_alone, num_questions)
-    z, estimate = _quantile(level), (num_alone - num_other_alone) / num_questions
+    z, estimate = _quantile(confidence_level), (num_alone - num_other_alone) / num_questions
 
     def is_rejected(difference: float) -> bool:
-        """Whether the squared error is more than z squared times its variance, both times the number of questions."""
-        # Share of questions that the other is alone in being right on: its likeliest value, given the difference.
+        """Whether the score test rejects a difference: the squared error exceeds z squared times its variance."""
+        # The share of questions that only the other answered right: its likeliest value, given the difference.
         a = 2 * num_questions
         b = (2 * num_questions - num_alone + num_other_alone) * difference - num_alone - num_other_alone
         c = -num_other_alone * difference * (1 - difference)
@@ -397,7 +408,7 @@ def _tango_interval(num_alone: int, num_other_alone: int, num_questions: int, le
         inside, outside = estimate, bound
         if not is_rejected(bound):
             return bound
-        for _ in range(60):  # down to the last bit
+        for _ in range(60):  # enough for every bit of a float
             middle = (inside + outside) / 2
             inside, outside = (inside, middle) if is_rejected(middle) else (middle, outside)
         return inside
@@ -405,14 +416,14 @@ def _tango_interval(num_alone: int, num_other_alone: int, num_questions: int, le
     return end(-1.0), end(1.0)
 
 
-def _quantile(level: float) -> float:
+def _quantile(confidence_level: float) -> float:
     """Standard deviations on either side of the mean that hold a share of the normal distribution."""
-    if not 0 < level < 1:
+    if not 0 < confidence_level < 1:
         raise ValueError(
-            f"`level` must lie between 0 and 1, got {level}. It is the share of such intervals that hold the true value; pass "
-            "`level=0.95` for 95 percent."
+            f"`confidence_level` must lie between 0 and 1, got {confidence_level}. It is the share of such intervals "
+            "that hold the true value; pass `confidence_level=0.95` for 95 percent."
         )
-    return NormalDist().inv_cdf((1 + level) / 2)
+    return NormalDist().inv_cdf((1 + confidence_level) / 2)
 
 
 def _check_count(name: str, count: int, total: int) -> None:
@@ -428,8 +439,8 @@ def _grouped(values: Sequence[Any], groups: Sequence[str]) -> dict[str, list[Any
     """Values by group, sorted by group, so that the order of the questions does not matter."""
     if len(values) != len(groups):
         raise ValueError(
-            f"There must be a task or group for each question, got {len(groups)} for {len(values)}. Pass them in the order of "
-            "the questions."
+            f"There must be a task or group for each question, got {len(groups)} for {len(values)}. Pass them in the "
+            "order of the questions."
         )
     by_group: dict[str, list[Any]] = {name: [] for name in sorted(set(groups))}
     for value, name in zip(values, groups, strict=True):

@@ -1,0 +1,404 @@
+"""
+Students: what is asked questions and generates replies.
+
+A student is anything that can be called with a batch of prompts and returns a [`Generation`] for each: a transformers
+model ([`LocalStudent`]), a model run by vLLM ([`VLLMStudent`]), one behind an OpenAI-compatible endpoint
+([`EndpointStudent`]), or a function of your own. Two attributes are read where a student has them: `settings`, which
+holds what its replies depend on and must not change when an interrupted run goes on; and `batches_itself`, which is
+true for a student that takes many prompts at a time and makes batches of them.
+
+Samples of one question are drawn with seeds that belong to the batch or to the sample, not to the run, so that an
+interruption does not change them. Plain prompts end a reply where it begins to ask the next question, at [`STOP`].
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+from ..chat import ChatClient, ChatReply
+from ..option_help import help_from_docstring
+
+
+# A student that was trained on such prompts goes on with the next one.
+STOP = "\nQ:"
+
+
+class Generation(NamedTuple):
+    """
+    One reply of a student.
+
+    Args:
+        text (`str`):
+            What it wrote.
+        finish_reason (`str` or `None`):
+            `"stop"`, or `"length"` for a reply truncated at the limit.
+        num_tokens (`int`):
+            Tokens that were generated.
+    """
+
+    text: str
+    finish_reason: str | None
+    num_tokens: int
+
+
+# A student takes prompts, as text or as messages, and the number of the sample of each.
+Student = Callable[[list[Any], list[int]], list[Generation]]
+
+
+@help_from_docstring
+@dataclass(kw_only=True)
+class GenerationSettings:
+    """
+    How a student writes its replies, whatever runs it.
+
+    Args:
+        max_new_tokens (`int`, *optional*, defaults to `512`):
+            Longest reply, in tokens.
+        temperature (`float`, *optional*, defaults to `0.0`):
+            Sampling temperature; zero is greedy.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Nucleus sampling: draw from the likeliest tokens that together have this probability.
+        seed (`int`, *optional*, defaults to `42`):
+            Seed of the sampling.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 42
+
+    @property
+    def generation_settings(self) -> dict[str, Any]:
+        """`dict[str, Any]`: These settings by name."""
+        return {setting.name: getattr(self, setting.name) for setting in fields(GenerationSettings)}
+
+
+@dataclass
+class LocalStudent(GenerationSettings):
+    """
+    A transformers model as a student: it replies to a batch at a time, padded on the left.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Causal language model, used on its device.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        name (`str`, *optional*):
+            What to call the student in files, passed by name. Defaults to the name that its model was loaded with.
+        max_new_tokens, temperature, top_p, seed:
+            Those of [`GenerationSettings`], passed by name.
+
+    Raises:
+        ValueError: When called: if messages are asked of a tokenizer without a chat template, or the model's logits
+            are NaN.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str = field(default="", kw_only=True)
+
+    @classmethod
+    def from_pretrained(cls, name: str, dtype: str = "auto", **options: Any) -> "LocalStudent":
+        """
+        Load a student from a folder or the Hub, on the GPU if there is one. A LoRA adapter is merged into its base
+        model.
+
+        Args:
+            name (`str`):
+                Model or adapter.
+            dtype (`str`, *optional*, defaults to `"auto"`):
+                Type of the weights.
+            **options:
+                Fields of [`GenerationSettings`].
+
+        Returns:
+            [`LocalStudent`]: The student.
+
+        Raises:
+            ValueError: If there is no such model.
+        """
+        import torch
+        from peft import AutoPeftModelForCausalLM, PeftConfig
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        adapter = None
+        with contextlib.suppress(ValueError):  # not an adapter
+            adapter = PeftConfig.from_pretrained(name)
+        try:
+            if adapter is None:
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+                tokenizer = AutoTokenizer.from_pretrained(name)
+            else:
+                model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
+                try:
+                    tokenizer = AutoTokenizer.from_pretrained(name)
+                except (OSError, ValueError):  # the adapter was saved without a tokenizer
+                    tokenizer = AutoTokenizer.from_pretrained(adapter.base_model_name_or_path)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The student must be a model or adapter in a folder or on the Hub, got {name!r} ({error}). Check the "
+                "name; for one that is served pass its `base_url`."
+            ) from error
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device), tokenizer, name=name, **options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`dict[str, Any]`: What its replies depend on."""
+        return {"model": self.name or self.model.name_or_path, **self.generation_settings}
+
+    def __call__(self, prompts: list[Any], samples: list[int]) -> list[Generation]:
+        """
+        Reply to some prompts.
+
+        Args:
+            prompts (`list`):
+                Texts, or lists of messages.
+            samples (`list[int]`):
+                Number of the sample of each.
+
+        Returns:
+            `list[Generation]`: Replies in order.
+        """
+        import torch
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        tokenizer = self.tokenizer
+        is_chat = not isinstance(prompts[0], str)
+        texts = [self._render(prompt) for prompt in prompts] if is_chat else prompts
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        inputs = tokenizer(
+            texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=not is_chat
+        ).to(self.model.device)
+        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.temperature else {}
+        ends = self._end_ids()
+        config = GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=self.temperature > 0,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=ends,
+            stop_strings=None if is_chat else [STOP],
+            **sampling,
+        )
+        self.model.eval()
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.inference_mode(), torch.random.fork_rng(devices):
+            torch.manual_seed(_batch_seed(self.seed, texts, samples))
+            tokens = self.model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                generation_config=config,
+                tokenizer=tokenizer,
+                logits_processor=LogitsProcessorList([_refuse_nan]),
+            )[:, inputs["input_ids"].shape[1] :]
+        generations = []
+        for row in tokens.tolist():
+            end = next((place for place, token in enumerate(row) if token in ends), None)
+            ids = row if end is None else row[:end]
+            # A reply that the stop string ended has no end token, and is padded to the longest of the batch.
+            while end is None and ids and ids[-1] == tokenizer.pad_token_id:
+                ids.pop()
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            is_truncated = end is None and STOP not in text and len(ids) >= self.max_new_tokens
+            generations.append(Generation(text, "length" if is_truncated else "stop", len(ids) + (end is not None)))
+        return generations
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        if not self.tokenizer.chat_template:
+            raise ValueError(
+                "`chat` needs a tokenizer with a chat template, and that of the student has none. Leave `chat` out to "
+                "ask in the plain prompts that `EDITTrainer` trains on."
+            )
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _end_ids(self) -> list[int]:
+        """Tokens that end a reply: that of the tokenizer, and that or those of the model, which may differ."""
+        own = self.model.generation_config.eos_token_id
+        ids = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+        return sorted(token for token in ids if token is not None)
+
+
+def _batch_seed(seed: int, texts: list[str], samples: list[int]) -> int:
+    digest = hashlib.sha256(json.dumps([seed, texts, samples]).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def _refuse_nan(input_ids: Any, scores: Any) -> Any:
+    if scores.isnan().any():
+        row = int(scores.isnan().any(dim=-1).nonzero()[0])
+        raise ValueError(
+            f"The student's logits must be numbers, but those of step {input_ids.shape[1]} (tokens of prompt and "
+            f"reply so far) of reply {row} of the batch are NaN. Did its training diverge, or was it loaded in "
+            "float16? Try another dtype or an earlier checkpoint."
+        )
+    return scores
+
+
+@dataclass
+class VLLMStudent(GenerationSettings):
+    """
+    A model run by vLLM, which makes batches by itself. Needs the `vllm` package.
+
+    Args:
+        model (`str`):
+            Folder or name on the Hub.
+        options (`dict`, *optional*):
+            More arguments of `vllm.LLM`.
+        max_new_tokens, temperature, top_p, seed:
+            Those of [`GenerationSettings`], passed by name.
+
+    Raises:
+        ImportError: If `vllm` is not installed.
+    """
+
+    batches_itself = True
+
+    model: str
+    options: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        try:
+            import vllm
+        except ImportError:
+            raise ImportError(
+                "`VLLMStudent` needs the `vllm` package, which runs on GPUs. Install it with `pip install "
+                "'edit-trl[vllm]'`, or use the student without it."
+            ) from None
+        self._vllm = vllm
+        self._llm = vllm.LLM(model=self.model, seed=self.seed, **self.options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`dict[str, Any]`: What its replies depend on."""
+        return {"backend": "vllm", "model": self.model, **self.generation_settings}
+
+    def __call__(self, prompts: list[Any], samples: list[int]) -> list[Generation]:
+        """
+        Reply to some prompts.
+
+        Args:
+            prompts (`list`):
+                Texts, or lists of messages.
+            samples (`list[int]`):
+                Number of the sample of each.
+
+        Returns:
+            `list[Generation]`: Replies in order.
+        """
+        is_chat = not isinstance(prompts[0], str)
+        sampling = [
+            self._vllm.SamplingParams(
+                max_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                seed=self.seed + sample,
+                stop=None if is_chat else [STOP],
+            )
+            for sample in samples
+        ]
+        ask = self._llm.chat if is_chat else self._llm.generate
+        replies = [output.outputs[0] for output in ask(prompts, sampling, use_tqdm=False)]
+        return [Generation(reply.text, reply.finish_reason, len(reply.token_ids)) for reply in replies]
+
+
+@dataclass
+class EndpointStudent:
+    """
+    A model behind an OpenAI-compatible endpoint. It is asked by messages, with the sampling of its client.
+
+    Args:
+        client ([`~chat.ChatClient`]):
+            The endpoint.
+
+    Raises:
+        EndpointError: When called, if the endpoint gives no usable reply.
+        BudgetReached: When called, if the client's budget is used up.
+    """
+
+    batches_itself = True
+
+    client: ChatClient
+
+    @classmethod
+    def from_url(
+        cls,
+        name: str,
+        base_url: str,
+        api_key_env: str | None = None,
+        store: str | None = None,
+        max_concurrency: int = 16,
+        **options: Any,
+    ) -> "EndpointStudent":
+        """
+        A student that is served, with the same generation settings as the others.
+
+        Args:
+            name (`str`):
+                Name of the model, as the endpoint knows it.
+            base_url (`str`):
+                URL of the endpoint, up to and with `/v1`.
+            api_key_env (`str`, *optional*):
+                Name of the environment variable that holds the key. By default none is sent.
+            store (`str`, *optional*):
+                SQLite file for the replies, in a folder that exists. By default they are kept in memory.
+            max_concurrency (`int`, *optional*, defaults to `16`):
+                Requests in flight at a time.
+            **options:
+                Fields of [`GenerationSettings`].
+
+        Returns:
+            [`EndpointStudent`]: The student. Its `client` is to be closed.
+
+        Raises:
+            ValueError: If an option cannot work, the key is missing, or the store cannot be used.
+        """
+        settings = GenerationSettings(**options)
+        client = ChatClient(
+            name,
+            base_url,
+            api_key_env=api_key_env,
+            store=store,
+            temperature=settings.temperature,
+            top_p=settings.top_p if settings.temperature else None,
+            max_tokens=settings.max_new_tokens,
+            seed=settings.seed,
+            max_concurrency=max_concurrency,
+        )
+        return cls(client)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`dict[str, Any]`: What its replies depend on."""
+        names = ("base_url", "model", "temperature", "top_p", "max_tokens", "seed", "extra_body")
+        return {name: getattr(self.client, name) for name in names}
+
+    def __call__(self, prompts: list[Any], samples: list[int]) -> list[Generation]:
+        """
+        Reply to some prompts.
+
+        Args:
+            prompts (`list`):
+                Texts, or lists of messages.
+            samples (`list[int]`):
+                Number of the sample of each.
+
+        Returns:
+            `list[Generation]`: Replies in order.
+        """
+
+        async def ask(item: tuple[Any, int]) -> ChatReply:
+            prompt, sample = item
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            return await self.client.chat(messages, sample)
+
+        replies = self.client.for_each(list(zip(prompts, samples, strict=True)), ask)
+        generations = []
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+            generations.append(Generation(reply.text, reply.finish_reason, reply.completion_tokens))
+        return generations
