@@ -61,7 +61,7 @@ def quick_backoff(monkeypatch):
 
 def scale_backoff(monkeypatch, factor):
     """Backoff is what it would be at its shortest, times a factor."""
-    monkeypatch.setattr("edit_trl.chat.client.random.uniform", lambda low, high: low * factor)
+    monkeypatch.setattr("edit_trl.chat.run.random.uniform", lambda low, high: low * factor)
 
 
 def client_for(teacher, **options):
@@ -618,7 +618,7 @@ class TestFatalErrors:
             *traceback.format_exception(caught.value),
             repr(client),
             str(client),
-            json.dumps(client._identity()),
+            json.dumps(client.settings),
             *capfd.readouterr(),
             *(f"{record.getMessage()} {record.exc_text}" for record in caplog.records),
         ]
