@@ -46,17 +46,10 @@ from edit_trl.synthesis import (
     save_dual_cots,
     synthesize,
 )
-from edit_trl.synthesis.dual_cot import REJECT_REASONS, STEPS
+from edit_trl.synthesis.checks import REJECT_REASONS, clean, leaks_prompt
 from edit_trl.synthesis.mistakes import read_verdict
-from edit_trl.synthesis.prompts import (
-    TEMPLATES,
-    Prompts,
-    clean,
-    leaks_prompt,
-    load_examples,
-    pick_examples,
-    shipped_examples,
-)
+from edit_trl.synthesis.prompts import TEMPLATES, Prompts, load_examples, pick_examples, shipped_examples
+from edit_trl.synthesis.results import STEPS
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS
 
 

@@ -1,5 +1,5 @@
 """
-Chat calls to OpenAI-compatible endpoints, and the prompts that are sent. Teacher, judge and student are asked this way.
+Chat calls to OpenAI-compatible endpoints, and the prompts that are sent. For teacher, judge and student alike.
 """
 
 from .client import ChatClient

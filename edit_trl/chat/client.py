@@ -162,7 +162,8 @@ class ChatClient:
         if taken:
             raise ValueError(
                 f"`extra_body` must not hold {', '.join(taken)}. The client sets these itself: each sample is a "
-                "request of its own, and a reply is read as a whole. Use the client's options, and leave out what has none."
+                "request of its own, and a reply is read as a whole. Use the client's options, and leave out what has "
+                "none."
             )
         try:
             json.dumps(self.extra_body)
