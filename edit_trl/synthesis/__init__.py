@@ -20,10 +20,5 @@ __all__ = [
 ]
 
 __getattr__ = renamed(
-    __name__,
-    {
-        "estimate": "edit_trl.synthesis.estimate_requests",
-        "keep_mistakes": "edit_trl.synthesis.filter_mistakes",
-        "save": "edit_trl.synthesis.save_dual_cots",
-    },
+    __name__, {"estimate": "estimate_requests", "keep_mistakes": "filter_mistakes", "save": "save_dual_cots"}
 )
