@@ -2,8 +2,8 @@
 What a teacher says to the prompts of `edit_trl.synthesis`, for scripts of `teacher.Teacher`; and fixtures of those who
 ask it.
 
-It knows the dual chains-of-thought of `DUAL_COTS` by heart: asked a question, it says the right chain, or the wrong one
-for those in `WRONG`; with a hint it says the right one, and asked for a wrong response the wrong one.
+It knows the dual chains-of-thought of `DUAL_COTS` by heart: asked a question, it says the right chain, or the wrong
+one for those in `WRONG`; with a hint it says the right one, and asked for a wrong response the wrong one.
 """
 
 import functools
@@ -60,7 +60,8 @@ def asked(request: dict[str, Any]) -> tuple[str, DualCoT]:
 
 def reply_to(step: str, cot: DualCoT) -> str:
     if step == "classify":
-        return f"It is as it was made.\nCategory: {'abcd'['logical knowledge calculation'.split().index(cot.mistake_kind)]}"
+        letter = {"logical": "a", "knowledge": "b", "calculation": "c"}[cot.mistake_kind]
+        return f"It is as it was made.\nCategory: {letter}"
     is_right = step == "rectify" or (step == "extract" and cot.question not in WRONG)
     return cot.chosen if is_right else cot.rejected
 

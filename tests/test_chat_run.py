@@ -413,7 +413,8 @@ class TestLimits:
     def test_tokens_per_minute_are_those_that_the_endpoint_counts(self):
         """
         6000 per minute are one each 0.01 seconds. A question of 13 bytes is estimated at 4 + 4 = 8 tokens, but request
-        and reply are counted with 20 + 10: one question after another, the 4th is sent 3 * 0.3 seconds after the first.
+        and reply are counted with 20 + 10: one question after another, the 4th is sent 3 * 0.3 seconds after the
+        first.
         """
         with Teacher(answer) as teacher:
             client = client_for(teacher, tokens_per_minute=6000, max_concurrency=1)
@@ -475,8 +476,8 @@ class TestBudget:
     def test_max_cost_is_kept_and_a_later_run_asks_what_is_missing(self, max_concurrency, tmp_path):
         """
         A question of 13 bytes is estimated at 8 tokens, of 4 bytes each; with a token per byte, it may cost
-        32 * 0.001 + 100 * 0.002 = 0.232. It costs 0.04. After 7 replies, 0.28 + 0.232 is less than 0.55; after 8 replies,
-        0.32 + 0.232 is more.
+        32 * 0.001 + 100 * 0.002 = 0.232. It costs 0.04. After 7 replies, 0.28 + 0.232 is less than 0.55; after 8
+        replies, 0.32 + 0.232 is more.
         """
         options = {"store": str(tmp_path / "replies.sqlite"), "max_concurrency": max_concurrency, **self.PRICES}
         with Teacher(lambda r, n: Response(completion(answer(r, n)), delay=0.01)) as teacher:
@@ -509,8 +510,8 @@ class TestBudget:
 
     def test_max_cost_is_kept_where_the_endpoint_counts_no_tokens(self):
         """
-        40 bytes are an estimated 10 tokens: 8 * 0.001 + 10 * 0.002 = 0.028 per reply. After 9 replies, 0.252 + 0.232 is
-        less than 0.5; after 10 replies, 0.28 + 0.232 is more.
+        40 bytes are an estimated 10 tokens: 8 * 0.001 + 10 * 0.002 = 0.028 per reply. After 9 replies, 0.252 + 0.232
+        is less than 0.5; after 10 replies, 0.28 + 0.232 is more.
         """
         reply = {**completion("a" * 40), "usage": None}
         with Teacher(lambda *_: reply) as teacher:

@@ -130,7 +130,8 @@ class TestFiles:
 
     def test_card_has_the_counts_by_origin_reason_and_task(self, folders):
         """
-        One of 8 chains could not be mended, in 3 attempts: 16 + 7 + 3 requests. Of 31, 5 are left to spoil right chains with.
+        One of 8 chains could not be mended, in 3 attempts: 16 + 7 + 3 requests. Of 31, 5 are left to spoil right
+        chains with.
         """
         _, body = metadata_of(Path(folders["jsonl"], "README.md").read_text())
 

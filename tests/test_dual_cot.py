@@ -297,9 +297,9 @@ class TestEstimate:
 
     def test_tokens_and_cost_are_those_of_one_reply_for_each_chain_and_step(self, template_dir, tmp_path):
         """
-        Questions of 12 and 20 bytes; an example whose question has 10 bytes and whose chain has 40. A message takes a token
-        for four bytes, and 4; a reply is as long as the example, 40 / 4 + 4 = 14. The example has no wrong chain, and the
-        one that has is for the third step.
+        Questions of 12 and 20 bytes; an example whose question has 10 bytes and whose chain has 40. A message takes a
+        token for four bytes, and 4; a reply is as long as the example, 40 / 4 + 4 = 14. The example has no wrong
+        chain, and the one that has is for the third step.
 
         extract: 10 + 1 + 40 + 1 + 12 = 64 bytes, 16 + 4 = 20; 72 bytes, 18 + 4 = 22. 42 in, 2 * 14 out.
         rectify: 12 + 1 + 2 = 15 bytes, 4 + 4 = 8; 20 + 1 + 1 = 22 bytes, 6 + 4 = 10. 18 in.
@@ -338,8 +338,9 @@ class TestEstimate:
 
     def test_classification_is_counted_where_it_is_asked_for(self, template_dir):
         """
-        No examples: a reply is taken to have 400 bytes, 104 tokens. The judge's prompt is the student's, 12 + 6 bytes with
-        its "Q: " and "\\nA:", a space and the wrong chain: 419 bytes, 105 + 4 = 109; the other question 427, 107 + 4 = 111.
+        No examples: a reply is taken to have 400 bytes, 104 tokens. The judge's prompt is the student's, 12 + 6 bytes
+        with its "Q: " and "\\nA:", a space and the wrong chain: 419 bytes, 105 + 4 = 109; the other question 427,
+        107 + 4 = 111.
         """
         config = SynthesisConfig(template_dir=template_dir, num_examples=0, classify_mistakes=True)
 

@@ -121,7 +121,7 @@ class TestRejectedReplies:
 
     @pytest.mark.parametrize("seed", range(3))
     def test_every_chain_is_accounted_for(self, seed):
-        """Whatever the teacher says, each chain of each step is kept or recorded, and each question ends in one place."""
+        """Whatever the teacher says, each chain of each step is kept or recorded, and each question ends once."""
 
         def misbehave(request, number):
             step, cot = asked(request)

@@ -73,8 +73,8 @@ class TestDatasets:
 
     def test_likeness_and_key_tokens_are_counted_in_words(self):
         """
-        The chains have 10 words and differ in two places, the sum and the answer: 8 / 10 need no edit, and 2 + 2 of 20 are
-        key.
+        The chains have 10 words and differ in two places, the sum and the answer: 8 / 10 need no edit, and 2 + 2 of 20
+        are key.
         """
         result = run_one("What is 2 + 3?", "5", "2 + 3 = 6. Therefore, the answer is 6.", CHAIN)
 
