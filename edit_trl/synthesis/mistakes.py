@@ -10,11 +10,15 @@ Paper: https://huggingface.co/papers/2405.19737
 import re
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..chat import BudgetReached, ChatClient, EndpointError
 from .config import Progress
 from .prompts import Prompts
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 # Letters of the categories in `templates/mistake.txt`
@@ -28,12 +32,12 @@ _VERDICT = re.compile(
 
 
 def classify_mistakes(
-    pairs: Any,
+    pairs: "Dataset",
     client: ChatClient,
     template_dir: str | None = None,
     max_attempts: int = 3,
     on_progress: Progress | None = None,
-) -> Any:
+) -> "Dataset":
     """
     Add the column `mistake_kinds` to a dataset of pairs.
 
@@ -132,7 +136,7 @@ def read_verdict(reply: str) -> list[str] | None:
     return [kind for letter, kind in MISTAKE_KINDS.items() if letter in letters]
 
 
-def filter_mistakes(pairs: Any, kinds: Collection[str]) -> Any:
+def filter_mistakes(pairs: "Dataset", kinds: Collection[str]) -> "Dataset":
     """
     The pairs whose mistakes are all of some kinds.
 

@@ -9,11 +9,15 @@ import statistics
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..alignment import align, similarity
 from ..chat import ChatClient
 from ..questions import student_prompt
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 # The steps of the recipe, as the report and the card name them.
@@ -49,9 +53,9 @@ class SynthesisResult:
             Counts by step, origin, reason and task, means, usage and cost.
     """
 
-    pairs: Any
-    sft: Any
-    rejected: Any
+    pairs: "Dataset"
+    sft: "Dataset"
+    rejected: "Dataset"
     report: dict[str, Any]
 
 
@@ -145,7 +149,7 @@ class Record:
         )
 
 
-def pairs_dataset(record: Record, tokenize: Callable[[str], list], teacher: str, prompt_version: str) -> Any:
+def pairs_dataset(record: Record, tokenize: Callable[[str], list], teacher: str, prompt_version: str) -> "Dataset":
     """
     The pairs, as a preference dataset.
 
@@ -185,7 +189,7 @@ def pairs_dataset(record: Record, tokenize: Callable[[str], list], teacher: str,
     return _to_dataset(rows, _PAIR_COLUMNS)
 
 
-def sft_dataset(record: Record) -> Any:
+def sft_dataset(record: Record) -> "Dataset":
     """
     The right chains of the first step, and the rectified ones, each once.
 
@@ -211,7 +215,7 @@ def sft_dataset(record: Record) -> Any:
     return _to_dataset(list(rows.values()), _SFT_COLUMNS)
 
 
-def rejected_dataset(record: Record) -> Any:
+def rejected_dataset(record: Record) -> "Dataset":
     """
     What was not used.
 
@@ -226,7 +230,7 @@ def rejected_dataset(record: Record) -> Any:
 
 
 def make_report(
-    record: Record, pairs: Any, client: ChatClient, counted_in: str, prompt_version: str
+    record: Record, pairs: "Dataset", client: ChatClient, counted_in: str, prompt_version: str
 ) -> dict[str, Any]:
     """
     Counts by step, origin, reason and task, means, usage and cost.
@@ -277,7 +281,7 @@ def make_report(
     }
 
 
-def _to_dataset(rows: list[dict[str, Any]], columns: dict[str, str]) -> Any:
+def _to_dataset(rows: list[dict[str, Any]], columns: dict[str, str]) -> "Dataset":
     """A dataset with the same columns and types however few rows there are."""
     from datasets import Dataset, Features, Value
 
