@@ -214,7 +214,7 @@ class ChatClient:
                 How many to ask for at most.
 
         Returns:
-            `int`: As many; one at temperature zero, since the same reply would come again.
+            `int`: `max_attempts`; at temperature zero 1, since the same reply would come again.
         """
         return 1 if self.temperature == 0 else max_attempts
 
@@ -240,7 +240,7 @@ class ChatClient:
         """`float` or `None`: What the replies in the store cost, old and new; `None` without prices."""
         return self.price(self.usage.prompt_tokens, self.usage.completion_tokens)
 
-    def for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> "list[_R | Exception]":
+    def for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R | Exception]:
         """
         Do some work for each item, `max_concurrency` at a time.
 
@@ -263,7 +263,7 @@ class ChatClient:
         """
         tasks: list[Any] = []
 
-        async def run() -> "list[_R | Exception]":
+        async def run() -> list[_R | Exception]:
             tasks.append(asyncio.current_task())
             self._run = self._new_run()
             try:
@@ -300,7 +300,7 @@ class ChatClient:
         """
         What the store holds under a name; if nothing yet, the given value, which it then holds unless it is `None`.
 
-        For choices that later requests are made of, so that they are made once.
+        For choices that later requests depend on, so that each is made once.
 
         Args:
             name (`str`):
@@ -314,7 +314,7 @@ class ChatClient:
         return self._store.remember(name, value)
 
     def close(self) -> None:
-        """Close the store, so that another process may use it. `with ChatClient(...) as client:` ends with it."""
+        """Close the store, so that another process may use it. A `with` statement does so at its end."""
         self._store.close()
 
     def __enter__(self) -> "ChatClient":

@@ -230,7 +230,7 @@ class Run:
         self._stop: EndpointError | None = None  # why nothing more is sent
         self._num_failures = 0  # requests in a row
 
-    async def for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> "list[_R | Exception]":
+    async def for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R | Exception]:
         """Do the `work` for all `items`; the rest is as `ChatClient.for_each` says."""
         results: dict[int, _R | Exception] = {}
         numbered = enumerate(items)
