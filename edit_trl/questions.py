@@ -1,8 +1,8 @@
 """
 Tables of questions with their right answers, and the prompt in which a student sees a question.
 
-Synthesis asks a teacher such questions and makes pairs of its replies; evaluation asks a student. Both must mean the same
-by a question, and write the same prompt.
+Synthesis asks a teacher such questions and makes pairs of its replies; evaluation asks a student. Both must mean the
+same by a question, and write the same prompt.
 """
 
 from collections.abc import Iterable, Mapping
@@ -60,8 +60,8 @@ def normalize_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, A
     for number, row in enumerate(questions):
         if not isinstance(row, Mapping):
             raise TypeError(
-                f"`questions` must be rows with `question` and `answer`, got {row!r}. Of a `DatasetDict`, pass one split: "
-                '`questions["train"]`, say.'
+                f"`questions` must be rows with `question` and `answer`, got {row!r}. Of a `DatasetDict`, pass one "
+                'split: `questions["train"]`, say.'
             )
         texts = {name: row.get(name) for name in ("question", "answer")}
         for name, text in texts.items():
@@ -80,16 +80,16 @@ def normalize_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, A
     for name, numbers in missing.items():
         if numbers:
             raise ValueError(
-                f"Each question must have a text `{name}`, but {len(numbers)} of {len(rows)} have none, the first in rows "
-                f"{', '.join(map(str, numbers[:5]))} (from 0). It could be neither asked nor judged; rename the columns to "
-                "`question` and `answer`, make answers text, or leave these rows out."
+                f"Each question must have a text `{name}`, but {len(numbers)} of {len(rows)} have none, the first in "
+                f"rows {', '.join(map(str, numbers[:5]))} (from 0). It could be neither asked nor judged; rename the "
+                "columns to `question` and `answer`, make answers text, or leave these rows out."
             )
     repeated = {question: numbers for question, numbers in places.items() if len(numbers) > 1}
     if repeated:
         question, numbers = next(iter(repeated.items()))
         raise ValueError(
             f"Each question must be there once, but {len(repeated)} are repeated, the first in rows "
-            f"{', '.join(map(str, numbers[:5]))} (from 0): {question[:60]!r}. Leave out the repetitions; to sample a question "
-            "several times set `num_samples`."
+            f"{', '.join(map(str, numbers[:5]))} (from 0): {question[:60]!r}. Leave out the repetitions; to sample a "
+            "question several times set `num_samples`."
         )
     return rows

@@ -1,5 +1,5 @@
 """
-The text of tokens: one by one, or of the words that they make.
+Tokenizers, and the text of tokens: one by one, or of the words that they make.
 
 Decoding a token alone loses its leading space with many tokenizers, and a character may be spread over several tokens.
 The functions here keep both right, for the alignment of words and for showing a chain token by token.
@@ -93,3 +93,30 @@ def split_words(
     borders = list(accumulate(lengths, initial=0))
     words = ["".join(texts[i:j]) for i, j in pairwise(borders)]
     return words, [starts[j] - starts[i] for i, j in pairwise(borders)]
+
+
+def load_tokenizer(option: str, name: str) -> "PreTrainedTokenizerBase":
+    """
+    A tokenizer by name.
+
+    Args:
+        option (`str`):
+            Option that the name was given with, for the error.
+        name (`str`):
+            Name or folder.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerBase`]: The tokenizer.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`{option}` must be the name or folder of a tokenizer, got {name!r} ({error}). Pass the student's, or "
+            "leave it out to count words."
+        ) from error

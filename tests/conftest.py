@@ -215,3 +215,11 @@ def loopback_hub():
     hub = LoopbackHub()
     yield hub
     hub.server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def made():
+    """What the recipe makes of all questions of a teacher that does as it is told, and the requests."""
+    from dual_cot_teacher import DUAL_COTS, run
+
+    return run(cots=DUAL_COTS)

@@ -2,28 +2,42 @@
 What a teacher says to the prompts of `edit_trl.synthesis`, for scripts of `teacher.Teacher`; and fixtures of those who
 ask it.
 
-It knows the dual chains-of-thought of `DUAL_COTS` by heart: asked a question, it says the right chain, or the wrong one
-for those in `WRONG`; with a hint it says the right one, and asked for a wrong response the wrong one.
+It knows the dual chains-of-thought of `DUAL_COTS` by heart: asked a question, it says the right chain, or the wrong
+one for those in `WRONG`; with a hint it says the right one, and asked for a wrong response the wrong one.
 """
 
 import functools
 import json
-import signal
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
-from teacher import Response
+from teacher import (
+    Response,
+    Teacher,
+    client_for,
+    time_limit,  # noqa: F401
+)
 
+from edit_trl.synthesis import SynthesisConfig, synthesize
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
 
 
 # Two of each task; the teacher is wrong on one half, of different tasks.
 DUAL_COTS = generate_dual_cots(16, tasks=(*IN_DOMAIN_TASKS, *OUT_OF_DOMAIN_TASKS), seed=7)
 WRONG = {cot.question for cot in DUAL_COTS[::2]}
+RIGHT_COTS = [cot for cot in DUAL_COTS if cot.question not in WRONG]
+WRONG_COTS = [cot for cot in DUAL_COTS if cot.question in WRONG]
+RIGHT, ERRING = RIGHT_COTS[0], WRONG_COTS[0]  # questions that the teacher gets right and wrong
+# The fewest with which the contrastive prompts have examples of this run: 6 + 4 + 2 requests.
+SIX_COTS = WRONG_COTS[:4] + RIGHT_COTS[:2]
 BY_QUESTION = {cot.question: cot for cot in DUAL_COTS}
+
+CHAIN = "2 + 3 = 5. Therefore, the answer is 5."
+EXAMPLE = {"question": "What is 1 + 1?", "answer": "2", "chosen": "1 + 1 = 2.", "rejected": "1 + 1 = 3."}
 
 
 def questions(cots: list[DualCoT] = DUAL_COTS) -> list[dict[str, str]]:
@@ -46,7 +60,8 @@ def asked(request: dict[str, Any]) -> tuple[str, DualCoT]:
 
 def reply_to(step: str, cot: DualCoT) -> str:
     if step == "classify":
-        return f"It is as it was made.\nCategory: {'abcd'['logical knowledge calculation'.split().index(cot.mistake_kind)]}"
+        letter = {"logical": "a", "knowledge": "b", "calculation": "c"}[cot.mistake_kind]
+        return f"It is as it was made.\nCategory: {letter}"
     is_right = step == "rectify" or (step == "extract" and cot.question not in WRONG)
     return cot.chosen if is_right else cot.rejected
 
@@ -93,21 +108,45 @@ def as_sent(requests: list[dict[str, Any]]) -> list[str]:
     return sorted(json.dumps(request, sort_keys=True) for request in requests)
 
 
-@pytest.fixture(autouse=True)
-def time_limit():
-    """Nothing waits for ever, whatever is wrong."""
-    if not hasattr(signal, "SIGALRM"):
-        yield
-        return
+def run(script=teach, cots=SIX_COTS, client=None, on_progress=None, **options):
+    """What comes out, and the requests that were sent for it."""
+    with Teacher(script) as teacher, closing(client_for(teacher, **client or {})) as chat:
+        result = synthesize(questions(cots), chat, SynthesisConfig(**options), on_progress)
+    return result, teacher.requests
 
-    def stop(*_: Any) -> None:
-        raise TimeoutError("the test took too long")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+def run_one(question, answer, wrong, right):
+    """What becomes of a question that is answered wrong, and right with a hint."""
+    with Teacher(lambda request, _: right if "\nH: " in request["messages"][-1]["content"] else wrong) as teacher:
+        return synthesize([{"question": question, "answer": answer}], client_for(teacher))
+
+
+def tables(result):
+    return [dataset.to_list() for dataset in (result.pairs, result.sft, result.rejected)]
+
+
+def prompt_of(cot):
+    return f"Q: {cot.question}\nA:"
+
+
+def examples_file(folder, num=3, num_wrong=3, stem="Question"):
+    path = folder / f"{stem}.jsonl"
+    lines = [
+        {"question": f"{stem} {i}", "answer": str(i), "chosen": f"Right {i}", "rejected": f"Wrong {i}"}
+        for i in range(num)
+    ]
+    for line in lines[num_wrong:]:
+        del line["rejected"]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
 
 
 @pytest.fixture(autouse=True, scope="module")

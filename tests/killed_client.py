@@ -1,4 +1,4 @@
-"""Asks an endpoint many questions until it is killed, for `test_chat_client.py` to start again and again."""
+"""Asks an endpoint many questions until it is killed, for `test_chat_store.py` to start again and again."""
 
 import json
 import sys

@@ -1,12 +1,20 @@
-"""A scripted OpenAI-compatible endpoint on loopback. The script of a test decides what each request gets."""
+"""
+A scripted OpenAI-compatible endpoint on loopback, and what the tests that ask it share. The script of a test decides
+what each request gets.
+"""
 
 import asyncio
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
+
+from edit_trl.chat import ChatClient
 
 
 @dataclass
@@ -147,3 +155,24 @@ class Teacher:
             writer.write(head + content)
         await writer.drain()
         return True
+
+
+def client_for(teacher, **options):
+    return ChatClient("teacher", teacher.url, **{"api_key_env": None, **options})
+
+
+@pytest.fixture(autouse=True)
+def time_limit(request):
+    """Nothing here waits for ever, whatever is wrong."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def stop(*_):
+        raise TimeoutError("the test took too long")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(300 if request.node.get_closest_marker("slow") else 120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

@@ -1,7 +1,12 @@
-"""Chat calls to OpenAI-compatible endpoints, and the prompts that are sent. Serves teacher, judge and student alike."""
+"""
+Chat calls to OpenAI-compatible endpoints, and the prompts that are sent. For teacher, judge and student alike.
+"""
 
-from .client import BudgetReached, ChatClient, ChatReply, EndpointError, Usage, estimate_tokens
+from .client import ChatClient
+from .endpoint import EndpointError, estimate_tokens
 from .prompt_template import PromptTemplate
+from .run import BudgetReached
+from .store import ChatReply, Usage
 
 
 __all__ = [

@@ -318,7 +318,7 @@ def _inspect(args: argparse.Namespace) -> int:
             raise ValueError(f"The folder of {str(path)!r} must exist. Make it, or pass another file.")
     tokenizer = None
     if args.model is not None:
-        from ..synthesis.dual_cot import load_tokenizer
+        from ..token_texts import load_tokenizer
 
         tokenizer = load_tokenizer("--model", args.model)
     statistics = Statistics(config, unit="tokens" if tokenizer else "words")

@@ -89,7 +89,7 @@ def judge_chains(
     _check(prompts, responses, num_orders, max_attempts)
     template = _load_template(template_dir)
     students = list(responses)
-    attempts = 1 if client.temperature == 0 else max_attempts
+    attempts = client.num_attempts(max_attempts)
     items = list(itertools.product(range(len(prompts)), range(num_orders)))
     num_done = 0
 

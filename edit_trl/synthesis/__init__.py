@@ -1,9 +1,11 @@
 """Make dual chains-of-thought with a teacher model, and sort their mistakes."""
 
 from ..deprecation import renamed
+from .config import SynthesisConfig
 from .dataset_files import push_to_hub, save_dual_cots
-from .dual_cot import SynthesisConfig, SynthesisResult, estimate_requests, synthesize
+from .dual_cot import estimate_requests, synthesize
 from .mistakes import classify_mistakes, filter_mistakes
+from .results import SynthesisResult
 
 
 __all__ = [
@@ -18,10 +20,5 @@ __all__ = [
 ]
 
 __getattr__ = renamed(
-    __name__,
-    {
-        "estimate": "edit_trl.synthesis.estimate_requests",
-        "keep_mistakes": "edit_trl.synthesis.filter_mistakes",
-        "save": "edit_trl.synthesis.save_dual_cots",
-    },
+    __name__, {"estimate": "estimate_requests", "keep_mistakes": "filter_mistakes", "save": "save_dual_cots"}
 )

@@ -9,7 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .dual_cot import REJECT_REASONS, STEPS, SynthesisConfig, SynthesisResult
+from .checks import REJECT_REASONS
+from .config import SynthesisConfig
+from .results import STEPS, SynthesisResult
 
 
 _DATASETS = ("dual_cots", "sft", "rejected")
@@ -112,6 +114,7 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
         [task or "-", counts.get("chains", 0), counts.get("rectified", 0), counts.get("corrupted", 0)]
         for task, counts in report["tasks"].items()
     ]
+    origins = ", ".join(f"{num} {origin}" for origin, num in report["origin"].items())
     used = sorted({reason for step in report["steps"].values() for reason in step["rejected"]})
     sampling = ", ".join(f"{name} {value}" for name, value in report["sampling"].items() if value is not None)
     cost = "" if report["cost"] is None else f" Cost at the prices given: {report['cost']:.4g}."
@@ -123,16 +126,16 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
     parts = [
         "\n".join([*metadata, "---"]),
         "# Dual chains-of-thought",
-        "Pairs of a right (`chosen`) and a wrong (`rejected`) chain of thought for one question that share most of their "
-        "reasoning, made by the recipe of the EDIT [paper](https://huggingface.co/papers/2405.19737), to train a student "
-        "with `EDITTrainer` of `edit_trl` or with any preference trainer of TRL. `sft` holds the right chains for "
-        "supervised fine-tuning before that, `rejected` what was not used, and why.",
-        f"- Pairs: {report['pairs']} ({', '.join(f'{n} {origin}' for origin, n in report['origin'].items()) or 'none'}). "
-        "Rectified: the teacher was wrong, and right when told the answer. Corrupted: the teacher was right, and wrote a "
-        "wrong response when asked for one.\n"
+        "Pairs of a right (`chosen`) and a wrong (`rejected`) chain of thought for one question that share most of "
+        "their reasoning, made by the recipe of the EDIT [paper](https://huggingface.co/papers/2405.19737), to train "
+        "a student with `EDITTrainer` of `edit_trl` or with any preference trainer of TRL. `sft` holds the right "
+        "chains for supervised fine-tuning before that, `rejected` what was not used, and why.",
+        f"- Pairs: {report['pairs']} ({origins or 'none'}). Rectified: the teacher was wrong, and right when told the "
+        "answer. Corrupted: the teacher was right, and wrote a wrong response when asked for one.\n"
         f"- Teacher: `{report['teacher']}` ({sampling or 'sampling left to the endpoint'}), {own} (version "
         f"`{report['prompt_version']}`), {datetime.date.today().isoformat()}.\n"
-        f"- {usage['requests']} requests, {usage['prompt_tokens']} tokens in, {usage['completion_tokens']} tokens out.{cost}\n"
+        f"- {usage['requests']} requests, {usage['prompt_tokens']} tokens in, {usage['completion_tokens']} "
+        f"tokens out.{cost}\n"
         f"- On average {ratio} of the {unit} of a pair are key, and {likeness} of the longer chain needs no edit.",
         *([f"Not finished: {report['stopped']}."] if report["stopped"] else []),
         *report["notes"],

@@ -9,17 +9,22 @@ Paper: https://huggingface.co/papers/2405.19737
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 from ..chat import BudgetReached, ChatClient, EndpointError
+from .config import Progress
 from .prompts import Prompts
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 # Letters of the categories in `templates/mistake.txt`
 MISTAKE_KINDS = {"a": "logical", "b": "knowledge", "c": "calculation", "d": "other"}
 
-# In "Category: a sum is wrong" the letter is a word.
+# In "Category: a sum is wrong" the letter is a word, and no category.
 _LETTER = r"(?!a[ \t]+(?!and\b|logical\b)[a-z]{2})[a-d]\b"
 _VERDICT = re.compile(
     rf"\bcategor(?:y|ies)\W*?({_LETTER})((?:[^\w\n]*?(?:[+,/;&]|\band\b)[^\w\n]*{_LETTER})*)", re.IGNORECASE
@@ -27,12 +32,12 @@ _VERDICT = re.compile(
 
 
 def classify_mistakes(
-    pairs: Any,
+    pairs: "Dataset",
     client: ChatClient,
     template_dir: str | None = None,
     max_attempts: int = 3,
-    on_progress: Callable[[str, "Counter[str]", int, int], None] | None = None,
-) -> Any:
+    on_progress: Progress | None = None,
+) -> "Dataset":
     """
     Add the column `mistake_kinds` to a dataset of pairs.
 
@@ -70,24 +75,24 @@ def classify_mistakes(
     missing = [name for name in ("prompt", "chosen", "rejected") if name not in pairs.column_names]
     if missing:
         raise ValueError(
-            f"`pairs` must have the columns `prompt`, `chosen` and `rejected`, got {pairs.column_names}. The judge compares "
-            "the chains; rename the columns."
+            f"`pairs` must have the columns `prompt`, `chosen` and `rejected`, got {pairs.column_names}. The judge "
+            "compares the chains; rename the columns."
         )
     prompts = Prompts(template_dir)
-    attempts = 1 if client.temperature == 0 else max_attempts
     outcomes: Counter[str] = Counter()
 
     async def work(pair: dict[str, Any]) -> list[str] | None:
         texts = [pair[name] for name in ("prompt", "chosen", "rejected")]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(
-                "`prompt`, `chosen` and `rejected` must be text, got messages. The judge reads text; join the contents."
+                "`prompt`, `chosen` and `rejected` must be text, got messages. The judge reads text; join the "
+                "contents."
             )
         prompt, chosen, rejected = (text.strip() for text in texts)
         messages = prompts.render("mistake", prompt=prompt, chosen=chosen, rejected=rejected)
         kinds = None
         try:
-            for attempt in range(attempts):
+            for attempt in range(client.num_attempts(max_attempts)):
                 kinds = read_verdict((await client.chat(messages, attempt)).text)
                 if kinds is not None:
                     break
@@ -131,7 +136,7 @@ def read_verdict(reply: str) -> list[str] | None:
     return [kind for letter, kind in MISTAKE_KINDS.items() if letter in letters]
 
 
-def filter_mistakes(pairs: Any, kinds: Collection[str]) -> Any:
+def filter_mistakes(pairs: "Dataset", kinds: Collection[str]) -> "Dataset":
     """
     The pairs whose mistakes are all of some kinds.
 
@@ -155,6 +160,7 @@ def filter_mistakes(pairs: Any, kinds: Collection[str]) -> Any:
         )
     if "mistake_kinds" not in pairs.column_names:
         raise ValueError(
-            f"`pairs` must have the column `mistake_kinds`, got {pairs.column_names}. Make it with `classify_mistakes`."
+            f"`pairs` must have the column `mistake_kinds`, got {pairs.column_names}. Make it with "
+            "`classify_mistakes`."
         )
     return pairs.filter(lambda mistakes: bool(mistakes) and set(mistakes) <= set(kinds), input_columns="mistake_kinds")

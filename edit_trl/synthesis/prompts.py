@@ -1,9 +1,9 @@
 """
-The prompts to the teacher, the worked examples in them, and the text that comes back.
+The prompts to the teacher, and the worked examples in them.
 
 The prompts are files in `templates/`, in Jinja's syntax, to be read and replaced. A line `[system]`, `[user]` or
-`[assistant]` begins a message. The EDIT paper puts its worked examples into one message; here they are turns of a chat,
-since small teachers then write steps where they would otherwise answer at once.
+`[assistant]` begins a message. The EDIT paper puts its worked examples into one message; here they are turns of a
+chat, since small teachers then write steps where they would otherwise answer at once.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -11,7 +11,6 @@ Paper: https://huggingface.co/papers/2405.19737
 import hashlib
 import itertools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,6 @@ from ..tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, generate_dual_cots
 
 
 TEMPLATES = ("cot", "answer_hint", "contrastive_cot", "mistake")
-
-# What teachers repeat of the prompt before they begin, and what they go on with after the end.
-_OPENINGS = re.compile(
-    r"\s*(?:\**(?:Q|H|Question)\**\s*:.*\n\s*|\**(?:A|Answer|Response|(?:Right|Wrong) response)\**\s*:\**\s*"
-    r"|Let(?:['’]s| us) think step[ -]by[ -]step[.:]*\s*)+",
-    re.IGNORECASE,
-)
-_CONTINUATION = re.compile(r"\n\s*\**(?:Q|H|Question|(?:Right|Wrong) response)\**\s*:")
-
-_LEAKS = re.compile(
-    r"\bhint(?:s|ed)?\b|\b(?:given|knowing|since|know) (?:that )?the (?:correct|right) answer\b|"
-    r"\bthe (?:given|provided|stated) (?:correct )?answer\b|\b(?:wrong|right|correct|incorrect) response\b|"
-    r"\b(?:incorrect|wrong) answer\b|\bmistake(?:s|nly)?\b|\b(?:deliberate|intentional)(?:ly)?\b|\AH\s*:",
-    re.IGNORECASE,
-)
 
 
 class Prompts:
@@ -95,53 +79,6 @@ class Prompts:
         return self._templates[name].render(**values)
 
 
-def clean(reply: str) -> str:
-    """
-    A chain-of-thought without what a teacher repeats of the prompt before it, or adds after it.
-
-    Args:
-        reply (`str`):
-            What the teacher wrote.
-
-    Returns:
-        `str`: The chain.
-
-    Examples:
-
-    ```python
-    >>> clean("A: Let's think step by step. 2 + 3 = 5. Therefore, the answer is 5.\\n\\nQ: What is 1 + 1?")
-    '2 + 3 = 5. Therefore, the answer is 5.'
-
-    ```
-    """
-    opening = _OPENINGS.match(reply)
-    return _CONTINUATION.split(reply[opening.end() if opening else 0 :])[0].strip()
-
-
-def leaks_prompt(chain: str, allowed: str) -> bool:
-    """
-    Whether a chain speaks of what it was told: of the hint, or of being a wrong response.
-
-    Args:
-        chain (`str`):
-            The chain.
-        allowed (`str`):
-            Text, such as the question, that the chain may quote. If it uses such words, so may the chain.
-
-    Returns:
-        `bool`: Whether it does.
-
-    Examples:
-
-    ```python
-    >>> leaks_prompt("The hint says 5, so the answer is 5.", allowed="What is 2 + 3?")
-    True
-
-    ```
-    """
-    return _LEAKS.search(chain) is not None and _LEAKS.search(allowed) is None
-
-
 def shipped_examples() -> list[dict[str, Any]]:
     """
     Worked examples for the tasks of `edit_trl.tasks`, four of each; the first of every task come first.
@@ -151,7 +88,7 @@ def shipped_examples() -> list[dict[str, Any]]:
     """
     tasks = (*IN_DOMAIN_TASKS, *OUT_OF_DOMAIN_TASKS)
     by_task: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
-    # A seed that nobody will think of for questions.
+    # The number of the paper: a seed that no questions are likely to be generated with, so that none is an example.
     for example in generate_dual_cots(4 * len(tasks), tasks=tasks, seed=2405_19737):
         names = ("question", "answer", "chosen", "rejected", "task")
         by_task[example.task].append({name: getattr(example, name) for name in names})
@@ -177,8 +114,8 @@ def load_examples(path: str) -> list[dict[str, Any]]:
         examples = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"`examples` must be a JSON Lines file, got {path!r} ({error}). Write one example per line, with `question`, "
-            "`answer`, `chosen` and, optionally, `rejected` and `task`."
+            f"`examples` must be a JSON Lines file, got {path!r} ({error}). Write one example per line, with "
+            "`question`, `answer`, `chosen` and, optionally, `rejected` and `task`."
         ) from None
     for number, example in enumerate(examples, 1):
         texts = (
@@ -186,8 +123,8 @@ def load_examples(path: str) -> list[dict[str, Any]]:
         )
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(
-                f"Each of the `examples` must have texts `question`, `answer` and `chosen`, but number {number} of {path!r} "
-                "has not. Teachers follow the examples; complete it, or take it out."
+                f"Each of the `examples` must have texts `question`, `answer` and `chosen`, but number {number} of "
+                f"{path!r} has not. Teachers follow the examples; complete it, or take it out."
             )
     return examples
 

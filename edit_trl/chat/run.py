@@ -1,0 +1,345 @@
+"""
+Requests on their way to the endpoint, from the start of `ChatClient.for_each` to its end.
+
+Before a request is sent, it needs a place in the budget, one of the places in flight, its turn by requests and tokens
+per minute, and an endpoint that does not ask to wait. [`Budget`], [`Pace`] and [`Cooldown`] each know one of these;
+[`Run`] asks them in turn, tries again what failed, and ends when nothing more can succeed.
+
+An endpoint that asks to wait makes all requests wait, and that is no failed attempt. Some failures concern one request
+(its context is too long, say) and leave the others alone; some concern all (a wrong key, an unknown model, an endpoint
+that is gone) and end the run.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from .endpoint import BYTES_PER_TOKEN, AskedToWait, AttemptFailed, Endpoint, EndpointError, estimate_tokens
+from .store import ChatReply, ReplyStore, Usage
+
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+# Requests in a row that may fail, each after all its attempts, before the endpoint counts as gone.
+_MAX_FAILURES = 10
+
+# Longest wait that the client chooses itself, in seconds.
+_MAX_BACKOFF = 60.0
+
+
+class BudgetReached(Exception):
+    """A request was not sent, because `max_cost` or `max_requests` would be exceeded."""
+
+
+class Budget:
+    """
+    Keeps requests, those in flight included, within the limits.
+
+    A request in flight counts with what it may cost at worst: a token per byte, and the longest reply.
+
+    Args:
+        usage (`Usage`):
+            What was used so far. Its `requests` are counted here, its tokens by the run.
+        price (`Callable[[int, int], float | None]`):
+            Price of some tokens of requests and of replies; `None` without prices.
+        longest_reply (`int` or `None`):
+            Tokens of the longest reply.
+        max_requests (`int` or `None`):
+            Most requests.
+        max_cost (`float` or `None`):
+            Highest cost.
+    """
+
+    def __init__(
+        self,
+        usage: Usage,
+        price: Callable[[int, int], float | None],
+        longest_reply: int | None,
+        max_requests: int | None,
+        max_cost: float | None,
+    ) -> None:
+        self.usage = usage
+        self.price = price
+        self.longest_reply = longest_reply
+        self.max_requests = max_requests
+        self.max_cost = max_cost
+        self._num_in_flight = 0
+        self._reserved = 0.0  # cost of the requests in flight, at worst
+        self._released = asyncio.Event()
+
+    async def reserve(self, prompt_tokens: int) -> float:
+        """
+        Count a request before it is sent. Waits while those in flight may turn out cheaper than at worst.
+
+        Args:
+            prompt_tokens (`int`):
+                Estimated tokens of the request.
+
+        Returns:
+            `float`: What the request may cost, to be released when it has ended.
+
+        Raises:
+            BudgetReached: If the request would exceed a limit.
+        """
+        cost = self.price(prompt_tokens * BYTES_PER_TOKEN, self.longest_reply or 0) or 0.0
+        while True:
+            if self.max_requests is not None and self.usage.requests >= self.max_requests:
+                raise BudgetReached(f"`max_requests={self.max_requests}` is reached")
+            spent = self.price(self.usage.prompt_tokens, self.usage.completion_tokens) or 0.0
+            if self.max_cost is None or spent + self._reserved + cost <= self.max_cost:
+                self.usage.requests += 1
+                self._reserved += cost
+                self._num_in_flight += 1
+                return cost
+            if not self._num_in_flight:
+                raise BudgetReached(f"`max_cost={self.max_cost:g}` is reached: {spent:.4g} spent")
+            self._released.clear()
+            await self._released.wait()
+
+    def release(self, cost: float, was_sent: bool) -> None:
+        """Take back the reserved `cost` of a request that has ended; one that never `was_sent` is not counted."""
+        if not was_sent:
+            self.usage.requests -= 1
+        self._reserved -= cost
+        self._num_in_flight -= 1
+        self._released.set()
+
+
+class Pace:
+    """
+    Spaces requests, or their tokens, evenly, so that no minute sees more than a limit.
+
+    Args:
+        per_minute (`float` or `None`):
+            The limit; `None` for no limit.
+    """
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._seconds_each = 60.0 / per_minute if per_minute else 0.0
+        self._next_time = 0.0
+
+    async def take(self, amount: float) -> None:
+        """Wait for one's turn, and take some `amount`."""
+        if self._seconds_each:
+            start = max(self._next_time, time.monotonic())
+            self._next_time = start + amount * self._seconds_each
+            await asyncio.sleep(start - time.monotonic())
+
+    def charge(self, amount: float) -> None:
+        """Take some `amount` afterwards, which later turns wait for. It may be negative."""
+        self._next_time += amount * self._seconds_each
+
+
+class Cooldown:
+    """
+    Holds all requests back while the endpoint asks to wait.
+
+    Args:
+        max_wait (`float`):
+            Seconds that the endpoint may ask for without any reply in between.
+    """
+
+    def __init__(self, max_wait: float) -> None:
+        self.max_wait = max_wait
+        self._until = 0.0  # before which nothing is sent
+        self._since: float | None = None
+        self._num_waits = 0  # without a reply in between
+
+    def start(self, seconds: float | None) -> float:
+        """
+        Begin a wait, unless it is too long.
+
+        Args:
+            seconds (`float` or `None`):
+                What the endpoint asks for. `None` doubles the wait each time, from about 2 seconds to 60.
+
+        Returns:
+            `float`: Seconds from the start of the first wait since the last reply to the end of this one. There is no
+            wait if they are more than `max_wait`.
+        """
+        now = time.monotonic()
+        if now >= self._until:  # the first to hear of it, not one that was in flight already
+            self._num_waits += 1
+        if self._since is None:
+            self._since = now
+        if seconds is None:
+            seconds = min(_MAX_BACKOFF, 2.0**self._num_waits) * random.uniform(0.5, 1.0)
+        total = now + seconds - self._since
+        if total <= self.max_wait:
+            self._until = max(self._until, now + seconds)
+        return total
+
+    def reset(self) -> None:
+        """Forget the waits so far: a reply came."""
+        self._since, self._num_waits = None, 0
+
+    async def wait(self) -> None:
+        """Wait until the endpoint may be asked."""
+        while (seconds := self._until - time.monotonic()) > 0:
+            # Not all at once: they would meet the same limit again.
+            await asyncio.sleep(seconds + random.uniform(0.0, min(seconds, 1.0)))
+
+
+class Run:
+    """
+    One run: workers that do their items, and the requests that these need.
+
+    Args:
+        endpoint ([`Endpoint`]):
+            What is asked.
+        store ([`ReplyStore`]):
+            Where replies are.
+        budget ([`Budget`]):
+            What may be spent.
+        request_pace, token_pace ([`Pace`]):
+            Requests and tokens per minute.
+        cooldown ([`Cooldown`]):
+            Waits that the endpoint asks for.
+        max_concurrency (`int`):
+            Workers, and requests in flight at a time.
+        max_retries (`int`):
+            Further attempts of a request.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        store: ReplyStore,
+        budget: Budget,
+        request_pace: Pace,
+        token_pace: Pace,
+        cooldown: Cooldown,
+        max_concurrency: int,
+        max_retries: int,
+    ) -> None:
+        self.endpoint = endpoint
+        self.store = store
+        self.budget = budget
+        self.usage = budget.usage
+        self.request_pace = request_pace
+        self.token_pace = token_pace
+        self.cooldown = cooldown
+        self.max_concurrency = max_concurrency
+        self.max_retries = max_retries
+        self._slots = asyncio.Semaphore(max_concurrency)  # for requests in flight
+        self._opening = asyncio.Lock()
+        self._pending: dict[str, asyncio.Event] = {}  # requests that a worker has begun, by key
+        self._stop: EndpointError | None = None  # why nothing more is sent
+        self._num_failures = 0  # requests in a row
+
+    async def for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R | Exception]:
+        """Do the `work` for all `items`; the rest is as `ChatClient.for_each` says."""
+        results: dict[int, _R | Exception] = {}
+        numbered = enumerate(items)
+
+        async def worker() -> None:
+            for index, item in numbered:
+                try:
+                    results[index] = await work(item)
+                except (BudgetReached, EndpointError) as error:
+                    results[index] = error
+                if self._stop is not None:
+                    break
+
+        workers = [asyncio.create_task(worker()) for _ in range(self.max_concurrency)]
+        try:
+            await asyncio.gather(*workers)
+            # Work that sends several requests at a time may have ended before they have.
+            while self._pending:
+                await asyncio.gather(*(event.wait() for event in self._pending.values()))
+        finally:
+            for task in workers:
+                task.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            await self.endpoint.close()
+        if self._stop is not None:
+            raise self._stop
+        return [results[index] for index in range(len(results))]
+
+    async def chat(self, messages: list[dict[str, str]], sample: int) -> ChatReply:
+        """The reply to some `messages`, with the number of a `sample`, as `ChatClient.chat` says."""
+        key = self.store.key(messages, sample)
+        while key in self._pending:  # asked by another worker at this moment
+            await self._pending[key].wait()
+        reply = self.store.get(key)
+        if reply is not None:
+            return reply
+        self._pending[key] = asyncio.Event()
+        try:
+            return await self._ask(key, messages, sample)
+        finally:
+            self._pending.pop(key).set()
+
+    async def _ask(self, key: str, messages: list[dict[str, str]], sample: int) -> ChatReply:
+        prompt_tokens = estimate_tokens(messages)
+        num_sent = num_failed = 0
+        while self._stop is None:
+            cost = await self.budget.reserve(prompt_tokens)
+            is_sent = False
+            try:
+                async with self._slots:
+                    await self._wait_for_turn(prompt_tokens)
+                    is_sent = True
+                    num_sent += 1
+                    reply = await self.endpoint.ask(messages, sample)
+                self._keep(key, reply, num_sent, prompt_tokens)
+                return reply
+            except AskedToWait as wait:
+                self._cool_down(wait)
+            except AttemptFailed as failure:
+                num_failed += 1
+                if num_failed > self.max_retries:
+                    message = f"No usable reply after {num_failed} attempts; the last one: {failure}."
+                    raise self._give_up(self.endpoint.error(message, failure.status_code)) from None
+                await asyncio.sleep(min(_MAX_BACKOFF, 0.5 * 2 ** (num_failed - 1)) * random.uniform(0.5, 1.5))
+            except EndpointError as error:
+                # Once these settings have had replies, a refusal is about the request.
+                raise self._give_up(error, counts=not self.usage.replies) from None
+            finally:
+                self.budget.release(cost, is_sent)
+        raise self._stop
+
+    async def _wait_for_turn(self, prompt_tokens: int) -> None:
+        """Wait until the endpoint may be asked. The first to come here connects."""
+        if self._stop is None:
+            await self.request_pace.take(1)
+            await self.token_pace.take(prompt_tokens)
+            await self.cooldown.wait()
+        async with self._opening:
+            if not self.endpoint.is_open and self._stop is None:
+                await self.endpoint.open()
+        if self._stop is not None:
+            raise self._stop
+
+    def _keep(self, key: str, reply: ChatReply, num_sent: int, estimate: int) -> None:
+        """Store a reply, and note that the endpoint is well."""
+        self.store.put(key, reply, num_sent)
+        self.usage.replies += 1
+        self.usage.prompt_tokens += reply.prompt_tokens
+        self.usage.completion_tokens += reply.completion_tokens
+        self.token_pace.charge(reply.prompt_tokens + reply.completion_tokens - estimate)
+        self.cooldown.reset()
+        self._num_failures = 0
+
+    def _cool_down(self, wait: AskedToWait) -> None:
+        seconds = self.cooldown.start(wait.seconds)
+        if seconds > self.cooldown.max_wait:
+            error = self.endpoint.error(
+                f"The endpoint has asked to wait for {seconds:.0f} seconds without a reply in between, more than "
+                f"`max_wait={self.cooldown.max_wait:g}`. Lower `requests_per_minute`, `tokens_per_minute` or "
+                "`max_concurrency`, or start again later.",
+                wait.status_code,
+                is_fatal=True,
+            )
+            raise self._give_up(error) from None
+
+    def _give_up(self, error: EndpointError, counts: bool = True) -> EndpointError:
+        """The error of a request that failed for good. Where many do so in a row, it is fatal."""
+        self._num_failures += counts
+        error.is_fatal = error.is_fatal or self._num_failures >= _MAX_FAILURES
+        if error.is_fatal and self._stop is None:
+            self._stop = error
+        return error

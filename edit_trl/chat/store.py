@@ -1,0 +1,151 @@
+"""
+Replies in an SQLite file, so that each is paid for once.
+
+A reply is stored before anyone sees it, under a key made of what the replies of this store depend on (endpoint, model,
+sampling), the messages and the number of the sample. One process at a time: the file is locked while it is in use.
+"""
+
+import hashlib
+import json
+import sqlite3
+import threading
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class ChatReply(NamedTuple):
+    """
+    One reply of a model.
+
+    Args:
+        text (`str`):
+            What the model answered, without its thinking. Empty if it never got to an answer.
+        thinking (`str`):
+            What a reasoning model thought before: the field `reasoning_content` or `reasoning`, or what stood between
+            `<think>` and `</think>`.
+        finish_reason (`str` or `None`):
+            `"stop"`, `"length"` for a reply cut at the limit, `"content_filter"`, or what else the endpoint says.
+        prompt_tokens (`int`):
+            Tokens of the request, as the endpoint counts them; estimated if it does not.
+        completion_tokens (`int`):
+            Tokens of the reply, thinking included; estimated likewise.
+    """
+
+    text: str
+    thinking: str
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass
+class Usage:
+    """
+    What an endpoint was asked for.
+
+    Args:
+        requests (`int`):
+            Requests sent, failed attempts included.
+        replies (`int`):
+            Replies received.
+        prompt_tokens (`int`):
+            Tokens of their requests.
+        completion_tokens (`int`):
+            Tokens of the replies.
+    """
+
+    requests: int = 0
+    replies: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class ReplyStore:
+    """
+    The store of a client.
+
+    Args:
+        path (`str` or `None`):
+            SQLite file, made if it does not exist. `None` keeps the replies in memory.
+        settings (`dict[str, Any]`):
+            What the replies depend on. A file holds replies of one such set alone.
+
+    Raises:
+        ValueError: If the file cannot be used, is in use, or holds replies that were made with other settings.
+    """
+
+    def __init__(self, path: str | None, settings: dict[str, Any]) -> None:
+        self._lock = threading.Lock()  # a notebook's run has a thread of its own
+        try:
+            self._db = sqlite3.connect(path or ":memory:", timeout=0.0, isolation_level=None, check_same_thread=False)
+            # Exclusive before the first write in WAL mode: held until closed, and let go when the process is killed.
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT, thinking TEXT, "
+                "finish_reason TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, requests INTEGER) WITHOUT ROWID"
+            )
+            self._db.execute("CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise ValueError(
+                    f"`store` must not be in use, but another run works with {path!r}. Both would pay for the same "
+                    "replies; wait for it, or pass another file."
+                ) from None
+            raise ValueError(
+                f"`store` must be an SQLite file in a folder that can be written to, got {path!r} ({error}). Make the "
+                "folder, or pass another file."
+            ) from None
+        settings = json.loads(json.dumps(settings))
+        self._made_with = self.remember("identity", settings)
+        changed = [name for name in settings if self._made_with.get(name) != settings[name]]
+        if changed:
+            self.close()
+            values = ", ".join(f"`{name}={self._made_with.get(name)!r}`, now {settings[name]!r}" for name in changed)
+            raise ValueError(
+                f"`store` holds replies that were made with other settings: {values}. They cannot be mixed; pass "
+                f"another file than {path!r}, or the settings that it was made with."
+            )
+
+    def key(self, messages: list[dict[str, str]], sample: int) -> str:
+        """Key of the reply to some `messages`, for the number of the `sample`."""
+        asked = json.dumps([self._made_with, messages, sample], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+    def get(self, key: str) -> ChatReply | None:
+        """The reply under a `key`; `None` if there is none."""
+        with self._lock, closing(self._db.cursor()) as cursor:
+            row = cursor.execute(
+                "SELECT text, thinking, finish_reason, prompt_tokens, completion_tokens FROM replies WHERE key = ?",
+                (key,),
+            ).fetchone()
+        return ChatReply(*row) if row else None
+
+    def put(self, key: str, reply: ChatReply, num_requests: int) -> None:
+        """Store a `reply` under its `key`, with the number of requests that it took, `num_requests`."""
+        with self._lock:
+            self._db.execute(
+                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", (key, *reply, num_requests)
+            )
+
+    def usage(self) -> Usage:
+        """What all replies in the store took."""
+        with self._lock, closing(self._db.cursor()) as cursor:
+            sums = "SUM(requests), COUNT(*), SUM(prompt_tokens), SUM(completion_tokens)"
+            return Usage(*(value or 0 for value in cursor.execute(f"SELECT {sums} FROM replies").fetchone()))
+
+    def remember(self, name: str, value: Any) -> Any:
+        """What is noted under a `name`; if nothing yet, the `value`, which is noted unless it is `None`."""
+        with self._lock, closing(self._db.cursor()) as cursor:
+            if value is not None:
+                cursor.execute("INSERT OR IGNORE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
+            row = cursor.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def close(self) -> None:
+        """Close the file, so that another process may use it."""
+        self._db.close()

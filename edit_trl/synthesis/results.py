@@ -1,0 +1,291 @@
+"""
+What comes out of the recipe: the datasets, and the report on how they came about.
+
+The prompts of the datasets are the student's, not the teacher's: the question alone, under the description of its
+task. Every chain that was asked about ends as a pair or as a record with a reject reason.
+"""
+
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..alignment import align, similarity
+from ..chat import ChatClient
+from ..questions import student_prompt
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+# The steps of the recipe, as the report and the card name them.
+STEPS = {"extract": "answer the question", "rectify": "mend a wrong chain", "corrupt": "spoil a right chain"}
+
+_PAIR_COLUMNS = {
+    **dict.fromkeys(("prompt", "chosen", "rejected", "answer", "task", "origin"), "string"),
+    **dict.fromkeys(("similarity", "key_token_ratio"), "float64"),
+    **dict.fromkeys(("teacher", "prompt_version"), "string"),
+}
+_SFT_COLUMNS = dict.fromkeys(("prompt", "completion", "answer", "task", "origin"), "string")
+_REJECTED_COLUMNS = dict.fromkeys(
+    ("question", "answer", "task", "step", "reject_reason", "chain", "reply", "detail"), "string"
+)
+
+
+@dataclass
+class SynthesisResult:
+    """
+    What [`synthesize`] made.
+
+    Args:
+        pairs ([`~datasets.Dataset`]):
+            Preference dataset: `prompt`, `chosen`, `rejected`, `answer`, `task`, `origin` (`"rectified"` or
+            `"corrupted"`), `similarity`, `key_token_ratio`, `teacher`, `prompt_version`, and `mistake_kinds` if asked
+            for.
+        sft ([`~datasets.Dataset`]):
+            Prompt-completion dataset for stage 1: the right chains of the first step, and the rectified ones.
+        rejected ([`~datasets.Dataset`]):
+            What was not used: `question`, `answer`, `task`, `step`, `reject_reason`, `chain` (the first step's),
+            `reply` and `detail`.
+        report (`dict`):
+            Counts by step, origin, reason and task, means, usage and cost.
+    """
+
+    pairs: "Dataset"
+    sft: "Dataset"
+    rejected: "Dataset"
+    report: dict[str, Any]
+
+
+@dataclass
+class Chain:
+    """
+    A question on its way through the steps, and what the teacher made of it.
+
+    Args:
+        question (`str`):
+            The question.
+        answer (`str`):
+            Its right answer.
+        task (`str` or `None`):
+            Its task.
+        task_description (`str`):
+            Head of its prompts.
+        sample (`int`):
+            Number of the sample: each sample of a question is a chain of its own.
+        examples (`list[dict[str, Any]]` or `None`):
+            Worked examples to show; `None` where the budget was reached before they could be drawn.
+        first (`str`, *optional*, defaults to `""`):
+            The chain of the first step.
+        is_right (`bool`, *optional*, defaults to `False`):
+            Whether that chain has the right answer.
+        second (`str`, *optional*, defaults to `""`):
+            The chain of the second step: rectified or corrupted.
+    """
+
+    question: str
+    answer: str
+    task: str | None
+    task_description: str
+    sample: int
+    examples: list[dict[str, Any]] | None
+    first: str = ""
+    is_right: bool = False
+    second: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """`str`: The student's prompt."""
+        return student_prompt(self.question, self.task_description)
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """`tuple[str, str]`: The right chain and the wrong one."""
+        return (self.first, self.second) if self.is_right else (self.second, self.first)
+
+
+@dataclass
+class Record:
+    """
+    What the recipe did so far.
+
+    Args:
+        chains (`list[Chain]`):
+            All chains.
+        pairs (`list[Chain]`):
+            Those that became pairs.
+        rejected (`list[dict[str, Any]]`):
+            A row for each of the others.
+        num_asked (`dict[str, int]`):
+            Number of chains that came to each step.
+        notes (`list[str]`):
+            What whoever uses the datasets should know.
+        stopped (`str`, *optional*):
+            Which limit of the budget was reached, if any.
+    """
+
+    chains: list[Chain]
+    pairs: list[Chain] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    num_asked: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    stopped: str | None = None
+
+    def reject(self, chain: Chain, step: str, reason: str, reply: str = "", detail: str = "") -> None:
+        """Leave out a `chain`: at which `step`, for which `reason`, after which `reply`, with what `detail`."""
+        self.rejected.append(
+            {
+                "question": chain.question,
+                "answer": chain.answer,
+                "task": chain.task,
+                "step": step,
+                "reject_reason": reason,
+                "chain": chain.first,
+                "reply": reply,
+                "detail": detail,
+            }
+        )
+
+
+def pairs_dataset(record: Record, tokenize: Callable[[str], list], teacher: str, prompt_version: str) -> "Dataset":
+    """
+    The pairs, as a preference dataset.
+
+    Args:
+        record ([`Record`]):
+            What the recipe did.
+        tokenize (`Callable[[str], list]`):
+            Tokens of a text, or its words, to count in.
+        teacher (`str`):
+            Name of the teacher.
+        prompt_version (`str`):
+            Version of its prompts.
+
+    Returns:
+        [`~datasets.Dataset`]: One row for each pair.
+    """
+    rows = []
+    for chain in record.pairs:
+        chosen, rejected = (f" {text}" for text in chain.sides)
+        tokens = (tokenize(chosen), tokenize(rejected))
+        alignment = align(*tokens)
+        num_key = sum(alignment.chosen_key) + sum(alignment.rejected_key)
+        rows.append(
+            {
+                "prompt": chain.prompt,
+                "chosen": chosen,
+                "rejected": rejected,
+                "answer": chain.answer,
+                "task": chain.task,
+                "origin": "corrupted" if chain.is_right else "rectified",
+                "similarity": round(similarity(*tokens), 4),
+                "key_token_ratio": round(num_key / sum(map(len, tokens)), 4),
+                "teacher": teacher,
+                "prompt_version": prompt_version,
+            }
+        )
+    return _to_dataset(rows, _PAIR_COLUMNS)
+
+
+def sft_dataset(record: Record) -> "Dataset":
+    """
+    The right chains of the first step, and the rectified ones, each once.
+
+    Args:
+        record ([`Record`]):
+            What the recipe did.
+
+    Returns:
+        [`~datasets.Dataset`]: Prompt-completion dataset.
+    """
+    right = [(chain, chain.first, "right") for chain in record.chains if chain.is_right]
+    rectified = [(chain, chain.second, "rectified") for chain in record.pairs if not chain.is_right]
+    rows = {
+        (chain.prompt, text): {
+            "prompt": chain.prompt,
+            "completion": f" {text}",
+            "answer": chain.answer,
+            "task": chain.task,
+            "origin": origin,
+        }
+        for chain, text, origin in right + rectified
+    }
+    return _to_dataset(list(rows.values()), _SFT_COLUMNS)
+
+
+def rejected_dataset(record: Record) -> "Dataset":
+    """
+    What was not used.
+
+    Args:
+        record ([`Record`]):
+            What the recipe did.
+
+    Returns:
+        [`~datasets.Dataset`]: One row for each chain that became no pair.
+    """
+    return _to_dataset(record.rejected, _REJECTED_COLUMNS)
+
+
+def make_report(
+    record: Record, pairs: "Dataset", client: ChatClient, counted_in: str, prompt_version: str
+) -> dict[str, Any]:
+    """
+    Counts by step, origin, reason and task, means, usage and cost.
+
+    Args:
+        record ([`Record`]):
+            What the recipe did.
+        pairs ([`~datasets.Dataset`]):
+            The pairs.
+        client ([`~chat.ChatClient`]):
+            The teacher.
+        counted_in (`str`):
+            `"tokens"` or `"words"`.
+        prompt_version (`str`):
+            Version of the prompts.
+
+    Returns:
+        `dict[str, Any]`: The report, of what JSON can hold.
+    """
+    steps = {}
+    for step, num in record.num_asked.items():
+        reasons = Counter(row["reject_reason"] for row in record.rejected if row["step"] == step)
+        steps[step] = {"chains": num, "kept": num - reasons.total(), "rejected": dict(reasons.most_common())}
+    tasks: dict[str, Counter[str]] = {}
+    for chain in record.chains:
+        tasks.setdefault(chain.task or "", Counter())["chains"] += 1
+    for task, origin in zip(pairs["task"], pairs["origin"], strict=True):
+        tasks[task or ""][origin] += 1
+    means = {
+        name: round(statistics.mean(pairs[name]), 4) if len(pairs) else None
+        for name in ("similarity", "key_token_ratio")
+    }
+    return {
+        "pairs": len(pairs),
+        "origin": dict(Counter(pairs["origin"])),
+        "steps": steps,
+        "tasks": {task: dict(counts) for task, counts in tasks.items()},
+        **means,
+        "counted_in": counted_in,
+        "teacher": client.model,
+        "base_url": client.base_url,
+        "sampling": {name: client.settings[name] for name in ("temperature", "top_p", "max_tokens", "seed")},
+        "prompt_version": prompt_version,
+        "usage": asdict(client.usage),
+        "cost": client.cost,
+        "notes": record.notes,
+        "stopped": record.stopped,
+    }
+
+
+def _to_dataset(rows: list[dict[str, Any]], columns: dict[str, str]) -> "Dataset":
+    """A dataset with the same columns and types however few rows there are."""
+    from datasets import Dataset, Features, Value
+
+    features = Features({name: Value(dtype) for name, dtype in columns.items()})
+    if rows:
+        return Dataset.from_list(rows, features=features)
+    return Dataset.from_dict({name: [] for name in columns}, features)
