@@ -373,8 +373,7 @@ class EndpointStudent:
     @property
     def settings(self) -> dict[str, Any]:
         """`dict[str, Any]`: What its replies depend on."""
-        names = ("base_url", "model", "temperature", "top_p", "max_tokens", "seed", "extra_body")
-        return {name: getattr(self.client, name) for name in names}
+        return self.client.settings
 
     def __call__(self, prompts: list[Any], samples: list[int]) -> list[Generation]:
         """
