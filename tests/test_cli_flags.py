@@ -14,6 +14,9 @@ from dual_cot_teacher import one_ssl_context, steps_of, time_limit  # noqa: F401
 from edit_trl.chat import ChatClient
 from edit_trl.cli import COMMANDS, main
 from edit_trl.cli.flags import add_flag
+from edit_trl.cli.reference import MARK, flag_tables, write_reference
+from edit_trl.evaluation import EvaluationConfig
+from edit_trl.inspection import InspectionConfig
 from edit_trl.synthesis import SynthesisConfig
 
 
@@ -55,6 +58,45 @@ class TestHelp:
         parser.print_help()
 
         assert "Share in % of all" in capsys.readouterr().out
+
+
+class TestReference:
+    """The tables of flags in `docs/cli.md`."""
+
+    PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
+
+    def test_page_is_up_to_date(self):
+        page = self.PAGE.read_text(encoding="utf-8")
+
+        assert page.partition(MARK)[2].lstrip() == flag_tables(), "docs/cli.md is stale. Run `make docs-cli`."
+
+    def test_every_flag_has_a_row_of_four_cells(self):
+        rows = [line for line in flag_tables().splitlines() if line.startswith("| `")]
+
+        assert all(len(re.findall(r"(?<!\\)\|", row)) == 5 for row in rows)
+        flags = [row.split("`")[1].removeprefix("--") for row in rows]
+        names = [
+            field.name
+            for cls in (ChatClient, SynthesisConfig, InspectionConfig, EvaluationConfig)
+            for field in fields(cls)
+        ]
+        assert set(names) < set(flags)
+        assert (
+            "| `--dry_run` | `true\\|false` | `false` | Print requests, tokens and cost to expect; send nothing |"
+            in rows
+        )
+        assert any(
+            row.startswith("| `--api_key_env` | `TEXT` | `OPENAI_API_KEY` | ") and "`none` for" in row for row in rows
+        )
+
+    def test_text_of_the_page_stays(self, tmp_path):
+        page = tmp_path / "cli.md"
+        page.write_text("# Title\n\nText.\n\n" + MARK + "\n\n| old |\n", encoding="utf-8")
+
+        write_reference(page)
+        write_reference(page)
+
+        assert page.read_text(encoding="utf-8") == f"# Title\n\nText.\n\n{MARK}\n\n{flag_tables()}"
 
 
 class TestValues:
