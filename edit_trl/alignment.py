@@ -26,9 +26,13 @@ from itertools import accumulate, count
 from numbers import Integral
 from typing import Any
 
-import editdistance
 from rapidfuzz.distance import Levenshtein
 
+
+try:
+    from editdistance import eval as _edit_distance
+except ImportError:  # there are no wheels for Python 3.13; rapidfuzz finds the same number
+    _edit_distance = Levenshtein.distance
 
 TIE_BREAKS = ("symmetric", "reference")
 
@@ -248,14 +252,15 @@ def check_strengths(chosen_key_weight: float, rejected_key_weight: float, chosen
             "chosen_key_weight",
             chosen_key_weight,
             CHOSEN_KEY_WEIGHT,
-            "the weight of the key tokens of the right chain, so a negative value pushes the student away from the right "
-            "answer",
+            "the weight of the key tokens of the right chain, so a negative value pushes the student away from the "
+            "right answer",
         ),
         (
             "rejected_key_weight",
             rejected_key_weight,
             REJECTED_KEY_WEIGHT,
-            "the strength with which mistaken tokens are pushed away, so a negative value trains the student to repeat them",
+            "the strength with which mistaken tokens are pushed away, so a negative value trains the student to "
+            "repeat them",
         ),
         (
             "chosen_other_weight",
@@ -276,7 +281,7 @@ def similarity(chosen: Sequence[Hashable], rejected: Sequence[Hashable]) -> floa
     Share of the longer chain that needs no edit: one minus the Levenshtein distance over the greater length.
 
     The figure to judge whether a pair is dual: chains that share most of their tokens are near 1, two unrelated
-    explanations well below. Computed with `editdistance`, without an edit script.
+    explanations well below. Computed without an edit script, by `editdistance` where it is installed.
 
     Args:
         chosen (`Sequence[Hashable]`):
@@ -297,7 +302,7 @@ def similarity(chosen: Sequence[Hashable], rejected: Sequence[Hashable]) -> floa
     """
     longer = max(len(chosen), len(rejected))
     chosen_codes, rejected_codes, _ = _encode(chosen, rejected)
-    return 1.0 - editdistance.eval(chosen_codes, rejected_codes) / longer if longer else 1.0
+    return 1.0 - _edit_distance(chosen_codes, rejected_codes) / longer if longer else 1.0
 
 
 def word_lengths(token_texts: Sequence[str], special: Sequence[bool]) -> list[int]:
@@ -347,8 +352,8 @@ def _encode(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[str, str, boo
     """
     Write both sequences as strings in which two characters are equal exactly where two elements are.
 
-    rapidfuzz and editdistance compare the elements of other sequences by their hash alone, and -1 and -2 have the same;
-    strings are compared exactly, and faster. Token IDs are their own characters; the third value says whether that is
+    rapidfuzz and editdistance compare the elements of other sequences by their hash alone, and -1 and -2 have the
+    same; strings are compared exactly, and faster. Token IDs are their own characters; the third value says whether that is
     so, and the strings therefore have the order of the sequences.
     """
     tokens: list[Any] = [*a, *b]
@@ -411,8 +416,8 @@ def _smaller_neighbours(a: str, b: str) -> tuple[list[int], list[int]]:
     Where in the table of distances between prefixes of `a` and of `b` the cell above, and the cell to the left, is one
     smaller: bit i of the j-th integer stands for cell (i, j).
 
-    Neighbours differ by at most one, so a column is two sets of rows, and a whole column follows from the one before in
-    a few operations on long integers (Myers 1999, in the form of Hyyrö 2003).
+    Neighbours differ by at most one, so a column is two sets of rows, and a whole column follows from the one before
+    in a few operations on long integers (Myers 1999, in the form of Hyyrö 2003).
     """
     positions: defaultdict[str, int] = defaultdict(int)
     for i, character in enumerate(a, start=1):

@@ -106,7 +106,7 @@ def add_rows(group: Any, *, split: str, limit: str) -> None:
 
 
 def add_questions(parser: argparse.ArgumentParser, name: str, *, split: str, limit: str) -> None:
-    """Add the flags to the `parser` that say which questions to read: `--name`, and `split` and `limit` as `add_rows`."""
+    """Add the flags to the `parser` that say which questions to read: `name`, and `add_rows(split, limit)`."""
     group = parser.add_argument_group("questions")
     text = (
         "JSON, JSON Lines, CSV or Parquet file, or dataset on the Hub, with 'question' and 'answer'; optionally "
