@@ -353,8 +353,8 @@ def _encode(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[str, str, boo
     Write both sequences as strings in which two characters are equal exactly where two elements are.
 
     rapidfuzz and editdistance compare the elements of other sequences by their hash alone, and -1 and -2 have the
-    same; strings are compared exactly, and faster. Token IDs are their own characters; the third value says whether that is
-    so, and the strings therefore have the order of the sequences.
+    same; strings are compared exactly, and faster. Token IDs are their own characters; the third value says whether
+    that is so, and the strings therefore have the order of the sequences.
     """
     tokens: list[Any] = [*a, *b]
     try:
