@@ -17,15 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import tomllib
+import yaml
 from packaging.requirements import Requirement
 
 import edit_trl
-
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pytest brings it
-    import tomli as tomllib
 
 
 PACKAGE = Path(edit_trl.__file__).parent
@@ -185,6 +181,18 @@ def requirements(extra: str | None = None) -> list[Requirement]:
     return [Requirement(text) for text in texts]
 
 
+class TestCitation:
+    def test_it_is_of_this_version(self):
+        citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+        project = pyproject()["project"]
+
+        assert citation["version"] == project["version"]
+        assert citation["license"] == project["license"]
+        assert citation["authors"] == project["authors"]
+        changelog = (ROOT / "CHANGELOG.md").read_text()
+        assert f"## [{citation['version']}] - {citation['date-released']}" in changelog
+
+
 class TestDependencies:
     def test_every_import_is_declared(self):
         """
@@ -212,6 +220,25 @@ class TestDependencies:
             if requirement.marker is None or requirement.marker.evaluate():
                 version = importlib.metadata.version(requirement.name)
                 assert requirement.specifier.contains(version, prereleases=True), f"{requirement}, got {version}"
+
+    def test_oldest_versions_of_the_constraints_are_those_of_pyproject(self):
+        """What `make test-oldest` installs, of the dependencies and of the extras that the tests use."""
+        lines = (ROOT / ".github" / "constraints-oldest.txt").read_text().splitlines()
+        expected = {}
+        for extra in (None, "demo", "math", "openai", "plot"):
+            for requirement in requirements(extra):
+                (oldest,) = (limit.version for limit in requirement.specifier if limit.operator == ">=")
+                expected[requirement.name] = oldest
+        assert dict(line.split("==") for line in lines if not line.startswith("#")) == expected
+
+    def test_tests_run_on_the_oldest_and_the_newest_python(self):
+        project = pyproject()["project"]
+        versions = [text.rpartition(" ")[2] for text in project["classifiers"] if re.search(r":: 3\.\d+$", text)]
+        workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+        cells = workflow["jobs"]["versions"]["strategy"]["matrix"]["include"]
+
+        assert project["requires-python"] == f">={versions[0]}"
+        assert {cell["python"] for cell in cells} == {versions[0], versions[-1]}
 
     @pytest.mark.parametrize("name", ["trl", "transformers"])
     def test_next_major_release_is_not_allowed(self, name):
