@@ -65,3 +65,24 @@ class TestFailures:
         assert (done.returncode, done.stdout) == (1, "")
         (line,) = done.stderr.splitlines()
         assert line.startswith("edit-trl synthesize: http://127.0.0.1:9/v1: Cannot reach the endpoint (")
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["inspect", "questions.jsonl"], "Interrupted.\n"),
+            (
+                ["synthesize", "--questions", "questions.jsonl", "--model", "teacher", "--api_key_env", "none"],
+                "Interrupted. Replies so far are kept; the same command goes on from there.\n",
+            ),
+        ],
+        ids=["inspect", "synthesize"],
+    )
+    def test_interrupted_command_says_whether_it_goes_on(self, argv, message, monkeypatch, capsys):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("edit_trl.cli.rows.read_rows", interrupt)
+        monkeypatch.setattr("edit_trl.cli.inspect.read_rows", interrupt)
+
+        assert main(argv) == 130
+        assert capsys.readouterr().err == message

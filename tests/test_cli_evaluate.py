@@ -53,6 +53,7 @@ class TestEvaluate:
 
         assert main(["evaluate", "teacher", *flags]) == 0
         assert self.results()["accuracy"] == 0.5
+        assert re.search(r"^replies .*6/6", capsys.readouterr().err, re.MULTILINE)
         assert len(teacher.requests) == 6
         assert main(["evaluate", "teacher", *flags]) == 0
         assert len(teacher.requests) == 6
