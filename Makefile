@@ -1,23 +1,36 @@
-# One command each: `make demo`, `make test`, `make check`. All work in `.venv`, which they create.
+# One command each: `make demo`, `make test`, `make check`. They create `.venv` and work in it.
 PYTHON ?= python3
-# Pinned, so that two people who type `make demo` run the same arithmetic. On Linux PyPI has the CUDA build, of several GB;
-# the small one: `make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"`.
+# Pinned, so that two people who type `make demo` run the same arithmetic. On Linux PyPI has the CUDA build, of several
+# GB; the small one: `make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"`.
 TORCH ?= torch==2.13.0
 # Processes that run the tests.
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-# Neither the demo nor the tests need the Hub. A student from there: `make demo HF_HUB_OFFLINE=0 ARGS="--model_name_or_path ..."`.
+# Neither the demo nor the tests need the Hub. A student from there:
+# `make demo HF_HUB_OFFLINE=0 ARGS="--model_name_or_path ..."`.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check lint types format clean
+.PHONY: demo test test-fast test-oldest coverage check lint types format docs-cli clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train.py $(ARGS)
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# Without the tests that take long, which are marked `slow`.
+test-fast: $(VENV)/dev
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
+
+# With the oldest versions that pyproject.toml admits, in an environment of its own. They need the oldest Python too:
+# `make test-oldest PYTHON=python3.11`.
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest TORCH=torch PIP_CONSTRAINT=.github/constraints-oldest.txt
+
+coverage: $(VENV)/dev
+	$(BIN)/python -m pytest -n $(JOBS) --cov=edit_trl --cov-report=term-missing:skip-covered $(ARGS)
 
 check: lint types test
 
@@ -32,8 +45,11 @@ format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs-cli: $(VENV)/dev
+	$(BIN)/python -m edit_trl.cli.reference docs/cli.md
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-oldest .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(VENV)/base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

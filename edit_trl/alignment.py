@@ -26,9 +26,13 @@ from itertools import accumulate, count
 from numbers import Integral
 from typing import Any
 
-import editdistance
 from rapidfuzz.distance import Levenshtein
 
+
+try:
+    from editdistance import eval as _edit_distance
+except ImportError:  # there are no wheels for Python 3.13; rapidfuzz finds the same number
+    _edit_distance = Levenshtein.distance
 
 TIE_BREAKS = ("symmetric", "reference")
 
@@ -277,7 +281,7 @@ def similarity(chosen: Sequence[Hashable], rejected: Sequence[Hashable]) -> floa
     Share of the longer chain that needs no edit: one minus the Levenshtein distance over the greater length.
 
     The figure to judge whether a pair is dual: chains that share most of their tokens are near 1, two unrelated
-    explanations well below. Computed with `editdistance`, without an edit script.
+    explanations well below. Computed without an edit script, by `editdistance` where it is installed.
 
     Args:
         chosen (`Sequence[Hashable]`):
@@ -298,7 +302,7 @@ def similarity(chosen: Sequence[Hashable], rejected: Sequence[Hashable]) -> floa
     """
     longer = max(len(chosen), len(rejected))
     chosen_codes, rejected_codes, _ = _encode(chosen, rejected)
-    return 1.0 - editdistance.eval(chosen_codes, rejected_codes) / longer if longer else 1.0
+    return 1.0 - _edit_distance(chosen_codes, rejected_codes) / longer if longer else 1.0
 
 
 def word_lengths(token_texts: Sequence[str], special: Sequence[bool]) -> list[int]:

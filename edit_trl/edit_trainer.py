@@ -252,8 +252,8 @@ class EDITTrainer(SFTTrainer):
         if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
             raise ValueError(
                 f"The {dataset_name} dataset must not use `Dataset.with_transform()`. Preparation would bake the "
-                "transform into the tokens; apply it with `Dataset.map()` first, or make it return tokenized pairs and "
-                "pass `dataset_kwargs={'skip_prepare_dataset': True}` and `remove_unused_columns=False`."
+                "transform into the tokens; apply it with `Dataset.map()` first, or make it return tokenized pairs "
+                "and pass `dataset_kwargs={'skip_prepare_dataset': True}` and `remove_unused_columns=False`."
             )
         with global_then_local_main_first():
             dataset = prepare_dual_cots(

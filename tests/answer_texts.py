@@ -20,8 +20,9 @@ TROUBLE = [lead + piece * (100_000 // len(piece)) for lead, pieces in PATTERNS_O
 
 # Words that a list does not start with, or that end what comes before them.
 MEANINGFUL = set(
-    "yes no true false valid invalid not we let lets the a an and or zero one two three four five six seven eight nine "
-    "ten eleven twelve which because since so as but where option choice clearly simply probably definitely clear "
+    "yes no true false valid invalid not we let lets the a an and or zero one two three four five six seven eight "
+    "nine ten eleven twelve which because since so as but where option choice clearly simply probably definitely "
+    "clear "
     "correct wrong incorrect obvious verified confirmed unclear about exactly".split()
 )
 

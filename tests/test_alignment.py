@@ -8,9 +8,10 @@ import itertools
 import json
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
-import editdistance
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -19,6 +20,11 @@ from rapidfuzz.distance import Levenshtein
 
 from edit_trl.alignment import Alignment, align, similarity, token_weights, word_lengths
 
+
+try:
+    from editdistance import eval as edit_distance
+except ImportError:  # there are no wheels for Python 3.13
+    edit_distance = Levenshtein.distance
 
 BBH_PAIRS = Path(__file__).parents[1].parent / "shared" / "data" / "bbh_dual_cots.jsonl"
 
@@ -197,7 +203,7 @@ class TestAlign:
     def test_distance_is_the_edit_distance(self, chosen, rejected):
         distance = align(chosen, rejected).distance
 
-        assert distance == editdistance.eval(chosen, rejected)
+        assert distance == edit_distance(chosen, rejected)
         assert distance == distance_table(chosen, rejected)[-1][-1]
 
     @settings(deadline=None, max_examples=200)
@@ -289,7 +295,7 @@ class TestAlign:
 
         check_script(alignment, chosen, rejected)
         check_swap(chosen, rejected)
-        assert alignment.distance == editdistance.eval(chosen, rejected)
+        assert alignment.distance == edit_distance(chosen, rejected)
 
     @given(chain=chains)
     @settings(deadline=None)
@@ -441,7 +447,7 @@ class TestRealPairs:
 
             check_script(alignment, chosen, rejected)
             check_swap(chosen, rejected)
-            assert alignment.distance == editdistance.eval(chosen, rejected) > 0
+            assert alignment.distance == edit_distance(chosen, rejected) > 0
             reference = align(chosen, rejected, tie_break="reference")
             assert reference.chosen_key == reference_mask(chosen, rejected)
             assert reference.rejected_key == reference_mask(rejected, chosen)
@@ -551,6 +557,26 @@ class TestSimilarity:
     def test_elements_of_equal_hash_are_told_apart(self):
         """hash(-1) == hash(-2), yet nothing is shared."""
         assert similarity([-1], [-2]) == 0.0
+
+    @given(pair=alphabet_pairs | st.tuples(chains, chains))
+    @settings(deadline=None)
+    def test_value_is_the_same_without_editdistance(self, pair):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("edit_trl.alignment._edit_distance", Levenshtein.distance)
+            without = similarity(*pair)
+
+        assert without == similarity(*pair)
+
+    def test_package_works_without_editdistance(self):
+        code = (
+            "import sys\nsys.modules['editdistance'] = None\n"
+            "from edit_trl import align, similarity\n"
+            "print(similarity([1, 2, 3, 4], [1, 2, 5, 4]), align([1, 2], [1, 3]).chosen_key)"
+        )
+
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+
+        assert done.stdout == "0.75 [False, True]\n"
 
 
 class TestWordLengths:

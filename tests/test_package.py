@@ -17,15 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import tomllib
+import yaml
 from packaging.requirements import Requirement
 
 import edit_trl
-
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pytest brings it
-    import tomli as tomllib
 
 
 PACKAGE = Path(edit_trl.__file__).parent
@@ -182,18 +178,37 @@ def pyproject() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def declared(extra: str | None = None) -> set[str]:
-    """Names of the distributions that pyproject.toml declares."""
+def requirements(extra: str | None = None) -> list[Requirement]:
+    """What pyproject.toml declares."""
     project = pyproject()["project"]
-    lists = project["dependencies"] if extra is None else project["optional-dependencies"][extra]
-    return {re.match(r"[\w.-]+", requirement).group().lower() for requirement in lists}
+    texts = project["dependencies"] if extra is None else project["optional-dependencies"][extra]
+    return [Requirement(text) for text in texts]
+
+
+class TestCitation:
+    def test_it_is_of_this_version(self):
+        citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+        project = pyproject()["project"]
+
+        assert citation["version"] == project["version"]
+        assert citation["license"] == project["license"]
+        assert citation["authors"] == project["authors"]
+        changelog = (ROOT / "CHANGELOG.md").read_text()
+        assert f"## [{citation['version']}] - {citation['date-released']}" in changelog
 
 
 class TestDependencies:
     def test_every_import_is_declared(self):
-        """At the top of a module: a base dependency. In a function, guarded: at least an extra."""
-        base = declared()
-        extras = base.union(*(declared(extra) for extra in pyproject()["project"]["optional-dependencies"]))
+        """
+        At the top of a module: a base dependency of every Python version. In a `try` or a function: any of the
+        dependencies.
+        """
+        base = {requirement.name for requirement in requirements() if requirement.marker is None}
+        extras = {
+            requirement.name
+            for extra in (None, *pyproject()["project"]["optional-dependencies"])
+            for requirement in requirements(extra)
+        }
         known = {*sys.stdlib_module_names, "edit_trl"}
         for module in ["edit_trl", *MODULES]:
             body = tree(module).body
@@ -205,16 +220,37 @@ class TestDependencies:
 
     def test_installed_versions_are_allowed(self):
         """Otherwise the tests would prove nothing about what is declared."""
-        for text in pyproject()["project"]["dependencies"]:
-            requirement = Requirement(text)
-            version = importlib.metadata.version(requirement.name)
-            assert requirement.specifier.contains(version, prereleases=True), f"{text}, got {version}"
+        for requirement in requirements():
+            if requirement.marker is None or requirement.marker.evaluate():
+                version = importlib.metadata.version(requirement.name)
+                assert requirement.specifier.contains(version, prereleases=True), f"{requirement}, got {version}"
+
+    def test_oldest_versions_of_the_constraints_are_those_of_pyproject(self):
+        """What `make test-oldest` installs, of the dependencies and of the extras that the tests use."""
+        lines = (ROOT / ".github" / "constraints-oldest.txt").read_text().splitlines()
+        expected = {}
+        for extra in (None, "demo", "math", "openai", "plot"):
+            for requirement in requirements(extra):
+                (oldest,) = (limit.version for limit in requirement.specifier if limit.operator == ">=")
+                expected[requirement.name] = oldest
+        assert dict(line.split("==") for line in lines if not line.startswith("#")) == expected
+
+    def test_tests_run_on_the_oldest_and_the_newest_python(self):
+        project = pyproject()["project"]
+        versions = [text.rpartition(" ")[2] for text in project["classifiers"] if re.search(r":: 3\.\d+$", text)]
+        workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+        cells = workflow["jobs"]["versions"]["strategy"]["matrix"]["include"]
+
+        assert project["requires-python"] == f">={versions[0]}"
+        assert {cell["python"] for cell in cells} == {versions[0], versions[-1]}
 
     @pytest.mark.parametrize("name", ["trl", "transformers"])
     def test_next_major_release_is_not_allowed(self, name):
         """Trainer hooks are internals, and move."""
-        (requirement,) = (text for text in pyproject()["project"]["dependencies"] if re.match(rf"{name}\b", text))
-        assert re.search(r">=[\d.]+,<\d+$", requirement)
+        (requirement,) = (requirement for requirement in requirements() if requirement.name == name)
+        assert sorted(limit.operator for limit in requirement.specifier) == ["<", ">="]
+        (end,) = (limit.version for limit in requirement.specifier if limit.operator == "<")
+        assert end.isdecimal()
 
 
 class Member(NamedTuple):

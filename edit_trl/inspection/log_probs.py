@@ -15,8 +15,8 @@ def add_log_probs(pairs: Iterable[InspectedPair], model: Any, batch_size: int = 
     """
     Add to pairs the log-probability of each token of both chains, given the prompt and the tokens before it.
 
-    Tokens beyond the positions that the model has, and a first token without a prompt, get NaN. Pairs that could not be
-    read pass as they are.
+    Tokens beyond the positions that the model has, and a first token without a prompt, get NaN. Pairs that could not
+    be read pass as they are.
 
     Args:
         pairs (`Iterable[InspectedPair]`):
@@ -66,8 +66,8 @@ def _add_log_probs(pairs: Iterator[InspectedPair], model: Any, batch_size: int) 
             ids = pair.ids
             if (largest := max(map(max, filter(None, ids.values())))) >= config.vocab_size:
                 raise ValueError(
-                    f"Tokens must be those of the model, the pair of row {pair.row} has token {largest}, and the model "
-                    f"{config.vocab_size} tokens. Pass the tokenizer of the model to `read_pairs`."
+                    f"Tokens must be those of the model, the pair of row {pair.row} has token {largest}, and the "
+                    f"model {config.vocab_size} tokens. Pass the tokenizer of the model to `read_pairs`."
                 )
             prompts += [ids["prompt_ids"]] * 2
             completions += [ids["chosen_ids"], ids["rejected_ids"]]

@@ -1,0 +1,134 @@
+"""The command `edit-trl evaluate`: score the answers of a student."""
+
+import argparse
+import contextlib
+import functools
+from pathlib import Path
+from typing import Any
+
+from ..evaluation import (
+    EndpointStudent,
+    EvaluationConfig,
+    GenerationSettings,
+    LocalStudent,
+    VLLMStudent,
+    compare_runs,
+    evaluate,
+    evaluate_benchmarks,
+    print_results,
+)
+from ..questions import normalize_questions
+from .flags import add_command, add_fields, add_flag, add_questions, field_values
+from .progress import Progress
+from .rows import read_questions, read_rows
+
+
+def add_parser(commands: Any) -> None:
+    """Add the parser of this command to the `commands`."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        help="score the answers of a student",
+        description="Ask a student questions, read its answers, and score them, with intervals. Interrupted, the same "
+        "command goes on and generates nothing twice.",
+        usage="edit-trl evaluate MODEL --dataset DATA [--num_paths 8 --temperature 0.7 --top_p 0.95] [...]",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "data", metavar="MODEL", help="Folder or name on the Hub of a model or an adapter, or name of a served model"
+    )
+    limit = "Use the first N questions only; of each task with '--harness'"
+    add_questions(parser, "dataset", split="test", limit=limit)
+    group = parser.add_argument_group("benchmarks of the paper, instead of questions")
+    for name, text in (
+        (
+            "harness",
+            "'all', or some of bbh, agieval, arc_easy, arc_challenge and gsm8k or of their tasks, with commas between",
+        ),
+        ("data_dir", "Folder with copies of their datasets; from the Hub by default"),
+        (
+            "leave_out",
+            "Dataset of pairs or questions whose questions are not to be asked, such as that of the training",
+        ),
+    ):
+        add_flag(group, name, str, text)
+    add_flag(
+        group,
+        "task_descriptions",
+        bool,
+        "Head the questions of BIG-Bench Hard with the descriptions of their tasks, as the authors do",
+    )
+    add_fields(parser.add_argument_group("evaluation"), EvaluationConfig)
+    group = parser.add_argument_group("comparison")
+    text = "'output_dir' of another student's run on the same questions, to compare with"
+    add_flag(group, "compare", str, text, metavar="FOLDER")
+    group = parser.add_argument_group("student")
+    add_fields(group, GenerationSettings)
+    add_flag(group, "dtype", str, "Type of the weights of a local model", default="auto")
+    text = "What runs a local model, 'transformers' or 'vllm'"
+    add_flag(group, "backend", str, text, default="transformers")
+    add_flag(group, "base_url", str, "OpenAI-compatible endpoint that serves the student, up to and with '/v1'")
+    text = "Name of the environment variable that holds its key; an endpoint without keys by default"
+    add_flag(group, "api_key_env", str, text)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run this command with the values of its flags, `args`."""
+    if (args.dataset is None) == (args.harness is None):
+        raise ValueError(
+            "`--dataset` or `--harness` is needed, on the command line or in the file of `--config`, and not both."
+        )
+    if args.backend not in ("transformers", "vllm"):
+        raise ValueError(f"`--backend` must be 'transformers' or 'vllm', got {args.backend!r}.")
+    config = EvaluationConfig(**field_values(args, EvaluationConfig))
+    questions: list[dict[str, Any]] = []
+    if args.dataset is not None:  # read before a model is loaded
+        questions = normalize_questions(read_questions("--dataset", args.dataset, args.split, args.limit))
+    with contextlib.ExitStack() as stack:
+        student = _student(args, config, stack)
+        on_progress = functools.partial(stack.enter_context(Progress()).show, "replies")
+        if args.harness is None:
+            results = evaluate(questions, student, config, on_progress=on_progress)
+        else:
+            names = None if args.harness == "all" else [name.strip() for name in args.harness.split(",")]
+            left_out = () if args.leave_out is None else read_rows("--leave_out", args.leave_out, "train")
+            results = evaluate_benchmarks(
+                student,
+                names,
+                config,
+                limit=args.limit,
+                data_dir=args.data_dir,
+                leave_out=[_question_of(row) for row in left_out],
+                task_descriptions=args.task_descriptions,
+                on_progress=on_progress,
+            )
+    print_results(results, compare_runs(config.output_dir, args.compare) if args.compare is not None else None)
+    for name in ("generations.jsonl", "results.json"):
+        print(Path(config.output_dir, name))
+
+
+def _student(args: argparse.Namespace, config: EvaluationConfig, stack: contextlib.ExitStack) -> Any:
+    """The student that the flags name. The `stack` closes what it needs."""
+    settings = field_values(args, GenerationSettings)
+    if args.base_url is None:
+        if args.backend == "vllm":
+            return VLLMStudent(args.data, **settings)
+        return LocalStudent.from_pretrained(args.data, args.dtype, **settings)
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    student = EndpointStudent.from_url(
+        args.data,
+        args.base_url,
+        api_key_env=args.api_key_env,
+        store=str(folder / "replies.sqlite"),
+        max_concurrency=config.batch_size,
+        **settings,
+    )
+    stack.enter_context(student.client)
+    return student
+
+
+def _question_of(row: dict[str, Any]) -> str:
+    """What a row of training data asks: its question, or its prompt, or the last message of its prompt."""
+    prompt = row.get("question") or row.get("prompt") or ""
+    return str(prompt[-1].get("content") or "") if isinstance(prompt, list) else str(prompt)

@@ -1,0 +1,188 @@
+"""
+Flags of the commands: fields of dataclasses as flags, flags that commands share, and values from a YAML file.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import re
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+# What stands for a flag's value in the help, by the type of the value.
+_METAVARS: Mapping[type, str] = {bool: "true|false", dict: "JSON", float: "N", int: "N", str: "TEXT"}
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Help that ends with the default, where there is one. Shows an `action`, as argparse calls a flag."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        # Compared by identity, since 0 == False and a default of 0 is worth showing.
+        if any(action.default is nothing for nothing in (None, False, "", argparse.SUPPRESS)):
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+def add_command(commands: Any, name: str, **texts: str) -> argparse.ArgumentParser:
+    """Add the parser `name` to the `commands`, with `texts` (help, description, usage) and the flag `--config`."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, formatter_class=HelpFormatter, **texts)
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these flags")
+    return parser
+
+
+def add_flag(
+    group: Any,
+    name: str,
+    kind: type,
+    text: str,
+    *,
+    default: Any = None,
+    metavar: str | None = None,
+    may_be_none: bool | None = None,
+) -> None:
+    """
+    Add a flag to a group of a parser. Switches (`bool`) may be given without a value.
+
+    Args:
+        group (`argparse.ArgumentParser` or argument group):
+            Where to add it.
+        name (`str`):
+            Its name without dashes.
+        kind (`type`):
+            Type of its value: `bool`, `dict`, `float`, `int` or `str`.
+        text (`str`):
+            Help.
+        default (`Any`, *optional*):
+            Value without the flag. A switch is off by default.
+        metavar (`str`, *optional*):
+            What stands for the value in the help. Defaults to one that goes with its type.
+        may_be_none (`bool`, *optional*):
+            Whether `none` is a value. By default only where `default` is `None`.
+    """
+    is_switch = kind is bool
+    if is_switch and default is None:
+        default = False
+    group.add_argument(
+        f"--{name}",
+        type=_reader(kind, default is None if may_be_none is None else may_be_none),
+        default=default,
+        metavar=metavar or _METAVARS[kind],
+        help=text.replace("%", "%%"),
+        **({"nargs": "?", "const": True} if is_switch else {}),
+    )
+
+
+def add_fields(group: Any, cls: type) -> None:
+    """Add a flag to the `group` for each field of the dataclass `cls`, with its type, default and help."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
+        # Docstrings say `None`, `True` and `False`, as in Python. Here one types `none`, `true` and `false`.
+        text = re.sub("'(None|True|False)'", lambda match: match[0].lower(), field.metadata["help"])
+        add_flag(
+            group,
+            field.name,
+            typing.get_origin(kinds[0]) or kinds[0],
+            text.rstrip("."),
+            default=None if field.default is dataclasses.MISSING else field.default,
+            may_be_none=type(None) in kinds,
+        )
+
+
+def field_values(args: argparse.Namespace, cls: type) -> dict[str, Any]:
+    """The values in `args` of the flags that are fields of the dataclass `cls`."""
+    return {field.name: getattr(args, field.name) for field in dataclasses.fields(cls)}
+
+
+def add_rows(group: Any, *, split: str, limit: str) -> None:
+    """Add the flags to the `group` that say which rows to read, with the default `split` and the help `limit`."""
+    add_flag(group, "split", str, "Split of a dataset in a folder or on the Hub", default=split, metavar="NAME")
+    add_flag(group, "limit", int, limit)
+
+
+def add_questions(parser: argparse.ArgumentParser, name: str, *, split: str, limit: str) -> None:
+    """Add the flags to the `parser` that say which questions to read: `name`, and `add_rows(split, limit)`."""
+    group = parser.add_argument_group("questions")
+    text = (
+        "JSON, JSON Lines, CSV or Parquet file, or dataset on the Hub, with 'question' and 'answer'; optionally "
+        "'task' and 'task_description'"
+    )
+    add_flag(group, name, str, text, metavar="DATA")
+    add_rows(group, split=split, limit=limit)
+
+
+def _reader(kind: type, may_be_none: bool) -> Callable[[str], Any]:
+    """What turns the text of a flag into its value."""
+
+    def read(text: str) -> Any:
+        if text.lower() == "none":
+            if not may_be_none:
+                raise ValueError
+            return None
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        value = json.loads(text) if kind is dict else kind(text)
+        if not isinstance(value, kind):
+            raise ValueError
+        return value
+
+    def read_or_refuse(text: str) -> Any:
+        try:
+            return read(text)
+        except (KeyError, ValueError):
+            names = {bool: "'true' or 'false'", dict: "a JSON object", int: "a whole number", float: "a number"}
+            raise argparse.ArgumentTypeError(f"must be {names.get(kind, 'a text')}, got {text!r}") from None
+
+    return read_or_refuse
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """
+    Read flags, from the command line and from the YAML file of `--config`. The command line wins over the file.
+
+    Args:
+        parser (`argparse.ArgumentParser`):
+            Parser of all commands.
+        argv (`list[str]`):
+            The command line, without the program's name.
+
+    Returns:
+        `argparse.Namespace`: Value of each flag; defaults for those that are in neither.
+
+    Raises:
+        ValueError: If the file cannot be read or a key is no flag.
+        SystemExit: After `--help`, and for flags or values that argparse refuses.
+    """
+    args = parser.parse_args(argv)
+    if args.config is None:
+        return args
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"`--config` must be a YAML file, got {args.config!r}: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"`--config` must be a YAML file of flags and values, and {args.config!r} is not: {values!r}."
+        )
+    known = [name for name in vars(args) if name not in ("command", "run", "config", "data")]
+    from_file = []
+    for name, value in values.items():
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"{args.config!r} must have the names of flags as its keys, got `{name}`. Did you mean `{nearest}`?"
+            )
+        is_json = isinstance(value, (bool, dict, list))
+        text = "none" if value is None else json.dumps(value, default=str) if is_json else str(value)
+        from_file.append(f"--{name}={text}")
+    # The same parser reads both, and what comes last wins.
+    return parser.parse_args([args.command, *from_file, *argv[argv.index(args.command) + 1 :]])

@@ -1,0 +1,193 @@
+"""The command `edit-trl inspect`: look at dual chains-of-thought before training on them."""
+
+import argparse
+import collections
+import contextlib
+import heapq
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..inspection import (
+    InspectedPair,
+    InspectionConfig,
+    Statistics,
+    add_log_probs,
+    plot_statistics,
+    print_statistics,
+    read_pairs,
+    show_pair,
+    write_html,
+)
+from ..token_texts import load_tokenizer
+from .flags import add_command, add_fields, add_flag, add_rows, field_values
+from .rows import read_rows
+
+
+_SORT_KEYS = ("key_token_ratio", "similarity", "length")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the parser of this command to the `commands`."""
+    parser = add_command(
+        commands,
+        "inspect",
+        help="look at dual chains-of-thought before training on them",
+        description="Show what the alignment sees in a dataset of dual chains-of-thought: numbers, what they mean for "
+        "training, and pairs with their key tokens marked.",
+        usage="edit-trl inspect DATA [--model TOKENIZER] [--html FILE] [...]",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "data", metavar="DATA", help="JSON, JSON Lines, CSV or Parquet file, dataset folder, or dataset on the Hub"
+    )
+    group = parser.add_argument_group("data")
+    add_rows(group, split="train", limit="Read the first N pairs only")
+    text = "The student, whose tokenizer is used; without it pairs are aligned by words"
+    add_flag(group, "model", str, text, metavar="NAME")
+    group = parser.add_argument_group("pairs")
+    add_flag(group, "num_pairs", int, "Pairs to show", default=3)
+    text = "Show the pairs with the highest and the lowest 'key_token_ratio', 'similarity' or 'length'"
+    add_flag(group, "sort", str, text, metavar="NAME")
+    add_flag(group, "fold", int, "Show N tokens at each end of what chains share")
+    add_flag(group, "weights", bool, "List the edits of the pairs shown, with the weights of their tokens")
+    text = "Shade the report by the log-probabilities of the tokens under '--model', which is then run"
+    add_flag(group, "log_probs", bool, text)
+    group = parser.add_argument_group("files")
+    for name, text in (
+        ("html", "Report to open in a browser, in one file"),
+        ("plot", "Picture of the numbers, PNG or SVG"),
+        ("json", "The numbers"),
+        ("filter", "JSON Lines file for the pairs without problems; the others, with theirs, go beside it"),
+    ):
+        add_flag(group, name, str, text, metavar="FILE")
+    add_fields(parser.add_argument_group("alignment"), InspectionConfig)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run this command with the values of its flags, `args`."""
+    if args.sort is not None and args.sort not in _SORT_KEYS:
+        raise ValueError(f"`--sort` must be one of {', '.join(_SORT_KEYS)}, got {args.sort!r}.")
+    if args.num_pairs < 0 or (args.fold or 0) < 0:
+        raise ValueError("`--num_pairs` and `--fold` must be at least 0. They are numbers of pairs and of tokens.")
+    if args.log_probs and not (args.model and args.html):
+        raise ValueError("`--log_probs` needs `--model`, to run it, and `--html`, to show them.")
+    config = InspectionConfig(**field_values(args, InspectionConfig))
+    outputs = [Path(name) for name in (args.html, args.plot, args.json, args.filter) if name is not None]
+    for path in outputs:
+        if not path.parent.is_dir():
+            raise ValueError(f"The folder of {str(path)!r} must exist. Make it, or pass another file.")
+    tokenizer = None
+    if args.model is not None:
+        tokenizer = load_tokenizer("--model", args.model)
+    statistics = Statistics(config, unit="tokens" if tokenizer else "words")
+    shown = _ShownPairs(args.sort, args.num_pairs)
+    with contextlib.ExitStack() as stack:
+        kept = None if args.filter is None else stack.enter_context(_FilteredFiles(Path(args.filter)))
+        pairs = read_pairs(read_rows("DATA", args.data, args.split, args.limit), tokenizer, config)
+        watchers = [statistics.add, shown.add, *([] if kept is None else [kept.add])]
+        pairs = _watch(pairs, watchers)
+        if args.log_probs:
+            pairs = add_log_probs(pairs, _load_model(args.model))
+        if args.html is not None:
+            write_html(pairs, statistics, args.html, title=Path(args.data).name)
+        else:
+            collections.deque(pairs, maxlen=0)
+    if not statistics.num_pairs:
+        raise ValueError(f"DATA must hold at least one pair, {args.data!r} has none. Check the file and its split.")
+    summary = statistics.summary()
+    print_statistics(summary)
+    shown.print(weights=args.weights, fold=args.fold)
+    if args.plot is not None:
+        plot_statistics(statistics).savefig(args.plot)
+    if args.json is not None:
+        Path(args.json).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if kept is not None:
+        print(f"{kept.num_good:,} pairs without problems, {kept.num_bad:,} with: {kept.bad}")
+    for path in outputs:
+        print(path)
+
+
+def _watch(pairs: Iterable[InspectedPair], watchers: list[Any]) -> Iterator[InspectedPair]:
+    for pair in pairs:
+        for watch in watchers:
+            watch(pair)
+        yield pair
+
+
+def _load_model(name: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`--model` must be a model to run for `--log_probs`, got {name!r} ({error}).") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+class _ShownPairs:
+    """The pairs to show: the first ones, or those with the highest and the lowest value of what they are sorted by."""
+
+    def __init__(self, sort: str | None, num_pairs: int) -> None:
+        self.sort = sort
+        self.num_pairs = num_pairs
+        self.first: list[InspectedPair] = []
+        # Heaps of (value, -row, pair), the lowest on top. For the lowest pairs the values are negated.
+        self.highest: list[tuple[float, int, InspectedPair]] = []
+        self.lowest: list[tuple[float, int, InspectedPair]] = []
+
+    def add(self, pair: InspectedPair) -> None:
+        if self.sort is None:
+            if len(self.first) < self.num_pairs:
+                self.first.append(pair)
+        elif pair.chosen and pair.rejected:
+            is_length = self.sort == "length"
+            value = pair.num_chosen + pair.num_rejected if is_length else getattr(pair, self.sort)
+            for heap, sign in ((self.highest, 1), (self.lowest, -1)):
+                heapq.heappush(heap, (sign * value, -pair.row, pair))
+                if len(heap) > self.num_pairs:
+                    heapq.heappop(heap)
+
+    def print(self, weights: bool, fold: int | None) -> None:
+        for heap, name in ((self.highest, "Highest"), (self.lowest, "Lowest")):
+            for number, (_, _, pair) in enumerate(sorted(heap, reverse=True), 1):
+                print(f"\n{name} {self.sort}, {number}:")
+                show_pair(pair, weights=weights, fold=fold)
+        for pair in self.first:
+            print()
+            show_pair(pair, weights=weights, fold=fold)
+
+
+class _FilteredFiles:
+    """Writes pairs without problems to a file, and the others beside it. Both are there when all pairs are read."""
+
+    def __init__(self, good: Path) -> None:
+        if good.suffix != ".jsonl":
+            raise ValueError(
+                f"`--filter` must be a JSON Lines file, got {str(good)!r}. Pass `--filter {good.stem}.jsonl`."
+            )
+        self.good, self.bad = good, good.with_suffix(".rejected.jsonl")
+        self.num_good = self.num_bad = 0
+        self.folder = tempfile.TemporaryDirectory(dir=good.parent)
+        self.files = [open(Path(self.folder.name, name), "w", encoding="utf-8") for name in ("good", "bad")]
+
+    def __enter__(self) -> "_FilteredFiles":
+        return self
+
+    def add(self, pair: InspectedPair) -> None:
+        row = {**pair.example, "problems": pair.problems} if pair.problems else pair.example
+        self.num_good += not pair.problems
+        self.num_bad += bool(pair.problems)
+        self.files[bool(pair.problems)].write(json.dumps(row, default=str) + "\n")
+
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        for file in self.files:
+            file.close()
+        if kind is None:
+            for name, path in (("good", self.good), ("bad", self.bad)):
+                os.replace(Path(self.folder.name, name), path)
+        self.folder.cleanup()

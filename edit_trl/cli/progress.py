@@ -1,0 +1,49 @@
+"""Progress on standard error."""
+
+import sys
+import time
+from typing import Any
+
+
+# Between two lines of progress where standard error is a file.
+SECONDS_PER_LINE = 60.0
+
+
+class Progress:
+    """
+    A bar for each step of a run, on standard error; a line a minute where that is a file. Nothing is shown before the
+    first step: a run that is refused prints its error alone.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._steps: dict[str, Any] = {}
+        self._console = Console(stderr=True)
+        self._next_line = time.monotonic() + SECONDS_PER_LINE
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=self._console,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._steps:
+            self._bars.stop()
+
+    def show(self, step: str, num_done: int, num_all: int, text: str = "") -> None:
+        """Show that `num_done` of the `num_all` parts of a `step` are done, with a `text` behind."""
+        if step not in self._steps:
+            self._bars.start()
+            self._steps[step] = self._bars.add_task(step, total=num_all, text="")
+        self._bars.update(self._steps[step], completed=num_done, text=text)
+        if not self._console.is_terminal and time.monotonic() > self._next_line:
+            print(f"{step} {num_done}/{num_all}" + (f": {text}" if text else ""), file=sys.stderr, flush=True)
+            self._next_line = time.monotonic() + SECONDS_PER_LINE

@@ -1,0 +1,70 @@
+"""
+The tables of flags in `docs/cli.md`, made from the parsers: `python -m edit_trl.cli.reference docs/cli.md`.
+
+The text above the tables is written by hand and stays.
+"""
+
+import argparse
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+from . import COMMANDS
+
+
+# Begins the part of the page that is made here.
+MARK = "<!-- From here on `make docs-cli` writes the page. The text of a flag is in a docstring or in its command. -->"
+
+
+def flag_tables() -> str:
+    """
+    Make the tables.
+
+    Returns:
+        `str`: Markdown: a heading for each command, and a table for each group of its flags.
+    """
+    commands = argparse.ArgumentParser(prog="edit-trl").add_subparsers()
+    for module in COMMANDS:
+        module.add_parser(commands)
+    sections = []
+    for name, parser in commands.choices.items():
+        description = textwrap.fill(parser.description or "", width=119, break_on_hyphens=False)
+        sections.append(f"## `edit-trl {name}`\n\n{description}")
+        # argparse has no public way to the groups of a parser.
+        for group in parser._action_groups:
+            rows = [_row(action) for action in group._group_actions if action.dest != "help"]
+            if rows:
+                title = group.title or ""
+                head = f"| {title[:1].upper()}{title[1:]} | value | default | |\n| --- | --- | --- | --- |"
+                sections.append("\n".join([head, *rows]))
+    return "\n\n".join(sections) + "\n"
+
+
+def _row(action: argparse.Action) -> str:
+    flag = action.option_strings[0] if action.option_strings else action.metavar
+    metavar = action.metavar if action.option_strings else ""
+    default = "" if action.default is None or action.default == "" else str(action.default)
+    if isinstance(action.default, bool):
+        default = default.lower()
+    text = (action.help or "").replace("%%", "%")
+    # Quoted words are code, but an apostrophe is none of their quotes.
+    text = re.sub(r"(?<!\w)'([^']+)'(?!\w)", r"`\1`", text)
+    cells = [*(f"`{cell}`" if cell else "" for cell in (flag, metavar, default)), text]
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def write_reference(path: Path) -> None:
+    """
+    Replace the tables of a page.
+
+    Args:
+        path (`Path`):
+            The page. What stands above the mark stays.
+    """
+    text = path.read_text(encoding="utf-8").partition(MARK)[0]
+    path.write_text(f"{text}{MARK}\n\n{flag_tables()}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_reference(Path(sys.argv[1]))

@@ -1,0 +1,137 @@
+"""The command `edit-trl synthesize`: dual chains-of-thought from a teacher model."""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..chat import ChatClient
+from ..synthesis import SynthesisConfig, estimate_requests, push_to_hub, save_dual_cots, synthesize
+from .flags import add_command, add_fields, add_flag, add_questions, field_values
+from .progress import Progress
+from .rows import read_questions
+
+
+def add_parser(commands: Any) -> None:
+    """Add the parser of this command to the `commands`."""
+    parser = add_command(
+        commands,
+        "synthesize",
+        help="make dual chains-of-thought with a teacher model",
+        description="Turn questions and answers into a dataset of dual chains-of-thought, through an "
+        "OpenAI-compatible endpoint. Interrupted, the same command goes on and pays for nothing twice.",
+        usage="edit-trl synthesize --questions DATA --model TEXT [--config FILE] [...]",
+    )
+    parser.set_defaults(run=run)
+    add_flag(parser, "dry_run", bool, "Print requests, tokens and cost to expect; send nothing")
+    add_questions(parser, "questions", split="train", limit="Use the first N questions only")
+    add_fields(parser.add_argument_group("teacher"), ChatClient)
+    add_fields(parser.add_argument_group("pairs"), SynthesisConfig)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run this command with the values of its flags, `args`."""
+    for name in ("questions", "model"):
+        if getattr(args, name) is None:
+            raise ValueError(f"`--{name}` is needed, on the command line or in the file of `--config`.")
+    config = SynthesisConfig(**field_values(args, SynthesisConfig))
+    options = field_values(args, ChatClient)
+    questions = read_questions("--questions", args.questions, args.split, args.limit)
+    store = Path(options["store"] or Path(config.output_dir, "replies.sqlite"))
+    if store.exists() or not args.dry_run:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        options["store"] = str(store)
+    with ChatClient(**options) as client:
+        if args.dry_run:
+            _print_estimate(estimate_requests(questions, client, config), client)
+            return
+        with Progress() as progress:
+            result = synthesize(questions, client, config, on_progress=_progress_of(client, progress))
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()  # of writing Parquet
+    files = save_dual_cots(result, config)
+    _print_report(result.report)
+    print("\n".join(files))
+    if config.push_to_hub:
+        try:
+            print(f"Pushed to {push_to_hub(config)}")
+        except Exception as error:  # whatever the Hub's client and its HTTP library raise
+            raise OSError(
+                f"The files are written, but could not be pushed to the Hub: {error}. The same command pushes them "
+                "and asks nothing again."
+            ) from error
+
+
+def _progress_of(client: ChatClient, progress: Progress) -> Callable[[str, Counter[str], int, int], None]:
+    """Shows what was kept, what was rejected for what reason, rate and cost."""
+    start = time.monotonic()
+    num_old = client.usage.replies
+
+    def show(step: str, outcomes: Counter[str], num_done: int, num_all: int) -> None:
+        by_number = sorted(outcomes.items(), key=lambda item: (item[0] != "kept", -item[1]))
+        parts = [f"{num} {outcome}" for outcome, num in by_number]
+        rate = (client.usage.replies - num_old) / (time.monotonic() - start + 1e-9)
+        parts.append(f"{rate:.1f} replies/s")
+        if client.cost is not None:
+            parts.append(f"cost {client.cost:.4g}")
+        progress.show(step, num_done, num_all, ", ".join(parts))
+
+    return show
+
+
+def _print_estimate(totals: dict[str, dict], client: ChatClient) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    names = {
+        "extract": "1. extract",
+        "rectify": "2. rectify, if all are wrong",
+        "corrupt": "3. corrupt, if all are right",
+        "classify": "4. classify, if all are pairs",
+        "least": "whole run, at least",
+        "most": "whole run, first replies pass",
+        "limit": "whole run, all attempts needed",
+    }
+    table = Table("", "requests", "tokens in", "tokens out", "cost", title=f"{client.model} at {client.base_url}")
+    last_step = list(totals)[-4]
+    for name, total in totals.items():
+        cost = "-" if total["cost"] is None else f"{total['cost']:.4g}"
+        numbers = (f"{total[key]:,}" for key in ("requests", "prompt_tokens", "completion_tokens"))
+        table.add_row(names[name], *numbers, cost, end_section=name == last_step)
+    Console().print(table)
+    print("Estimated: a token per four bytes, replies as long as the worked examples. Nothing was sent.")
+    if client.usage.replies:
+        print(f"The store holds {client.usage.replies:,} replies; what is in it is not asked again.")
+    if client.price(0, 0) is None:
+        print("Pass `--prompt_price` and `--completion_price`, per million tokens, for the cost.")
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("step", "chains", "kept", "rejected", title=f"{report['pairs']} pairs")
+    for name, step in report["steps"].items():
+        reasons = ", ".join(f"{num} {reason}" for reason, num in step["rejected"].items())
+        table.add_row(name, f"{step['chains']:,}", f"{step['kept']:,}", reasons or "-")
+    console = Console()
+    console.print(table)
+    if report["pairs"]:
+        console.print(
+            f"Key {report['counted_in']}: {report['key_token_ratio']:.1%} of the chains (the paper's pairs: about "
+            f"4.7% of tokens). Similarity: {report['similarity']:.2f}.",
+            highlight=False,
+        )
+    usage = report["usage"]
+    cost = "" if report["cost"] is None else f", cost {report['cost']:.4g}"
+    print(
+        f"{usage['requests']:,} requests, {usage['prompt_tokens']:,} tokens in, {usage['completion_tokens']:,} tokens "
+        f"out{cost}"
+    )
+    for note in report["notes"]:
+        print(f"Note: {note}")
+    if report["stopped"]:
+        print(f"Stopped: {report['stopped']}. The same command with a larger limit goes on.")

@@ -1,0 +1,155 @@
+"""
+The rooms of the package: what may import what, and how large things may grow.
+
+`docs/architecture.md` draws the same picture. A room may import rooms above it in `ROOMS`, never below.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import edit_trl
+
+
+PACKAGE = Path(edit_trl.__file__).parent
+ROOT = PACKAGE.parent
+
+# Each room with what it may import of ours. A folder is one room; within it, files may import each other.
+ROOMS: dict[str, set[str]] = {
+    "deprecation": set(),
+    "option_help": set(),
+    "alignment": set(),
+    "loss": set(),
+    "tasks": set(),
+    "answers": set(),
+    "token_texts": {"alignment"},
+    "weighting": {"alignment", "token_texts"},
+    "data_utils": {"weighting", "deprecation"},
+    "layouts": set(),
+    "data_collator": {"alignment", "data_utils", "layouts", "weighting"},
+    "scoring": set(),
+    "pair_metrics": {"loss"},
+    "edit_config": {"alignment", "loss", "option_help", "weighting"},
+    "key_steps": {"data_utils", "scoring"},
+    "callbacks": {"deprecation", "key_steps", "scoring"},
+    "trainer_arguments": {"data_utils", "edit_config"},
+    "edit_trainer": {
+        *("data_collator", "data_utils", "edit_config", "layouts", "loss", "pair_metrics", "scoring"),
+        *("trainer_arguments", "weighting"),
+    },
+    "questions": {"deprecation"},
+    "chat": {"option_help"},
+    "chat_client": {"deprecation"},  # the old place of `chat`
+    "synthesis": {"alignment", "answers", "chat", "deprecation", "option_help", "questions", "tasks", "token_texts"},
+    "evaluation": {"answers", "chat", "deprecation", "option_help", "questions"},
+    "inspection": {"alignment", "answers", "data_utils", "option_help", "scoring", "token_texts", "weighting"},
+    "cli": {"chat", "evaluation", "inspection", "questions", "synthesis", "token_texts"},
+}
+# What training loads. None of it may load a client.
+TRAINING = {
+    *("alignment", "callbacks", "data_collator", "data_utils", "deprecation", "edit_config", "edit_trainer"),
+    *("key_steps", "layouts", "loss", "option_help", "pair_metrics", "scoring", "token_texts", "trainer_arguments"),
+    "weighting",
+}
+# Data rather than code: eight tasks with their questions.
+LONG_FILES = {"edit_trl/tasks.py"}
+LONG_CLASSES = {"EDITTrainer"}
+MAX_LINES, MAX_CLASS_LINES = 650, 200
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+CODE = [path for folder in ("edit_trl", "benchmarks", "examples", "tests") for path in (ROOT / folder).rglob("*.py")]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[tuple[str, list[str]]]:
+    """Modules of the package that a file imports, in full, with the names that it takes from them."""
+    package = ["edit_trl", *path.relative_to(PACKAGE).parent.parts] if path.is_relative_to(PACKAGE) else []
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, []) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            found.append((module, [alias.name for alias in node.names]))
+    return [(module, names) for module, names in found if module.split(".")[0] == "edit_trl"]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for module, names in imports(path):
+        parts = module.split(".")
+        rooms |= {parts[1]} if len(parts) > 1 else {name for name in names if name in ROOMS}
+    return rooms
+
+
+def code_lines(node: ast.ClassDef) -> int:
+    """Lines of a class without its docstrings and blank lines."""
+    documented = [n for n in ast.walk(node) if isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))]
+    docstrings = [n.body[0] for n in documented if ast.get_docstring(n) is not None]
+    return node.end_lineno - node.lineno + 1 - sum(doc.end_lineno - doc.lineno + 1 for doc in docstrings)
+
+
+class TestRooms:
+    def test_every_file_has_its_room(self):
+        assert {room(path) for path in FILES} - {"__init__"} == set(ROOMS)
+
+    @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+    def test_no_file_imports_upwards(self, path):
+        if path == PACKAGE / "__init__.py":
+            return  # gives out what others hold
+        assert imported_rooms(path) <= ROOMS[room(path)] | {room(path)}
+
+    @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+    def test_all_that_may_be_imported_is_above(self, path):
+        order = list(ROOMS)
+        if room(path) != "__init__":
+            assert all(order.index(name) < order.index(room(path)) for name in ROOMS[room(path)])
+
+    def test_no_permission_is_unused(self):
+        for name, allowed in ROOMS.items():
+            used = set().union(*(imported_rooms(path) for path in FILES if room(path) == name))
+            assert allowed <= used, f"{name} does not import {sorted(allowed - used)}"
+
+    def test_training_imports_training_alone(self):
+        for name in TRAINING:
+            assert ROOMS[name] <= TRAINING, name
+
+    @pytest.mark.parametrize("path", [*FILES, *CODE], ids=lambda path: str(path.relative_to(ROOT)))
+    def test_nobody_imports_a_private_name(self, path):
+        if path.is_relative_to(ROOT / "tests"):
+            return
+        taken = [f"{module}.{name}" for module, names in imports(path) for name in names]
+        assert not [name for name in taken if re.search(r"\._(?!_)", name)]
+
+    def test_page_of_the_docs_names_every_room(self):
+        page = (ROOT / "docs" / "architecture.md").read_text()
+        assert [name for name in ROOMS if f"`{name}" not in page] == []
+
+
+class TestSizes:
+    @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+    def test_of_files(self, path):
+        num_lines = len(path.read_text().splitlines())
+        assert num_lines <= MAX_LINES or str(path.relative_to(ROOT)) in LONG_FILES
+
+    @pytest.mark.parametrize("path", [path for path in PACKAGE.rglob("*") if path.suffix in (".html", ".css", ".js")])
+    def test_of_templates(self, path):
+        assert len(path.read_text().splitlines()) <= MAX_LINES
+
+    def test_of_classes(self):
+        sizes = {
+            node.name: code_lines(node)
+            for path in CODE
+            if not path.is_relative_to(ROOT / "tests")
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ClassDef)
+        }
+        assert {
+            name: size for name, size in sizes.items() if size > MAX_CLASS_LINES and name not in LONG_CLASSES
+        } == {}

@@ -1,0 +1,208 @@
+"""Tests of `edit-trl inspect`: what it prints and writes, and how it fails."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from cli_fixtures import own_folder_fixture, read_only_line, write_questions  # noqa: F401
+from datasets import Dataset
+from dual_cot_teacher import one_ssl_context, time_limit  # noqa: F401
+
+from edit_trl import DataCollatorForDualCoT, align
+from edit_trl.cli import main
+from edit_trl.data_utils import prepare_dual_cots
+from edit_trl.inspection import InspectionConfig, Statistics, read_pairs
+
+
+pytest.importorskip("openai")
+
+
+GOOD = {
+    "prompt": "Q: 2 + 3?\nA:",
+    "chosen": " 2 + 3 = 5. The answer is 5.",
+    "rejected": " 2 + 3 = 6. The answer is 6.",
+}
+PAIRS = [
+    GOOD,
+    {**GOOD, "prompt": "Q: Which?\nA:", "rejected": " Not at all. So it cannot be: 6."},
+    {**GOOD, "chosen": "  "},
+    GOOD,
+    {
+        "prompt": "Q: 3 + 2?\nA:",
+        "chosen": " 3 + 2 = 5, so 5. The answer is 5.",
+        "rejected": " 3 + 2 = 5, so 6. The answer is 6.",
+    },
+]
+
+
+class TestInspect:
+    @pytest.fixture(autouse=True)
+    def pairs_file(self):
+        return write_questions(PAIRS, "pairs.jsonl")
+
+    def shown(self, capsys):
+        """Numbers of the pairs shown, in order."""
+        return [int(number) for number in re.findall(r"^Pair (\d+) ", capsys.readouterr().out, re.MULTILINE)]
+
+    def test_numbers_advice_and_the_first_pairs_are_printed(self, capsys):
+        assert main(["inspect", "pairs.jsonl", "--num_pairs", "2"]) == 0
+
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert "5 pairs, in words" in out
+        assert "1 of 5 pairs would be left out by the trainer" in out
+        assert re.findall(r"^Pair (\d+) ", out, re.MULTILINE) == ["0", "1"]
+        assert "{+5.+} The answer is {+5.+}" in out and "[-6.-] The answer is [-6.-]" in out
+
+    def test_numbers_are_those_of_python(self, capsys):
+        assert main(["inspect", "pairs.jsonl", "--json", "numbers.json", "--min_similarity", "0.9"]) == 0
+
+        config = InspectionConfig(min_similarity=0.9)
+        statistics = Statistics(config, "words")
+        for pair in read_pairs(PAIRS, config=config):
+            statistics.add(pair)
+        assert json.loads(Path("numbers.json").read_text()) == json.loads(json.dumps(statistics.summary()))
+
+    @pytest.mark.parametrize(
+        ("flags", "expected"),
+        [
+            (["--sort", "key_token_ratio", "--num_pairs", "1"], [1, 4]),
+            (["--sort", "similarity", "--num_pairs", "2"], [4, 0, 1, 0]),
+            (["--sort", "length", "--num_pairs", "1"], [4, 1]),
+            (["--num_pairs", "0"], []),
+            (["--num_pairs", "9"], [0, 1, 2, 3, 4]),
+            (["--limit", "2"], [0, 1]),
+        ],
+        ids=str,
+    )
+    def test_pairs_shown_are_those_asked_for(self, flags, expected, capsys):
+        """Of pairs that are equal in what they are sorted by, the first ones."""
+        assert main(["inspect", "pairs.jsonl", *flags]) == 0
+
+        assert self.shown(capsys) == expected
+
+    def test_truncation_keeps_the_end_where_it_is_asked_to(self, model_folder, tokenizer):
+        """What is cut is what the collator cuts: of six tokens that are left, it scores all keys but a first one."""
+        flags = ["--model", model_folder, "--max_length", "6", "--truncation_mode", "keep_end", "--json", "n.json"]
+        assert main(["inspect", "pairs.jsonl", "--num_pairs", "0", *flags]) == 0
+
+        rows = [row for row in PAIRS if row["chosen"].strip()]
+        prepared = prepare_dual_cots(Dataset.from_list(rows), tokenizer, eos_token=tokenizer.eos_token)
+        batch = DataCollatorForDualCoT(0, max_length=6, truncation_mode="keep_end")(list(prepared))
+        chains = [(example["chosen_ids"], example["rejected_ids"]) for example in prepared]
+        keys = [key for pair in chains for key in (align(*pair).chosen_key, align(*pair).rejected_key)]
+        cut = json.loads(Path("n.json").read_text())["truncation"]
+        assert cut["tokens"] == sum(map(len, keys)) - batch["num_completion_tokens"].sum() > 0
+        num_scored = batch["scored_key"].sum() + sum(key[-6] for key in keys)
+        assert cut["key_tokens"] == batch["num_key_tokens"].sum() - num_scored > 0
+
+    def test_good_and_bad_pairs_are_written_apart(self, capsys):
+        assert main(["inspect", "pairs.jsonl", "--filter", "good.jsonl"]) == 0
+
+        good, bad = (
+            [json.loads(line) for line in Path(name).open()] for name in ("good.jsonl", "good.rejected.jsonl")
+        )
+        assert good == [PAIRS[0], PAIRS[4]]
+        assert bad == [
+            {**PAIRS[1], "problems": ["not_dual"]},
+            {**PAIRS[2], "problems": ["missing"]},
+            {**PAIRS[3], "problems": ["duplicate"]},
+        ]
+        assert "2 pairs without problems, 3 with: good.rejected.jsonl" in capsys.readouterr().out
+
+    def test_file_may_be_filtered_into_itself(self):
+        assert main(["inspect", "pairs.jsonl", "--filter", "pairs.jsonl"]) == 0
+
+        assert len(Path("pairs.jsonl").read_text().splitlines()) == 2
+        assert sorted(os.listdir()) == ["pairs.jsonl", "pairs.rejected.jsonl", "questions.jsonl"]
+
+    @pytest.mark.parametrize("kind", ["json", "csv", "parquet", "disk", "folder"])
+    def test_pairs_may_come_in_any_container(self, kind, capsys):
+        dataset = Dataset.from_list([PAIRS[0], PAIRS[1]])
+        name = {"disk": "saved", "folder": "data"}.get(kind, f"pairs.{kind}")
+        if kind == "json":
+            Path(name).write_text(json.dumps(dataset.to_list()))
+        elif kind == "csv":
+            dataset.to_csv(name)
+        elif kind == "disk":
+            dataset.save_to_disk(name)
+        else:
+            Path("data").mkdir()
+            dataset.to_parquet(name if kind == "parquet" else "data/train.parquet")
+        capsys.readouterr()
+
+        assert main(["inspect", name]) == 0
+        assert self.shown(capsys) == [0, 1]
+
+    def test_tokens_are_those_of_the_model(self, model_folder, tokenizer, capsys):
+        assert main(["inspect", "pairs.jsonl", "--model", model_folder, "--json", "n.json", "--weights"]) == 0
+
+        (pair,) = read_pairs([GOOD], tokenizer)
+        out = capsys.readouterr().out
+        assert "in tokens" in out and f"{pair.key_token_ratio:.1%} key" in out
+        assert "-0.025" in out
+        assert json.loads(Path("n.json").read_text())["unit"] == "tokens"
+
+    def test_options_may_stand_in_a_file(self, capsys):
+        Path("inspect.yaml").write_text("num_pairs: 1\nweights: true\nmin_similarity: 0\n")
+
+        assert main(["inspect", "pairs.jsonl", "--config", "inspect.yaml"]) == 0
+        out = capsys.readouterr().out
+        assert out.count("Pair ") == 1 and "-0.025" in out and "not_dual" not in out
+
+        Path("inspect.yaml").write_text("num_pair: 1\n")
+        assert main(["inspect", "pairs.jsonl", "--config", "inspect.yaml"]) == 1
+        assert "Did you mean `num_pairs`?" in read_only_line(capsys)
+
+    @pytest.mark.parametrize(
+        ("content", "flags", "message"),
+        [
+            (
+                None,
+                [],
+                "`DATA` must be a JSON, JSON Lines, CSV or Parquet file, or a dataset on the Hub, got 'a.jsonl'",
+            ),
+            ("", [], "DATA must hold at least one pair"),
+            ("no dataset", [], "line 1, column 1: Expecting value"),
+            ('{"prompt": "Q"}\n[1]', [], "chosen"),
+            (json.dumps(GOOD) + "\n[1]", [], "a row is not an object"),
+            (json.dumps(GOOD) + '\n{"prompt', [], "line 2, column 2: Unterminated string"),
+            (json.dumps({"question": "Q", "choosen": "a", "rejected": "b"}), [], "chosen"),
+            (json.dumps({"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}), [], "--model NAME"),
+            (json.dumps(GOOD), ["--model", "nowhere"], "`--model` must be the name or folder of a tokenizer"),
+            (json.dumps(GOOD), ["--sort", "beauty"], "`--sort` must be one of key_token_ratio, similarity, length"),
+            (json.dumps(GOOD), ["--num_pairs", "-1"], "`--num_pairs` and `--fold` must be at least 0"),
+            (json.dumps(GOOD), ["--limit", "0"], "`--limit` must be at least 1, got 0"),
+            (json.dumps(GOOD), ["--log_probs"], "`--log_probs` needs `--model`"),
+            (json.dumps(GOOD), ["--filter", "good.csv"], "Pass `--filter good.jsonl`"),
+            (json.dumps(GOOD), ["--html", "nowhere/report.html"], "The folder of 'nowhere/report.html' must exist"),
+            (json.dumps(GOOD), ["--tie_break", "left"], "`tie_break` must be one of 'symmetric', 'reference'"),
+        ],
+    )
+    def test_what_cannot_work_is_one_line(self, content, flags, message, capsys):
+        if content is not None:
+            Path("a.jsonl").write_text(content)
+
+        assert main(["inspect", "a.jsonl", *flags]) == 1
+
+        line = read_only_line(capsys)
+        assert line.startswith("edit-trl inspect: ") and message in line
+        assert not Path("good.jsonl").exists()
+
+    def test_failure_leaves_no_unfinished_files(self, capsys):
+        Path("a.jsonl").write_text(json.dumps(GOOD) + "\n[1]")
+        Path("good.jsonl").write_text("before")
+
+        assert main(["inspect", "a.jsonl", "--filter", "good.jsonl"]) == 1
+
+        assert Path("good.jsonl").read_text() == "before"
+        assert sorted(os.listdir()) == ["a.jsonl", "good.jsonl", "pairs.jsonl", "questions.jsonl"]
+
+    def test_very_long_line_is_read_and_named(self, capsys):
+        """A file that has lost its line ends."""
+        write_questions([GOOD, {**GOOD, "chosen": "5 " * 20_000_000}], "long.jsonl")
+
+        assert main(["inspect", "long.jsonl", "--num_pairs", "0"]) == 0
+        assert "hold a text of more than a million characters" in capsys.readouterr().out

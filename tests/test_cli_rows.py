@@ -1,0 +1,132 @@
+"""Tests of the files and datasets that commands read: `edit-trl synthesize` stands for all of them."""
+
+import csv
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from cli_fixtures import (  # noqa: F401
+    SIX_COTS,
+    capsys_err_last,
+    command,
+    own_folder_fixture,
+    rows_of,
+    teacher_fixture,
+    write_questions,
+)
+from datasets import Dataset
+from dual_cot_teacher import DUAL_COTS, asked, one_ssl_context, questions, time_limit  # noqa: F401
+from teacher import Teacher
+
+from edit_trl.cli import main
+
+
+pytest.importorskip("openai")
+
+
+class TestFiles:
+    @pytest.mark.parametrize("kind", ["json", "csv", "parquet", "txt"])
+    def test_kind_of_the_file_does_not_matter(self, kind, teacher):
+        path = f"other.{kind}"
+        if kind == "json":
+            Path(path).write_text(json.dumps(questions(SIX_COTS), indent=2))
+        elif kind == "csv":
+            with open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, ["task", "answer", "question"])
+                writer.writeheader()
+                writer.writerows(questions(SIX_COTS))
+        elif kind == "parquet":
+            Dataset.from_list(questions(SIX_COTS)).to_parquet(path)
+        else:  # lines of JSON by another name
+            write_questions(path=path)
+
+        assert main(command(teacher, questions=path)) == 0
+
+        keys = ("prompt", "chosen", "rejected", "answer", "task")
+        pairs = sorted(rows_of("out/dual_cots.parquet"), key=str)
+        expected = sorted((cot.to_pair() for cot in SIX_COTS), key=str)
+        assert [[pair[key] for key in keys] for pair in pairs] == [[pair[key] for key in keys] for pair in expected]
+
+    @pytest.mark.parametrize("kind", ["jsonl", "csv"])
+    def test_answers_stay_the_text_that_they_are(self, kind, capsys):
+        """Readers that guess types make numbers, dates, truth values and nothing of them."""
+        rows = [
+            {"question": f"Question {number}?", "answer": answer, "task": str(number)}
+            for number, answer in enumerate(
+                ("007", "1.50", "1e3", "2030-01-02", "True", "NA", "None", "null", "nan", "Ü")
+            )
+        ]
+        if kind == "csv":
+            with open("odd.csv", "w", newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
+                writer = csv.DictWriter(file, ["question", "answer", "task"])
+                writer.writeheader()
+                writer.writerows(rows)
+        else:
+            write_questions(rows, "odd.jsonl")
+        with Teacher(lambda *_: "I do not know.") as teacher:
+            assert main(command(teacher, questions=f"odd.{kind}")) == 0
+
+        assert [{name: row[name] for name in rows[0]} for row in rows_of("out/rejected.parquet")] == rows
+
+    @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+    def test_limit_takes_the_first_questions(self, kind, teacher):
+        Dataset.from_list(questions(SIX_COTS)).to_parquet("questions.parquet")
+
+        assert main(command(teacher, "--limit", "3", questions=f"questions.{kind}")) == 0
+
+        assert {asked(request)[1].question for request in teacher.requests} == {cot.question for cot in DUAL_COTS[:3]}
+
+    def test_split_of_a_dataset_is_used(self, teacher, capfd):
+        os.mkdir("data")
+        write_questions(questions(DUAL_COTS[:2]), "data/train.jsonl")
+        write_questions(questions(DUAL_COTS[2:5]), "data/test.jsonl")
+
+        assert main(command(teacher, "--split", "test", questions="data")) == 0
+
+        assert {asked(request)[1] for request in teacher.requests} == {*DUAL_COTS[2:5]}
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("none.jsonl", None, r"got 'none.jsonl': .*No such file"),
+            ("none.parquet", None, "got 'none.parquet': "),
+            ("none.txt", None, "got 'none.txt': "),
+            ("lab/none", None, "or a dataset on the Hub, got 'lab/none': "),
+            ("a.jsonl", b'{"question": ', "got 'a.jsonl': line 1, column 14: Expecting value"),
+            ("a.json", b"[1, 2]", "got 'a.json': a row is not an object"),
+            ("a.jsonl", b'"question"', "got 'a.jsonl': a row is not an object"),
+            ("a.csv", b"question,answer\n\xff,5\n", "got 'a.csv': 'utf-8' codec"),
+            ("a.parquet", b"PAR1", "got 'a.parquet': "),
+            ("a.jsonl", b"", "`questions` must hold at least one question, got none"),
+            ("a.csv", b"question,answer\n", "`questions` must hold at least one question, got none"),
+            (
+                "a.csv",
+                b"questions,answer\nWhy?,5\n",
+                r"the column `question`, got \['questions', 'answer'\]. Did you mean 'q",
+            ),
+            ("a.csv", b"question;answer\nWhy?;5\n", r"the column `question`, got \['question;answer'\]"),
+            ("a.jsonl", b'{"question": "Why?", "y": "5"}', "the column `answer`, got .* Rename the columns"),
+            ("a.csv", b"question,answer\nWhy?\n", "a text `answer`, but 1 of 1 have none, the first in rows 0"),
+            ("a.jsonl", b'{"question": "Why?", "answer": 5}', "a text `answer`, but 1 of 1"),
+            ("a.csv", b"question,answer\nWhy?,5\nWhy?,6\n", "1 are repeated, the first in rows 0, 1"),
+        ],
+    )
+    def test_bad_questions_are_one_line_and_nothing_is_sent(self, name, content, message, teacher, capsys):
+        if content is not None:
+            Path(name).write_bytes(content)
+
+        assert main(command(teacher, questions=name)) == 1
+
+        last = capsys_err_last(capsys)[1]
+        assert re.search(f"^edit-trl synthesize: .*{message}", last), last
+        assert teacher.requests == []
+        assert not Path("out", "dual_cots.parquet").exists()
+
+    def test_folder_is_not_made_for_questions_that_cannot_be_read(self, teacher, capsys):
+        assert main(command(teacher, questions="none.jsonl")) == 1
+
+        assert os.listdir() == ["questions.jsonl"]
