@@ -178,11 +178,11 @@ _Reason = Callable[[_Chain], None]
 _Task = Callable[[random.Random, int], tuple[str, _Reason]]
 
 
-def _compare(right: _Chain, wrong: _Chain) -> tuple[list[str], list[tuple[Span, ...]]]:
+def _compare(chosen: _Chain, rejected: _Chain) -> tuple[list[str], list[tuple[Span, ...]]]:
     """The texts of the two chains, and their spans."""
     texts = ["", ""]
     spans: list[list[Span]] = [[], []]
-    for steps in zip(right.steps, wrong.steps, strict=True):
+    for steps in zip(chosen.steps, rejected.steps, strict=True):
         role = "mistake" if steps[1].mistaken else "consequence"
         pieces = [step.pieces() for step in steps]
         if steps[0].wording != steps[1].wording:
@@ -654,20 +654,20 @@ def _draw_dual_cot(task: str, level: int, rng: random.Random, seen: set[str]) ->
     question, reason = _TASKS[task](rng, level)
     if question in seen:
         return None
-    right = _Chain()
-    reason(right)
+    chosen = _Chain()
+    reason(chosen)
     # A kind is drawn first, then a place, then a value, so that kinds with many values are not drawn more often. Early
     # places are more likely than late ones, since their mistakes have more consequences.
-    kinds = {kind: rng.random() for kind in sorted({mistake.kind for mistake in right.mistakes})}
-    places = {place: rng.random() * (place + 3) for place in sorted({mistake.place for mistake in right.mistakes})}
-    mistakes = rng.sample(right.mistakes, len(right.mistakes))
+    kinds = {kind: rng.random() for kind in sorted({mistake.kind for mistake in chosen.mistakes})}
+    places = {place: rng.random() * (place + 3) for place in sorted({mistake.place for mistake in chosen.mistakes})}
+    mistakes = rng.sample(chosen.mistakes, len(chosen.mistakes))
     for mistake in sorted(mistakes, key=lambda mistake: (kinds[mistake.kind], places[mistake.place])):
-        wrong = _Chain(mistake)
-        reason(wrong)
-        if wrong.answer != right.answer:
-            (chosen, rejected), spans = _compare(right, wrong)
-            answers = right.answer, wrong.answer
-            return DualCoT(task, level, question, *answers, chosen, rejected, mistake.kind, spans[0], spans[1])
+        rejected = _Chain(mistake)
+        reason(rejected)
+        if rejected.answer != chosen.answer:
+            (chosen_text, rejected_text), spans = _compare(chosen, rejected)
+            answers = chosen.answer, rejected.answer
+            return DualCoT(task, level, question, *answers, chosen_text, rejected_text, mistake.kind, *spans)
     return None
 
 

@@ -163,7 +163,7 @@ def main() -> None:
     # hour of stage 1; whether the pairs are tokenized does not matter here.
     if 2 in script_args.stages:
         is_tokenized(train_dataset.column_names)
-    sft_dataset = right_chains(train_dataset) if 1 in script_args.stages else None
+    sft_dataset = chosen_chains(train_dataset) if 1 in script_args.stages else None
 
     scores: dict[str, dict[str, list[bool]]] = {}
     hub_dataset = script_args.dataset_name
@@ -319,7 +319,7 @@ def demo_data(script_args: RecipeArguments, seed: int) -> tuple[Dataset, list[Du
     return Dataset.from_list([example.to_pair() for example in examples[: script_args.demo_num_examples]]), questions
 
 
-def right_chains(dataset: Dataset) -> Dataset:
+def chosen_chains(dataset: Dataset) -> Dataset:
     """The prompt-completion dataset of stage 1: the right chains alone."""
     if "chosen" not in dataset.column_names:
         raise ValueError(

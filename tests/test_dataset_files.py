@@ -130,15 +130,15 @@ class TestFiles:
 
     def test_card_has_the_counts_by_origin_reason_and_task(self, folders):
         """
-        One of 8 chains could not be mended, in 3 attempts: 16 + 7 + 3 requests. Of 31, 5 are left to spoil right
+        One of 8 chains could not be rectified, in 3 attempts: 16 + 7 + 3 requests. Of 31, 5 are left to corrupt right
         chains with.
         """
         _, body = metadata_of(Path(folders["jsonl"], "README.md").read_text())
 
         assert "- Pairs: 12 (7 rectified, 5 corrupted)." in body
         assert "| extract: answer the question | 16 | 16 | - |\n" in body
-        assert "| rectify: mend a wrong chain | 8 | 7 | 1 still_wrong |\n" in body
-        assert "| corrupt: spoil a right chain | 8 | 5 | 3 not_asked |\n" in body
+        assert "| rectify: rectify a wrong chain | 8 | 7 | 1 still_wrong |\n" in body
+        assert "| corrupt: corrupt a right chain | 8 | 5 | 3 not_asked |\n" in body
         assert f"- `still_wrong`: {REJECT_REASONS['still_wrong']}\n" in body
         assert f"- `not_asked`: {REJECT_REASONS['not_asked']}\n" in body
         assert "`unparsed`" not in body

@@ -12,12 +12,12 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import tomllib
 import yaml
 from packaging.requirements import Requirement
 

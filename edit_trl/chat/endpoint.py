@@ -136,7 +136,7 @@ class Endpoint:
                     f"Cannot reach the endpoint ({self._reason(error)}). Check `base_url`, and that the server runs.",
                     is_fatal=True,
                 ) from None
-        except (TimeoutError, asyncio.TimeoutError, ValueError, TypeError, AttributeError, openai.OpenAIError):
+        except (TimeoutError, ValueError, TypeError, AttributeError, openai.OpenAIError):
             pass  # no list that we can read
         self.is_open = True
 
@@ -168,7 +168,7 @@ class Endpoint:
             return read_reply(response.text, estimate_tokens(messages))
         except AttemptFailed as failure:
             raise AttemptFailed(self._redact(str(failure))) from None
-        except (openai.APITimeoutError, TimeoutError, asyncio.TimeoutError):
+        except (openai.APITimeoutError, TimeoutError):
             raise AttemptFailed(f"no whole reply within {self.timeout:g} seconds") from None
         except openai.APIConnectionError as error:
             raise AttemptFailed(f"the connection failed ({self._reason(error)})") from None

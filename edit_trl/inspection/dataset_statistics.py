@@ -221,9 +221,9 @@ def _describe(numbers: "array[float]") -> dict[str, Any]:
 
 def _describe_group(sums: dict[str, float]) -> dict[str, Any]:
     read = sums["read"]
-    ratio, likeness = (round(sums[name] / read, 4) if read else None for name in ("both", "similarity"))
+    ratio, mean_similarity = (round(sums[name] / read, 4) if read else None for name in ("both", "similarity"))
     numbers = {name: int(sums[name]) for name in ("pairs", "problems")}
-    return {**numbers, "key_token_ratio": ratio, "similarity": likeness}
+    return {**numbers, "key_token_ratio": ratio, "similarity": mean_similarity}
 
 
 def _share(number: int, total: int) -> str:

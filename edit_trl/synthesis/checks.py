@@ -71,7 +71,7 @@ def clean(reply: str) -> str:
     return _CONTINUATION.split(reply[opening.end() if opening else 0 :])[0].strip()
 
 
-def check_chain(chain: str, finish_reason: str | None, num_tokens: int, max_length: int) -> str | None:
+def chain_reject_reason(chain: str, finish_reason: str | None, num_tokens: int, max_length: int) -> str | None:
     """
     Why a chain is not good enough, whatever it was asked for.
 
@@ -91,7 +91,7 @@ def check_chain(chain: str, finish_reason: str | None, num_tokens: int, max_leng
     Examples:
 
     ```python
-    >>> check_chain("2 + 3 = 5. Therefore, the answer is", "length", num_tokens=16, max_length=1024)
+    >>> chain_reject_reason("2 + 3 = 5. Therefore, the answer is", "length", num_tokens=16, max_length=1024)
     'cut'
 
     ```
@@ -107,7 +107,7 @@ def check_chain(chain: str, finish_reason: str | None, num_tokens: int, max_leng
     return "too_long" if num_tokens > max_length else None
 
 
-def check_dual(
+def pair_reject_reason(
     chain: str,
     first: str,
     question: str,
@@ -121,7 +121,7 @@ def check_dual(
 
     Args:
         chain (`str`):
-            The chain, rectified or corrupted. Has passed [`check_chain`].
+            The chain, rectified or corrupted. Has passed [`chain_reject_reason`].
         first (`str`):
             The first chain.
         question (`str`):
@@ -140,9 +140,9 @@ def check_dual(
 
     ```python
     >>> right, wrong = (f"2 + 3 = {n}. Therefore, the answer is {n}." for n in (5, 6))
-    >>> check_dual(right, wrong, "What is 2 + 3?", "5", True, min_similarity=0.5, max_similarity=0.98) is None
+    >>> pair_reject_reason(right, wrong, "What is 2 + 3?", "5", True, min_similarity=0.5, max_similarity=0.98) is None
     True
-    >>> check_dual(right, wrong, "What is 2 + 3?", "5", True, min_similarity=0.9, max_similarity=0.98)
+    >>> pair_reject_reason(right, wrong, "What is 2 + 3?", "5", True, min_similarity=0.9, max_similarity=0.98)
     'too_different'
 
     ```

@@ -90,7 +90,7 @@ class SynthesisConfig:
             raise ValueError(
                 "`min_similarity` and `max_similarity` must lie between 0 and 1, in this order, got "
                 f"{self.min_similarity} and {self.max_similarity}. They are shares of the longer chain; pass 0 and 1 "
-                "to keep pairs of any likeness."
+                "to keep pairs of any similarity."
             )
         if self.file_format not in ("parquet", "jsonl"):
             raise ValueError(

@@ -121,7 +121,7 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
     usage = report["usage"]
     unit = report["counted_in"]
     ratio = "-" if report["key_token_ratio"] is None else f"{report['key_token_ratio']:.1%}"
-    likeness = "-" if report["similarity"] is None else f"{report['similarity']:.2f}"
+    mean_similarity = "-" if report["similarity"] is None else f"{report['similarity']:.2f}"
     own = "the prompts of a folder of its own" if config.template_dir else f"the prompts {', '.join(_USED_PROMPTS)}"
     parts = [
         "\n".join([*metadata, "---"]),
@@ -136,7 +136,7 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
         f"`{report['prompt_version']}`), {datetime.date.today().isoformat()}.\n"
         f"- {usage['requests']} requests, {usage['prompt_tokens']} tokens in, {usage['completion_tokens']} "
         f"tokens out.{cost}\n"
-        f"- On average {ratio} of the {unit} of a pair are key, and {likeness} of the longer chain needs no edit.",
+        f"- On average {ratio} of the {unit} of a pair are key, and {mean_similarity} of the longer chain needs no edit.",
         *([f"Not finished: {report['stopped']}."] if report["stopped"] else []),
         *report["notes"],
         "## Steps",

@@ -28,7 +28,7 @@ from ..answers import answers_match, extract_answer
 from ..chat import BudgetReached, ChatClient, EndpointError, estimate_tokens
 from ..questions import normalize_questions
 from ..token_texts import load_tokenizer
-from .checks import check_chain, check_dual, clean
+from .checks import chain_reject_reason, clean, pair_reject_reason
 from .config import Progress, SynthesisConfig
 from .mistakes import classify_mistakes
 from .prompts import Prompts, load_examples, pick_examples, shipped_examples
@@ -246,11 +246,11 @@ class _Recipe:
     def _check(self, step: str, chain: Chain, text: str, finish_reason: str | None) -> str | None:
         """Why a reply is not good enough."""
         num_tokens = len(self.tokenize(f"{chain.prompt} {text}"))
-        reason = check_chain(text, finish_reason, num_tokens, self.config.max_length)
+        reason = chain_reject_reason(text, finish_reason, num_tokens, self.config.max_length)
         if reason is not None or step == "extract":
             return reason
         limits = (self.config.min_similarity, self.config.max_similarity)
-        return check_dual(text, chain.first, chain.question, chain.answer, step == "rectify", *limits)
+        return pair_reject_reason(text, chain.first, chain.question, chain.answer, step == "rectify", *limits)
 
     def _draw_examples(self, right: list[Chain], rectified: list[Chain]) -> None:
         """Examples of the contrastive prompts: of this run's own rectified pairs, if there are enough."""

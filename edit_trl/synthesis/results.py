@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # The steps of the recipe, as the report and the card name them.
-STEPS = {"extract": "answer the question", "rectify": "mend a wrong chain", "corrupt": "spoil a right chain"}
+STEPS = {"extract": "answer the question", "rectify": "rectify a wrong chain", "corrupt": "corrupt a right chain"}
 
 _PAIR_COLUMNS = {
     **dict.fromkeys(("prompt", "chosen", "rejected", "answer", "task", "origin"), "string"),
