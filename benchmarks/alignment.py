@@ -17,7 +17,7 @@ The methods:
   for each direction, in plain Python. Gives the masks of `align-reference`.
 - `numpy`: the same, a row of the table at a time.
 - `difflib`: `difflib.SequenceMatcher` without its junk heuristic. Finds matching blocks, not a minimum edit script.
-- `editdistance`: `editdistance.eval`. Gives the distance only, no script.
+- `editdistance`: `editdistance.eval`, where the package is installed. Gives the distance only, no script.
 
 A method is left out above the length that its option states; nothing is extrapolated. All methods run in one process
 and take turns, so that a change of the processor's clock hits all of them; ratios are taken within a turn. Times are
@@ -36,18 +36,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import editdistance
 import numpy as np
 import reporting
 
 from edit_trl import align
 
 
+try:
+    import editdistance
+except ImportError:  # no wheels for Python 3.13
+    editdistance = None
+
 Pair = tuple[list[int], list[int]]
 
 LENGTHS = [100, 200, 400, 1000, 2000, 4000, 8000]
 # From the slowest to the fastest, which is the order of the rows.
-METHODS = ["python", "numpy", "difflib", "editdistance", "align-reference", "align"]
+METHODS = ["python", "numpy", "difflib", *(["editdistance"] if editdistance else []), "align-reference", "align"]
 REFERENCES = ["python", "numpy"]
 MIN_SECONDS = 0.05  # of one measurement; a fast method is called more than once to reach it
 
@@ -128,7 +132,7 @@ CALLS: dict[str, Callable[[list[int], list[int]], Any]] = {
     "python": python_masks,
     "numpy": numpy_masks,
     "difflib": difflib_blocks,
-    "editdistance": editdistance.eval,
+    **({"editdistance": editdistance.eval} if editdistance else {}),
     "align-reference": align_reference,
     "align": align,
 }
@@ -464,7 +468,7 @@ def run(args: argparse.Namespace) -> None:
             for name, value in vars(args).items()
             if name not in ("json", "plot", "tokenizer")
         },
-        "environment": reporting.describe_machine("editdistance", "numpy", "rapidfuzz"),
+        "environment": reporting.describe_machine("numpy", "rapidfuzz", *(["editdistance"] if editdistance else [])),
         "results": [],
         "stream": [],
     }

@@ -136,7 +136,8 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
         f"`{report['prompt_version']}`), {datetime.date.today().isoformat()}.\n"
         f"- {usage['requests']} requests, {usage['prompt_tokens']} tokens in, {usage['completion_tokens']} "
         f"tokens out.{cost}\n"
-        f"- On average {ratio} of the {unit} of a pair are key, and {mean_similarity} of the longer chain needs no edit.",
+        f"- On average {ratio} of the {unit} of a pair are key, and {mean_similarity} of the longer chain needs no "
+        "edit.",
         *([f"Not finished: {report['stopped']}."] if report["stopped"] else []),
         *report["notes"],
         "## Steps",
