@@ -59,6 +59,7 @@ class TestAnswerAccuracy:
 
         assert scores == accuracy([True, False, None, True, False], confidence_level=0.5)
 
+    @pytest.mark.slow
     def test_two_processes_are_counted_together(self, AnswerAccuracy, tmp_path):
         """The second process has the last two replies. The first gets all numbers, the second none."""
         code = f"""

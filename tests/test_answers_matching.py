@@ -381,6 +381,7 @@ class TestAnswersMatch:
         assert answers_match(one, other) is answers_match(other, one)
         assert answers_match(one, one)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("text", TROUBLE, ids=lambda text: repr(text[:20]))
     def test_long_texts(self, text):
         assert answers_match(text, text)

@@ -477,6 +477,7 @@ class TestExtractAnswer:
             assert reading == reading.strip() != ""
             assert answers_match(reading, reading)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("reply", TROUBLE, ids=lambda reply: repr(reply[:20]))
     def test_long_replies(self, reply):
         for ending in ("", "\nSo the answer is 7."):

@@ -13,6 +13,7 @@ from benchmark_pairs import RECORDS, small_tokenizers
 from key_steps_rules import RULES
 
 
+@pytest.mark.slow
 class TestCommand:
     def test_run_to_the_end(self, tmp_path):
         folder = tmp_path / "mistakes"

@@ -30,6 +30,7 @@ class TestTokenizers:
                 assert "".join(text[a:b] for a, b in chain.offsets) == text
                 assert chain.offsets[-1] == (len(text), len(text))
 
+    @pytest.mark.slow
     def test_same_texts_give_the_same_tokens_in_another_process(self):
         """Hashes of strings, and with them the order of hash maps, differ between processes."""
         texts = [example.chosen for example in generated_examples()]

@@ -18,6 +18,9 @@ from rapidfuzz.distance import Levenshtein
 from transformers import AutoTokenizer
 
 
+pytestmark = pytest.mark.slow
+
+
 EDIT_LAYOUTS = ("full_logits", "padded", "shared_prefix", "padding_free")
 LAYOUTS = (*EDIT_LAYOUTS, "sft", "sft_compact", "dpo")
 

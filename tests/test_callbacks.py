@@ -235,6 +235,7 @@ class TestCollapseAlarmInTraining:
         assert not all(value < values[0] - 0.2 for value in values[-3:-1])
 
 
+@pytest.mark.slow
 class TestKeyStepAccuracyCallback:
     @pytest.mark.parametrize("run", RUNS)
     def test_training_is_as_it_would_be_without(self, tmp_path, pairs, held_back, run):

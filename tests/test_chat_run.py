@@ -34,6 +34,9 @@ from edit_trl.chat import BudgetReached, EndpointError, Usage
 from edit_trl.chat.run import Cooldown
 
 
+pytestmark = pytest.mark.slow
+
+
 pytest.importorskip("openai")
 
 

@@ -66,6 +66,7 @@ class TestStatistics:
         config = InspectionConfig(max_length=limit, truncation_mode=mode)
         assert summary_of(rows, tokenizer, config)["cost"] == costs
 
+    @pytest.mark.slow
     def test_memory_does_not_grow_with_the_pairs(self):
         """A few dozen bytes a pair; the chains alone are a thousand."""
         cots = generated(50, level=2, seed=1)

@@ -28,6 +28,7 @@ def answer(request: dict, number: int) -> str:
     return f"17 + 25: 7 + 5 = 12 and 10 + 20 = 30, so {total}. Therefore, the answer is {total}."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name)
 def test_snippets_run(page, tmp_path, model_folder, pairs, loopback_hub):
     code = "\n".join(snippets(page)).replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder)
@@ -59,3 +60,10 @@ def test_commands_of_the_readme_are_targets_of_the_makefile():
     assert {"demo", "test"} <= set(commands)
     for command in commands:
         assert re.search(rf"^{command}:", makefile, flags=re.MULTILINE), command
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_lines_end_at_119(page):
+    """But for tables and code, which cannot be broken."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert [line for line in text.splitlines() if len(line) > 119 and not line.lstrip().startswith("|")] == []

@@ -292,6 +292,7 @@ def twelve_pairs(pairs):
     return pairs + [{**pair, "prompt": "Again. " + pair["prompt"]} for pair in pairs[:4]]
 
 
+@pytest.mark.slow
 class TestDenominator:
     def test_accumulated_batches_are_one_batch(self, tmp_path, twelve_pairs):
         whole, trainer = train_parameters(tmp_path, twelve_pairs, per_device_train_batch_size=8)
@@ -363,6 +364,7 @@ class TestDenominator:
             )
 
 
+@pytest.mark.slow
 class TestStreaming:
     @pytest.mark.parametrize("num_workers", [0, 2])
     def test_an_iterable_dataset_trains_like_a_map_style_one(self, tmp_path, twelve_pairs, num_workers, caplog):
@@ -377,6 +379,7 @@ class TestStreaming:
             assert "Dropped 1 of 4 pairs of the train dataset" in caplog.text
 
 
+@pytest.mark.slow
 class TestResume:
     @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
     def test_an_interrupted_run_ends_with_the_same_parameters(self, tmp_path, twelve_pairs, optim):

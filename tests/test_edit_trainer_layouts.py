@@ -35,6 +35,7 @@ from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, edit_train
 
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("error:::edit_trl"),
     # TRL sets `gradient_checkpointing`, which transformers 5.23 deprecates; that warning is between the two.
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),
@@ -70,12 +71,8 @@ WINDOWS = {"sliding_window": 8}
 SPEED = ("runtime", "per_second", "preparation_time")
 MODELS = {
     **dict.fromkeys(FAMILIES, {}),
-    "mistral": WINDOWS,
-    "gemma2": WINDOWS,
-    "gemma3_text": WINDOWS,
-    "phi3": WINDOWS,
-    "qwen2": {**WINDOWS, "use_sliding_window": True, "max_window_layers": 1},
-    "qwen3": {**WINDOWS, "use_sliding_window": True, "max_window_layers": 1},
+    **dict.fromkeys(("mistral", "gemma2", "gemma3_text", "phi3"), WINDOWS),
+    **dict.fromkeys(("qwen2", "qwen3"), {**WINDOWS, "use_sliding_window": True, "max_window_layers": 1}),
 }
 
 

@@ -218,6 +218,7 @@ class TestFamilies:
         assert (logits[0] - logits[1]).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 class TestWrapped:
     @pytest.mark.parametrize(
         ("family", "targets"),

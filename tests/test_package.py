@@ -106,6 +106,7 @@ class TestImport:
     def test_of_the_tasks_loads_nothing_heavy(self):
         assert loaded_by("import edit_trl.tasks") == set()
 
+    @pytest.mark.slow
     def test_of_all_names_loads_no_client(self):
         loaded = loaded_by("from edit_trl import *\nassert EDITTrainer.__name__ and krsl_loss.__name__")
         assert {"torch", "trl"} <= loaded

@@ -14,6 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parents[1]
 RECIPE = str(ROOT / "examples" / "train.py")
 SHORT = "--sft_max_steps 2 --max_steps 2 --demo_num_examples 8 --demo_num_questions 8 --per_device_train_batch_size 2"

@@ -74,6 +74,7 @@ def screenshot(tmp_path, path, fragment="", *flags):
     subprocess.run([*command, f"{page}{fragment}"], capture_output=True, timeout=120, check=True)
 
 
+@pytest.mark.slow
 class TestInBrowser:
     def test_nothing_from_the_data_runs_and_all_of_it_is_shown(self, tmp_path):
         rows = [pair_of(text, task=text, origin=text, answer=text) for text in HOSTILE.values()]

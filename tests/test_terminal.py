@@ -39,8 +39,7 @@ class TestTerminal:
         ]
 
     def test_they_are_coloured_where_there_is(self, monkeypatch):
-        monkeypatch.delenv("NO_COLOR", raising=False)
-        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setattr(Console, "_environ", {"TERM": "xterm-256color"})
 
         shown = printed(ROW, force_terminal=True)
 
@@ -48,7 +47,8 @@ class TestTerminal:
         assert "{+" not in shown and "[-" not in shown
 
     def test_no_color_means_marks(self, monkeypatch):
-        monkeypatch.setenv("NO_COLOR", "1")
+        # Not `os.environ`: `Dataset.map(num_proc=...)` of another test may have put a copy in its place.
+        monkeypatch.setattr(Console, "_environ", {"TERM": "xterm-256color", "NO_COLOR": "1"})
 
         shown = printed(ROW, force_terminal=True)
 
