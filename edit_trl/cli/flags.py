@@ -106,7 +106,7 @@ def add_rows(group: Any, *, split: str, limit: str) -> None:
 
 
 def add_questions(parser: argparse.ArgumentParser, name: str, *, split: str, limit: str) -> None:
-    """Add the flags that say which questions to read to the `parser`: `--name`, and the flags of `add_rows`."""
+    """Add the flag `name`, which says which questions to read, and `add_rows(split, limit)` to the `parser`."""
     group = parser.add_argument_group("questions")
     text = (
         "JSON, JSON Lines, CSV or Parquet file, or dataset on the Hub, with 'question' and 'answer'; optionally "
