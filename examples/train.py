@@ -1,6 +1,6 @@
 """
-Train a student with the two stages of EDIT: supervised fine-tuning (SFT) on right chains of thought, then key reasoning
-steps learning (KRSL) on pairs of right and wrong chains.
+Train a student with the two stages of EDIT: supervised fine-tuning (SFT) on right chains of thought, then key
+reasoning steps learning (KRSL) on pairs of right and wrong chains.
 
 The demo takes a few minutes on two CPU cores, with generated pairs and a student of 135M parameters (`make demo`
 installs the packages that it needs and runs it):
@@ -258,7 +258,7 @@ def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
 
 
 def stage_1_config(script_args: RecipeArguments, training_args: EDITConfig, output_dir: str) -> SFTConfig:
-    """Make the config of stage 1: the fields of `SFTConfig` from stage 2, except the values that stage 1 has itself."""
+    """Make the config of stage 1: the values of stage 2, except the values that stage 1 has itself."""
     # Copied, because a trainer changes nested values, such as `gradient_checkpointing_kwargs`, in place.
     values = {f.name: deepcopy(getattr(training_args, f.name)) for f in fields(SFTConfig) if f.init}
     return SFTConfig(
