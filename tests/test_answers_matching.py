@@ -295,13 +295,13 @@ def without_math_verify(monkeypatch):
 
 class TestAnswersMatch:
     @pytest.mark.parametrize(("answer", "reference", "expected"), PAIRS)
-    def test_pair(self, answer, reference, expected, without_math_verify):
+    def test_pair_matches_or_differs_in_both_orders(self, answer, reference, expected, without_math_verify):
         assert answers_match(answer, reference) is expected
         if answer is not None and answer.strip():
             assert answers_match(reference, answer) is expected
 
     @pytest.mark.parametrize(("answer", "reference", "expected"), FORMULAS)
-    def test_formulas(self, answer, reference, expected):
+    def test_formulas_match_by_mathematical_equality(self, answer, reference, expected):
         pytest.importorskip("math_verify")
         assert answers_match(answer, reference) is expected
         assert answers_match(reference, answer) is expected
@@ -331,7 +331,7 @@ class TestAnswersMatch:
     @answers_of_every_kind
     @given(st.data())
     @settings(max_examples=30, deadline=None)
-    def test_reflexive(self, kind, data):
+    def test_answer_matches_itself(self, kind, data):
         answer = data.draw(answers[kind])
         assert answers_match(answer, answer)
         assert answers_match(f" {answer} ", f'"{answer}".')
@@ -344,13 +344,13 @@ class TestAnswersMatch:
             assert answers_match(one, other) == (one == other)
 
     @given(numbers)
-    def test_forms_of_a_number(self, number):
+    def test_forms_of_a_number_match_it_and_not_the_next(self, number):
         for form in (f"{number:,}", f"{number}.0", f"{number} apples", f"0 + {number} = {number}", f"\\({number}\\)"):
             assert answers_match(form, str(number))
             assert not answers_match(form, str(number + 1))
 
     @given(days)
-    def test_forms_of_a_date(self, day):
+    def test_forms_of_a_date_match(self, day):
         reference = f"{day.month:02}/{day.day:02}/{day.year}"
         for form in (f"{day.month}/{day.day}/{day.year}", f"{day:%B} {day.day}, {day.year}", day.isoformat()):
             assert answers_match(form, reference)
@@ -383,7 +383,7 @@ class TestAnswersMatch:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("text", TROUBLE, ids=lambda text: repr(text[:20]))
-    def test_long_texts(self, text):
+    def test_long_texts_match_themselves_and_order_does_not_matter(self, text):
         assert answers_match(text, text)
         for other in ("5", "(B) 5", "yes", text + "1"):
             assert answers_match(text, other) is answers_match(other, text)

@@ -442,7 +442,7 @@ REPLIES = [
 
 class TestExtractAnswer:
     @pytest.mark.parametrize(("reply", "expected"), REPLIES)
-    def test_reply(self, reply, expected):
+    def test_reply_has_the_expected_answer(self, reply, expected):
         assert extract_answer(reply) == expected
 
     @pytest.mark.parametrize(("reply", "expected"), [row for row in REPLIES if row[1] is not None])
@@ -479,7 +479,7 @@ class TestExtractAnswer:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("reply", TROUBLE, ids=lambda reply: repr(reply[:20]))
-    def test_long_replies(self, reply):
+    def test_answer_of_a_long_reply_is_short_or_missing(self, reply):
         for ending in ("", "\nSo the answer is 7."):
             reading = extract_answer(reply + ending)
             assert reading is None or len(reading) <= 2000

@@ -134,15 +134,15 @@ class TestRooms:
 
 class TestSizes:
     @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-    def test_of_files(self, path):
+    def test_no_file_is_too_long(self, path):
         num_lines = len(path.read_text().splitlines())
         assert num_lines <= MAX_LINES or str(path.relative_to(ROOT)) in LONG_FILES
 
     @pytest.mark.parametrize("path", [path for path in PACKAGE.rglob("*") if path.suffix in (".html", ".css", ".js")])
-    def test_of_templates(self, path):
+    def test_no_template_is_too_long(self, path):
         assert len(path.read_text().splitlines()) <= MAX_LINES
 
-    def test_of_classes(self):
+    def test_no_class_is_too_long(self):
         sizes = {
             node.name: code_lines(node)
             for path in CODE

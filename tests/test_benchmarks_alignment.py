@@ -147,7 +147,7 @@ class TestReport:
 
 
 class TestCommand:
-    def test_generated_pairs(self, tmp_path):
+    def test_generated_pairs_are_measured_and_reported(self, tmp_path):
         process = run_script(
             *["--lengths", 12, 24, "--num_pairs", 2, "--num_repeats", 2, "--vocab_size", 50, "--key_ratio", 0.2],
             *["--python_max_length", 12, "--json", tmp_path / "report.json"],
@@ -176,7 +176,7 @@ class TestCommand:
         assert "x python (quartiles)" in process.stdout
         assert str(tmp_path) not in json.dumps(report)
 
-    def test_stream(self, tmp_path, capsys):
+    def test_stream_reports_memory_on_the_way(self, tmp_path, capsys):
         benchmark.main(["--stream", "20", "--stream_length", "12", "--json", str(tmp_path / "report.json")])
         report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
 
@@ -186,7 +186,7 @@ class TestCommand:
         assert all(record["resident_mib"] > 1 for record in report["stream"])
         assert capsys.readouterr().out.count("MiB resident") == 4
 
-    def test_real_pairs(self, tmp_path, monkeypatch):
+    def test_pairs_of_a_file_are_measured(self, tmp_path, monkeypatch):
         class Tokenizer:
             def __call__(self, text, add_special_tokens):
                 assert not add_special_tokens

@@ -112,7 +112,7 @@ class TestRules:
 
         assert marked_texts("step", pair) == [["a", "e", "f", "g", "h", "i", "p", "q", ".", ""], ["p", ""]]
 
-    def test_first_and_after(self):
+    def test_first_marks_one_token_and_after_marks_the_rest(self):
         pair = token_pair(CHOSEN, REJECTED)
 
         assert marked_texts("first", pair) == [["5"], ["6"]]

@@ -204,7 +204,7 @@ class TestPlaces:
         first, first_rejected, alarmed = counts[:3]
         assert (first, first_rejected, alarmed) == (1, 0, 0)
 
-    def test_summary(self):
+    def test_summary_has_shares_and_means_of_the_pairs(self):
         """Two pairs: one with its first key token in the marked line, one with three key tokens before it."""
         counts = np.zeros((2, len(RULES), len(PLACES)))
         counts[0, :, :3], counts[1, :, :3] = [1, 1, 0], [0, 0, 1]

@@ -129,7 +129,7 @@ class TestRectify:
         assert calculate(text) is None
 
     @pytest.mark.skipif(not REAL.is_dir(), reason="the real chains are not here")
-    def test_real_chains(self):
+    def test_most_real_chains_can_be_rectified(self):
         rectified, reasons = read_rectified(REAL)
         for task, pairs in rectified.items():
             # Of the wrong chains with a marked step, most can be rectified.

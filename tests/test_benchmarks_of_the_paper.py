@@ -247,11 +247,11 @@ class TestQuestions:
         with pytest.raises(ValueError, match="`benchmarks` must be among bbh, agieval, .*, got 'mmlu'"):
             evaluate_benchmarks(Scripted(), ["mmlu"])
 
-    def test_of_no_benchmark(self):
+    def test_empty_list_of_benchmarks_is_refused(self):
         with pytest.raises(ValueError, match="must name at least one"):
             evaluate_benchmarks(Scripted(), [])
 
-    def test_without_the_dataset(self, tmp_path):
+    def test_missing_dataset_is_an_error_before_any_file(self, tmp_path):
         with pytest.raises(
             ValueError,
             match="'gsm8k' needs the dataset '.*openai/gsm8k', configuration 'main'.*no such folder.*`data_dir`",
@@ -406,7 +406,7 @@ class TestEvaluateBenchmarks:
             ASKED["bbh_date_understanding"][0],
         }
 
-    def test_majority_of_several_paths(self, copies, tmp_path):
+    def test_majority_of_several_paths_is_the_answer(self, copies, tmp_path):
         """Of the three paths of GSM8K, two agree on the right answer: right by majority, 2/3 alone."""
         student = Scripted(
             {
@@ -443,7 +443,7 @@ class TestEvaluateBenchmarks:
                 Scripted(), ["gsm8k"], options(tmp_path), data_dir=copies, leave_out=[f" {GSM8K[0]['question']} "]
             )
 
-    def test_descriptions_of_the_tasks(self, copies, tmp_path):
+    def test_description_of_the_task_heads_the_prompt(self, copies, tmp_path):
         """BIG-Bench Hard has its own; others have that of the options."""
         student = Scripted()
         evaluate_benchmarks(
@@ -461,7 +461,7 @@ class TestEvaluateBenchmarks:
             "Think.",
         }
 
-    def test_chat(self, copies, tmp_path):
+    def test_chat_asks_with_messages(self, copies, tmp_path):
         student = Scripted({ASKED["gsm8k"][0]: "The answer is 1500."})
         results = evaluate_benchmarks(student, ["gsm8k"], options(tmp_path, chat=True), data_dir=copies)
         assert student.asked == [([{"role": "user", "content": ASKED["gsm8k"][0]}], 0)]
@@ -483,7 +483,7 @@ class TestEvaluateBenchmarks:
         comparison = compare_runs(str(tmp_path / "one"), str(tmp_path / "other"))
         assert (comparison["num_questions"], comparison["difference"]) == (2, 0.5)
 
-    def test_a_model(self, copies, tmp_path, tokenizer):
+    def test_model_writes_the_same_in_batches_and_one_by_one(self, copies, tmp_path, tokenizer):
         """In batches, it writes what it writes when it is asked one by one, on a benchmark of each kind."""
         student = LocalStudent(build_model(), tokenizer, max_new_tokens=6)
 
@@ -545,7 +545,7 @@ class TestHarnessTasks:
         prompt = task.fewshot_context(row, num_fewshot=0)
         assert (prompt, task.doc_to_target(row)) == ASKED[name]
 
-    def test_metrics_of_the_harness(self, copies, lm_eval, model):
+    def test_harness_has_the_same_metrics(self, copies, lm_eval, model):
         """ARC-Easy: one right, by its text; one that cannot be read. GSM8K: none that can be read."""
         reply = " It melts. The answer is a snowman.\nQ: 1 + 1?\nA: The answer is 2."
         student = Scripted({ASKED["arc_easy"][0]: reply}, otherwise=" Hm.")
@@ -605,7 +605,7 @@ class TestHarnessTasks:
                 path = named(folder / "arc/arc_easy.yaml")[0]
             assert (BENCHMARKS[name][name].path, BENCHMARKS[name][name].config) == (path, config)
 
-    def test_without_the_harness(self, monkeypatch):
+    def test_missing_harness_is_named_with_its_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "lm_eval", None)
         monkeypatch.setitem(sys.modules, "lm_eval.api.task", None)
         with pytest.raises(ImportError, match=r"pip install 'edit-trl\[harness\]'"):

@@ -321,7 +321,7 @@ class TestKeyStepAccuracyCallback:
         assert trainer.state.best_metric == margin
         assert trainer.state.best_global_step == step
 
-    def test_evaluation_outside_training(self, tmp_path, pairs, held_back):
+    def test_each_evaluation_outside_training_measures(self, tmp_path, pairs, held_back):
         """Each one measures: the number of steps does not tell whether the student has changed."""
         trainer = make_trainer(tmp_path, pairs, eval_dataset=held_back)
         trainer.add_callback(KeyStepAccuracyCallback(trainer))
@@ -362,7 +362,7 @@ class TestKeyStepAccuracyCallback:
         trainer.train()
         assert [set(logs) for logs in logged if ACCURACY in logs] == [{ACCURACY, MARGIN, "epoch"}] * 3
 
-    def test_max_length_of_the_trainer(self, tmp_path, pairs, caplog):
+    def test_max_length_of_the_trainer_is_used(self, tmp_path, pairs, caplog):
         ids = [{"prompt_ids": [5], "chosen_ids": [*[7] * n, 8, 2], "rejected_ids": [*[7] * n, 9, 2]} for n in range(6)]
         trainer = make_trainer(tmp_path, pairs, max_length=60)
         trainer.args.max_length = 4
@@ -377,7 +377,7 @@ class TestKeyStepAccuracyCallback:
         KeyStepAccuracyCallback(make_trainer(tmp_path, pairs), held_back)
         assert not [record for record in caplog.records if record.name == LOGGER]
 
-    def test_autocast_of_the_trainer(self, tmp_path, pairs, held_back):
+    def test_autocast_of_the_trainer_applies(self, tmp_path, pairs, held_back):
         """In bf16 the margins are those of bf16, a little off, and still of the needed positions alone."""
         trainer = make_trainer(tmp_path, pairs, eval_dataset=held_back, bf16=True, per_device_eval_batch_size=3)
         callback = KeyStepAccuracyCallback(trainer)
@@ -395,7 +395,7 @@ class TestKeyStepAccuracyCallback:
         assert callback.scores.margins == pytest.approx(expected.margins, abs=1e-5)
         assert callback.scores.margins != pytest.approx(exact.margins, abs=1e-5)
 
-    def test_other_trainers(self, tmp_path, pairs, held_back):
+    def test_sft_trainer_works_and_keeps_its_metrics(self, tmp_path, pairs, held_back):
         """The first stage, by TRL's own trainer, and its own metrics stay what they are."""
         logs = []
         for is_watched in (False, True):
@@ -430,7 +430,7 @@ class TestKeyStepAccuracyCallback:
         with pytest.raises(FloatingPointError, match="Margins of key steps must be finite, got . of 3 .* at step 1"):
             trainer.train()
 
-    def test_no_held_back_pairs(self, tmp_path, pairs, held_back):
+    def test_missing_held_back_pairs_are_an_error(self, tmp_path, pairs, held_back):
         with pytest.raises(ValueError, match="needs held-back pairs, and the trainer has none"):
             KeyStepAccuracyCallback(make_trainer(tmp_path, pairs))
         trainer = make_trainer(tmp_path, pairs, eval_dataset={"easy": held_back, "hard": held_back})

@@ -454,7 +454,7 @@ class TestEveryLayout:
             assert collator.row_length(pair) == batch["num_tokens"].item()
 
     @pytest.mark.parametrize(("layout", "length"), [("padded", 5), ("shared_prefix", 6), ("padding_free", 9)])
-    def test_row_length_of_an_example(self, layout, length):
+    def test_row_length_is_that_of_the_layout(self, layout, length):
         """
         Chains "1 2 3 4" and "1 2 3 5 6": 5 of the longer one; (1 2 3) + (4) + (5 6); 4 + 5. Weights are not read.
         """

@@ -67,7 +67,7 @@ def said(monkeypatch, caplog):
 
 
 class TestDefaults:
-    def test_defaults_of_the_method(self, build):
+    def test_defaults_are_those_of_the_method(self, build):
         config = build()
         assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
 
@@ -166,7 +166,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("text", "expected"), [("none", None), ("None", None), ("null", None), ("5.0", 5.0), ("3", 3.0)]
     )
-    def test_threshold(self, parse, text, expected):
+    def test_threshold_may_be_none_or_a_number(self, parse, text, expected):
         config = parse("--rejected_nll_threshold", text)
         assert config.rejected_nll_threshold == expected
         assert type(config.rejected_nll_threshold) is type(expected)
@@ -214,7 +214,7 @@ class TestCommandLine:
         ],
         ids=str,
     )
-    def test_yaml_file(self, parse, tmp_path, values, expected):
+    def test_yaml_file_sets_options(self, parse, tmp_path, values, expected):
         file = tmp_path / "config.yaml"
         file.write_text(yaml.safe_dump(values))
         config = parse("--config", str(file))

@@ -260,7 +260,7 @@ OPTIONS = {
 class TestOptions:
     @pytest.mark.parametrize("layout", ["shared_prefix", "padding_free"])
     @pytest.mark.parametrize("name", OPTIONS)
-    def test_of_the_config(self, name, layout, build, model):
+    def test_options_of_the_config_give_the_same_in_every_layout(self, name, layout, build, model):
         found = step(build(model, **OPTIONS[name]), layout=layout)
         assert_same(found, step(build(model, **OPTIONS[name], shared_prefix=False)))
 
@@ -272,7 +272,7 @@ class TestOptions:
         assert_same(found, step(build(model, examples, shared_prefix=False), examples))
 
     @pytest.mark.parametrize("options", [{}, {"chosen_other_weight": 0.3}], ids=["key tokens", "gamma"])
-    def test_lora(self, options, build, model):
+    def test_lora_gives_the_same_in_shared_rows(self, options, build, model):
         config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
         runs = []
         for shared in (True, False):
@@ -303,7 +303,7 @@ class TestOptions:
 
     @pytest.mark.parametrize("attention", ["sdpa", "eager"])
     @pytest.mark.parametrize("how", ["autocast", "weights"])
-    def test_bf16(self, how, attention, build):
+    def test_bf16_gives_the_same_in_shared_rows(self, how, attention, build):
         """To bf16's noise: about 8 bits."""
         options = {"bf16": True} if how == "autocast" else {}
         runs = []
@@ -321,7 +321,7 @@ class TestOptions:
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
-    def test_random_pairs(self, data, random_trainers):
+    def test_random_pairs_give_the_same_in_every_layout(self, data, random_trainers):
         """Short chains over few tokens: empty starts and prompts, equal chains, one the start of the other."""
         tokens = st.integers(5, 8)
         examples = []
@@ -580,7 +580,7 @@ class TestChunks:
         assert len(heads) == 1
         assert_same(found, expected, rtol=1e-4)
 
-    def test_router_loss(self, build, in_chunks, monkeypatch):
+    def test_router_loss_is_the_same_in_chunks(self, build, in_chunks, monkeypatch):
         model = build_family("mixtral")
         found = step(build(model))
         monkeypatch.undo()
@@ -602,7 +602,7 @@ class TestChunks:
             monkeypatch.undo()
         assert logs[0] == pytest.approx(logs[1], rel=1e-4, abs=1e-5)
 
-    def test_of_lora_and_gradient_checkpointing(self, build, model, monkeypatch):
+    def test_lora_and_gradient_checkpointing_give_the_same_in_chunks(self, build, model, monkeypatch):
         config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
         runs = []
         for limit in (0, 2**27):
@@ -616,7 +616,7 @@ class TestChunks:
             runs.append((loss.detach(), gradients(trainer.model, loss)))
         assert_same(*runs)
 
-    def test_batch_without_scored_tokens(self, build, model, monkeypatch):
+    def test_batch_without_scored_tokens_has_zero_loss(self, build, model, monkeypatch):
         monkeypatch.setattr(edit_trainer, "_MAX_LOGITS", -1)
         trainer = build(model)
         batch = trainer.data_collator([{"prompt_ids": [40, 41], "chosen_ids": [42, 43], "rejected_ids": [42, 43]}])

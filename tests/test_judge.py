@@ -357,10 +357,10 @@ class TestReadScores:
             ("", None),
         ],
     )
-    def test_of_two_responses(self, reply, expected):
+    def test_two_responses_need_two_scores(self, reply, expected):
         assert read_scores(reply, num_responses=2) == expected
 
-    def test_of_one_response(self):
+    def test_one_response_needs_one_score(self):
         assert read_scores("Score: 8", num_responses=1) == [8]
         assert read_scores("Score: 1 0", num_responses=1) is None
 

@@ -74,7 +74,7 @@ EVEN_IS_RIGHT = tokenized(
 
 class TestAgainstPlainComputation:
     @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
-    def test_margins_of_any_batch_size(self, any_tokenizer, pairs, batch_size):
+    def test_margins_are_the_same_for_any_batch_size(self, any_tokenizer, pairs, batch_size):
         model = build_model(vocab_size=len(any_tokenizer))
         scores = key_step_accuracy(model, Dataset.from_list(pairs), any_tokenizer, batch_size=batch_size)
 
@@ -127,7 +127,7 @@ class TestAgainstPlainComputation:
 
 
 class TestShapesOfData:
-    def test_messages(self, model, tokenizer, pairs):
+    def test_messages_give_the_margins_of_their_text(self, model, tokenizer, pairs):
         """The chat template ends each completion."""
         messages = [
             {
@@ -147,7 +147,7 @@ class TestShapesOfData:
         scores = key_step_accuracy(model, Dataset.from_list(messages), tokenizer)
         assert scores.margins == pytest.approx(plain_margins(model, tokenizer, flat), abs=1e-5)
 
-    def test_lazy_data(self, model, tokenizer, pairs):
+    def test_lazy_data_gives_the_same_margins(self, model, tokenizer, pairs):
         lazy = IterableDataset.from_generator(lambda: iter(pairs))
         expected = plain_margins(model, tokenizer, pairs)
         assert key_step_accuracy(model, lazy, tokenizer).margins == pytest.approx(expected, abs=1e-5)
@@ -160,11 +160,11 @@ class TestShapesOfData:
         with pytest.raises(ValueError, match="`processing_class` must be the tokenizer of the model"):
             key_step_accuracy(model, Dataset.from_list(pairs))
 
-    def test_missing_columns(self, model, tokenizer):
+    def test_missing_columns_are_an_error(self, model, tokenizer):
         with pytest.raises(ValueError, match="`rejected` is missing"):
             key_step_accuracy(model, Dataset.from_list([{"prompt": "Q", "chosen": "A"}]), tokenizer)
 
-    def test_tokens_of_another_model(self, model):
+    def test_tokens_of_another_model_are_an_error(self, model):
         with pytest.raises(ValueError, match="got token 400, and the model has 400"):
             key_step_accuracy(model, tokenized(((5,), (7,), (400,))))
 
@@ -183,7 +183,7 @@ class TestDefinition:
         scores = key_step_accuracy(FixedStudent([0.5] * 10), EVEN_IS_RIGHT)
         assert (scores.accuracy, scores.mean_margin, scores.num_right, scores.num_ties) == (0.5, 0.0, 0, 4)
 
-    def test_ties_and_others(self):
+    def test_tie_counts_one_half(self):
         """Logits rise with the token: 4 > 3 right, 2 < 7 and 2 < 5 wrong, 8 > 3 right; without token 8, a tie."""
         logits = [float(token) for token in range(10)]
         assert key_step_accuracy(FixedStudent(logits), EVEN_IS_RIGHT).margins == [1.0, -5.0, -3.0, 5.0]
@@ -213,7 +213,7 @@ class TestDefinition:
 
 
 class TestLeftOut:
-    def test_chains_that_part_beyond_max_length(self, model):
+    def test_chains_that_differ_only_beyond_max_length_are_left_out(self, model):
         """The token at which they part is the third, fourth and fifth of its row."""
         dataset = tokenized(((5, 6), (7, 2), (8, 2)), ((5, 6), (7, 8, 2), (7, 9, 2)), ((5, 6, 7), (7, 8), (7, 9)))
         whole = key_step_accuracy(model, dataset)
@@ -271,11 +271,11 @@ class TestLeftOut:
         assert scores.margins == pytest.approx(plain_margins(model, tokenizer, pairs[:2]), abs=1e-5)
         assert "Dropped 1 of 3 pairs of the held-back dataset" in caplog.text
 
-    def test_no_pair_left(self, model):
+    def test_no_pair_to_score_is_an_error(self, model):
         with pytest.raises(ValueError, match=r"got none: 1 where the chains differ only beyond .max_length.*\(2\)"):
             key_step_accuracy(model, tokenized(((5, 6), (7, 8), (7, 9))), max_length=2)
 
-    def test_batch_size_below_one(self, model):
+    def test_batch_size_below_one_is_an_error(self, model):
         with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
             key_step_accuracy(model, EVEN_IS_RIGHT, batch_size=0)
 
@@ -301,14 +301,14 @@ class TestLeavesTheModelAlone:
         assert [module.training for module in model.modules()] == before
         assert len(set(before)) == 2
 
-    def test_mode_after_an_error(self, model):
+    def test_mode_is_restored_after_an_error(self, model):
         model.train()
         model.lm_head.weight.data[7] = float("nan")
         with pytest.raises(FloatingPointError):
             key_step_accuracy(model, tokenized(((5,), (7,), (8,))))
         assert all(module.training for module in model.modules())
 
-    def test_gradients_and_random_numbers(self, tokenizer, pairs):
+    def test_gradients_and_random_numbers_are_not_changed(self, tokenizer, pairs):
         model = build_model(attention_dropout=0.5).train()
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)

@@ -466,7 +466,7 @@ class TestMajorityVote:
             (["42 km", "42 miles", "42"], "42"),
         ],
     )
-    def test_winner(self, answers, expected):
+    def test_answer_with_most_votes_wins(self, answers, expected):
         assert majority_vote(answers) == expected
 
     @settings(max_examples=200, deadline=None)

@@ -229,7 +229,7 @@ class TestWrapped:
             ("granite", "all-linear"),
         ],
     )
-    def test_lora(self, family, targets, build_trainer):
+    def test_lora_gives_the_rows_of_the_full_logits(self, family, targets, build_trainer):
         trainer = build_trainer(
             build_family(family),
             peft_config=LoraConfig(

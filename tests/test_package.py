@@ -320,7 +320,7 @@ class TestDocumentation:
         assert ast.get_docstring(tree(module))
 
     @pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.path)
-    def test_of_a_public_name_is_complete(self, member):
+    def test_public_name_is_documented_completely(self, member):
         if member.leaves_the_rest_to_its_base:
             return
         assert member.doc, f"`{member.path}` has no docstring"
@@ -361,7 +361,7 @@ class TestExamples:
     def test_exported_name_has_an_example(self, name):
         assert any(test.name.endswith(f".{name}") for test in doctests()), name
 
-    def test_of_the_trainer_compiles(self):
+    def test_example_of_the_trainer_compiles(self):
         """It needs a model from the Hub, so it is read rather than run."""
         (code,) = re.findall(r"```python\n(.*?)```", edit_trl.EDITTrainer.__doc__, re.DOTALL)
         compile(textwrap.dedent(code), "EDITTrainer", "exec")

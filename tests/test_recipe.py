@@ -148,7 +148,7 @@ class TestRecipe:
         assert "--model_name_or_path" in completed.stderr
 
     @pytest.mark.skipif(not REAL_PAIRS.exists(), reason="the real pairs are not there")
-    def test_real_pairs(self, tmp_path, model_folder):
+    def test_real_pairs_are_trained_in_both_stages(self, tmp_path, model_folder):
         output = launch(
             f"{RECIPE} --dataset_name {REAL_PAIRS} --model_name_or_path {model_folder} --max_length 1024 "
             "--max_steps 2 --sft_max_steps 2 --per_device_train_batch_size 2 --report_to none --logging_steps 1",
