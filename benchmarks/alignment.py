@@ -1,9 +1,9 @@
 """
-How fast key tokens are found: `edit_trl.align` against four other ways, and memory while pairs stream by.
+Measure how fast key tokens are found, with `edit_trl.align` and other methods, and memory while pairs are streamed.
 
 Prints one row per length and method: the time of a pair (median and quartiles over the repeats), pairs per second, the
-growth of the time with the length (1 is linear, 2 quadratic) and two ratios. A ratio is the number of pairs that the
-method of the row aligns in the time in which the method of the column aligns one.
+growth of the time with the length (1 is linear, 2 is quadratic) and two ratios. A ratio is the number of pairs that
+the method of the row aligns in the time in which the method of the column aligns one pair.
 
     python benchmarks/alignment.py --json alignment.json
     python benchmarks/alignment.py --data pairs.jsonl --tokenizer HuggingFaceTB/SmolLM2-135M --lengths 100 200 400
@@ -15,13 +15,13 @@ The methods:
 - `align-reference`: `align(chosen, rejected, tie_break="reference")`.
 - `python`: the edit distance table cell by cell and the walk back through it in the order of the authors' code, once
   for each direction, in plain Python. Gives the masks of `align-reference`.
-- `numpy`: the same, a row of the table at a time.
+- `numpy`: the same, one row of the table at a time.
 - `difflib`: `difflib.SequenceMatcher` without its junk heuristic. Finds matching blocks, not a minimum edit script.
 - `editdistance`: `editdistance.eval`, where the package is installed. Gives the distance only, no script.
 
-A method is left out above the length that its option states; nothing is extrapolated. All methods run in one process
-and take turns, so that a change of the processor's clock hits all of them; ratios are taken within a turn. Times are
-processor time: what other programs take of the processor does not count.
+A method is not run above the length that its option gives; nothing is extrapolated. All methods run in one process and
+take turns, so that a change of the processor's clock affects all of them. Ratios are computed within a turn. Times are
+processor time, so other programs on the machine do not count.
 """
 
 import argparse
@@ -57,7 +57,7 @@ MIN_SECONDS = 0.05  # of one measurement; a fast method is called more than once
 
 
 def reference_mask(source: list[int], target: list[int]) -> list[bool]:
-    """Key tokens of `source`: delete, else insert, else go diagonally, on what follows the common prefix."""
+    """Return the key tokens of `source`. After the common prefix: deletion, then insertion, then the diagonal."""
     prefix = 0
     while prefix < len(source) and prefix < len(target) and source[prefix] == target[prefix]:
         prefix += 1
@@ -75,7 +75,7 @@ def reference_mask(source: list[int], target: list[int]) -> list[bool]:
 
 
 def numpy_reference_mask(source: list[int], target: list[int]) -> list[bool]:
-    """The same from a table that is filled row by row."""
+    """Return the same as `reference_mask`, from a table that is filled row by row."""
     prefix = 0
     while prefix < len(source) and prefix < len(target) and source[prefix] == target[prefix]:
         prefix += 1
@@ -97,7 +97,7 @@ def numpy_reference_mask(source: list[int], target: list[int]) -> list[bool]:
 
 
 def walk_back(a: list[int], b: list[int], table: Any) -> list[bool]:
-    """Which tokens of `a` the script deletes or replaces, from the last cell of the table to the first."""
+    """Return which tokens of `a` the script deletes or replaces, from the last cell of the table to the first."""
     key = [False] * len(a)
     i, j = len(a), len(b)
     while i > 0 or j > 0:
@@ -142,11 +142,11 @@ class DualChains:
     """
     Seeded generator of pairs of token ID lists that differ in a few short runs.
 
-    Each pair has a vocabulary of its own, drawn from the IDs of the tokenizer. The probability of an ID falls as one
-    over the ID, since byte-pair tokenizers give frequent tokens low IDs; within the vocabulary of a pair it falls in
-    the same way. The size of that vocabulary is eight times the root of the length, which gives chains about as many
-    different tokens as the BIG-Bench Hard chains of the paper have with the SmolLM2 tokenizer: 44 of 100 and 54 of
-    200. How often tokens repeat, and how many IDs are below 256, decides the speed of some methods.
+    Each pair has its own vocabulary, drawn from the IDs of the tokenizer. The probability of an ID is proportional to
+    one over the ID, because byte-pair tokenizers give frequent tokens low IDs; the same holds within the vocabulary of
+    a pair. The size of this vocabulary is eight times the square root of the length. This gives about as many
+    different tokens as the paper's chains for BIG-Bench Hard have with the SmolLM2 tokenizer: 44 of 100 and 54 of 200.
+    The speed of some methods depends on how often tokens repeat and how many IDs are below 256.
     """
 
     def __init__(self, vocab_size: int, key_ratio: float, shared_start: float, seed: int):
@@ -165,7 +165,7 @@ class DualChains:
         return vocabulary[self.zipf(len(vocabulary), num_tokens)].tolist()
 
     def pair(self, length: int) -> Pair:
-        """A chain of `length` tokens, and one in which about `key_ratio` of them are others, more or fewer."""
+        """Make a chain of `length` tokens, and a second chain in which about `key_ratio` of the tokens are changed."""
         # What the runs put in comes from the pair's vocabulary too.
         chosen, others = np.array_split(self.tokens(2 * length), 2)
         first = int(self.shared_start * length)
@@ -189,7 +189,7 @@ class DualChains:
 
 
 def stream_examples(num_pairs: int, length: int, chains: dict[str, Any]) -> Iterator[dict[str, list[int]]]:
-    """Tokenized examples, each made when it is asked for."""
+    """Yield tokenized examples. Each is made only when it is needed."""
     generator = DualChains(**chains)
     for _ in range(num_pairs):
         chosen, rejected = generator.pair(length)
@@ -221,7 +221,7 @@ def mean_length(pairs: list[Pair]) -> float:
 
 
 def group_by_length(pairs: list[Pair], lengths: list[int], num_pairs: int) -> dict[int, list[Pair]]:
-    """At most `num_pairs` pairs for each length: those to which it is the nearest one, as a ratio."""
+    """Group pairs by the nearest of the given lengths (by ratio), at most `num_pairs` for each length."""
     groups: dict[int, list[Pair]] = {length: [] for length in lengths}
     for pair in pairs:
         if all(pair):
@@ -363,7 +363,7 @@ def chain_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def stream(args: argparse.Namespace) -> list[dict[str, float]]:
-    """Send pairs through the collator and note the resident memory on the way."""
+    """Send pairs through the collator, and record the resident memory several times."""
     import psutil
     from datasets import IterableDataset
 

@@ -1,9 +1,9 @@
 """
-Replies per second through `ChatClient`, as a share of what a bare client gets out of the same endpoint.
+Measure replies per second of `ChatClient`, and the ratio to a bare client on the same endpoint.
 
-The endpoint is a scripted one in a process of its own, which answers every request after a fixed delay. The bare
-client is the `openai` package with a semaphore: no store, no retries of ours, no limits, no counting. Both ask the
-same questions, in turns; the table has the median of the turns.
+The endpoint is a script in a process of its own, which answers every request after a fixed delay. The bare client is
+the `openai` package with a semaphore: no store, no retries, no limits, no counting. Both clients ask the same
+questions in turns; the table has the median of the turns.
 
     python benchmarks/chat_client.py --requests 3000 --concurrency 64 --delay 0.2
 """
@@ -59,7 +59,7 @@ async def serve(delay: float) -> None:
 
 
 def ask_bare(url: str, questions: list[list[dict[str, str]]], concurrency: int) -> None:
-    """The `openai` package and a semaphore."""
+    """Ask with the `openai` package and a semaphore."""
     import openai
 
     async def run() -> None:
@@ -76,7 +76,7 @@ def ask_bare(url: str, questions: list[list[dict[str, str]]], concurrency: int) 
 
 
 def ask_stored(url: str, questions: list[list[dict[str, str]]], concurrency: int) -> None:
-    """`ChatClient` with a store on disk."""
+    """Ask with `ChatClient` and a store on disk."""
     with tempfile.TemporaryDirectory() as folder:
         client = ChatClient(
             "scripted", url, api_key_env=None, store=str(Path(folder, "replies.sqlite")), max_concurrency=concurrency

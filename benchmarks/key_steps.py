@@ -1,16 +1,16 @@
 """
-Does edit distance find the key steps? Key tokens against mistakes whose place is known.
+Measure whether edit distance finds the key steps: compare key tokens with mistakes whose position is known.
 
-Part 1 takes pairs from `edit_trl.tasks`, which knows the characters that the injected mistake and its consequences
-touch, and scores the key tokens of eleven rules against them: as generated, with the wrong chain reworded, and with
+Part 1 takes pairs from `edit_trl.tasks`, which knows the characters of the injected mistake and of its consequences.
+It scores the key tokens of eleven rules against them: in pairs as generated, with the wrong chain reworded, and with
 sentences of the wrong chain swapped. Part 2, with `--big_bench_mistake`, takes wrong chains of a large model in which
-people marked the first mistaken step (Tyen et al. 2023, arXiv 2311.08516), works out a right chain that agrees with
-them up to that step, and asks where the key tokens lie.
+people marked the first mistaken step (Tyen et al. 2023, arXiv 2311.08516). It makes a right chain that agrees with the
+wrong chain up to this step, and measures where the key tokens are.
 
     python benchmarks/key_steps.py --tokenizers smollm2=SmolLM2-135M-Instruct --num_processes 2 --json key_steps.json
     python benchmarks/key_steps.py --num_pairs 300 --big_bench_mistake big_bench_mistake
 
-Four tokenizers are built from the texts that are scored, beside those given: `bpe` (byte-level byte pairs, 800
+Four tokenizers are built from the scored texts, in addition to the given ones: `bpe` (byte-level byte pairs, 800
 tokens), `unigram` (800 pieces, spaces as in SentencePiece), `words` (whole words, with the space before them) and
 `characters`.
 """
@@ -97,7 +97,7 @@ def print_real(results: Sequence[dict[str, Any]]) -> None:
 def run_jobs(
     function: Callable[..., np.ndarray], jobs: Sequence[tuple[Any, ...]], num_processes: int
 ) -> list[np.ndarray]:
-    """Results of a function of each job, in their order."""
+    """Call a function on each job, and return the results in order."""
     if num_processes == 1:
         return [function(*job) for job in jobs]
     with ProcessPoolExecutor(num_processes) as executor:

@@ -34,7 +34,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class TokenChain:
-    """Token IDs of a chain with the characters of each; an end-of-sequence token has none."""
+    """Token IDs of a chain with the characters of each token. An end-of-sequence token has no characters."""
 
     text: str
     ids: list[int]
@@ -62,7 +62,7 @@ class TokenChain:
         return [bisect_left(breaks, start) for start in self.starts]
 
     def touches(self, start: int, end: int) -> list[bool]:
-        """Which tokens have a character of `[start, end)`, whitespace at its ends left out."""
+        """Return which tokens have a character in `[start, end)`, without the whitespace at its ends."""
         stripped = self.text[start:end].strip()
         start += self.text[start:end].find(stripped)
         return [a < start + len(stripped) and b > start for a, b in self.offsets]
@@ -70,7 +70,7 @@ class TokenChain:
 
 @dataclass(frozen=True)
 class TokenPair:
-    """The two chains of a pair, with what some of the rules need beside them."""
+    """The two chains of a pair, with additional data that some rules need."""
 
     chosen: TokenChain
     rejected: TokenChain
@@ -95,7 +95,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> Toke
 
 
 def build_tokenizers(texts: Sequence[str], vocab_size: int = 800) -> dict[str, PreTrainedTokenizerBase]:
-    """Small tokenizers of four kinds. The same texts give the same ones in every process."""
+    """Build small tokenizers of four kinds. The same texts give the same tokenizers in every process."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     special: dict[str, Any] = {"special_tokens": ["</s>", "<unk>"], "show_progress": False}
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)

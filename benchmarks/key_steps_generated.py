@@ -1,6 +1,6 @@
 """
-Generated pairs of the key-step benchmark, as `edit_trl.tasks` writes them and with changes to the wrong chain that
-make no mistake: phrases reworded, and steps swapped.
+Make the generated pairs of the key-step benchmark: as `edit_trl.tasks` writes them, and with changes to the wrong
+chain that are not mistakes (phrases reworded, steps swapped).
 """
 
 import random
@@ -25,7 +25,7 @@ def generate(num_pairs: int, levels: Sequence[int], seed: int) -> list[DualCoT]:
 def change_pairs(
     examples: Sequence[DualCoT], rates: Sequence[float], swaps: Sequence[int], seed: int
 ) -> dict[str, list[tuple[Chain, Chain]]]:
-    """The pairs as they are, and with wrong chains that are reworded or have swapped steps."""
+    """Return the pairs as they are, and with wrong chains that are reworded or have swapped steps."""
     chosen = [Chain(example.chosen, example.chosen_spans) for example in examples]
     rejected = [Chain(example.rejected, example.rejected_spans) for example in examples]
     changed = {"as generated": rejected}
@@ -37,7 +37,7 @@ def change_pairs(
 def change_chains(
     chains: Sequence[Chain], change: Callable[[Chain, Any, random.Random], Chain], amount: float, seed: int
 ) -> list[Chain]:
-    """All chains with `reword` or `swap_steps` applied, each with a generator of its own."""
+    """Apply `reword` or `swap_steps` to all chains, each with its own random generator."""
     return [change(chain, amount, random.Random(f"{seed}/{number}")) for number, chain in enumerate(chains)]
 
 

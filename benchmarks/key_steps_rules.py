@@ -3,17 +3,17 @@ The rules that mark key tokens in the key-step benchmark:
 
 - `align`: `align(chosen, rejected)`, the default of the package. Tokens that a minimum edit script changes.
 - `reference`: the same in the tie order of the authors' code (`tie_break="reference"`).
-- `slid`: `align`, where what one chain has more than the other is moved to begin at the start of a step, or else of a
-  word, if the tokens at its ends allow it. Still a minimum edit script. Not in the package.
+- `slid`: `align`, but inserted or deleted spans are moved to begin at the start of a step or, if this is not possible,
+  of a word, if the tokens at their ends allow it. Still a minimum edit script. Not in the package.
 - `word`: `alignment_level="word"` of the package's collator.
-- `lexeme`: the same, except that punctuation is not part of a word: "12." is two, not one. Not in the package.
+- `lexeme`: the same as `word`, but punctuation is not part of a word: "12." is two words. Not in the package.
 - `step`: the minimum edit script in which the tokens of a step match tokens of one step of the other chain only, in
   order. Steps are lines and sentences. Not in the package.
-- `first`: the first token that differs, on either side.
-- `after`: that token and all that follow.
+- `first`: the first token that differs, in each chain.
+- `after`: the first token that differs, and all tokens after it.
 - `difflib`: tokens outside the matching blocks of `difflib.SequenceMatcher`.
 - `words`: tokens of words and punctuation marks that the other chain does not have anywhere.
-- `random`: as many tokens on each side as `align` marks there, drawn at random.
+- `random`: as many tokens of each chain as `align` marks, drawn at random.
 """
 
 import difflib
@@ -34,7 +34,7 @@ Masks = tuple[list[bool], list[bool]]
 
 
 def unmatched(pair: TokenPair, blocks: Iterable[Sequence[int]]) -> Masks:
-    """All tokens except those of the blocks `(chosen_start, chosen_end, rejected_start, rejected_end)`."""
+    """Return all tokens except the tokens of the blocks `(chosen_start, chosen_end, rejected_start, rejected_end)`."""
     chosen_key, rejected_key = ([True] * len(side.ids) for side in pair.sides)
     for i, i_end, j, j_end in blocks:
         chosen_key[i:i_end] = [False] * (i_end - i)
@@ -70,9 +70,11 @@ def align_slid(pair: TokenPair) -> Masks:
 
 def best_shift(chain: TokenChain, start: int, end: int, max_left: int, max_right: int) -> int:
     """
-    How many tokens to move `[start, end)`, which the other chain lacks, so that it begins at a step or else at a word.
+    Return by how many tokens to move the span `[start, end)`, which the other chain does not have, so that it begins
+    at a step or, if this is not possible, at a word.
 
-    Each token that it takes in at one end must equal the one that it leaves at the other. Right is positive.
+    Each token that enters the span at one end must equal the token that leaves it at the other end. A move to the
+    right is positive.
     """
     ids = chain.ids
     left = right = 0

@@ -1,10 +1,11 @@
 """
-Scores of the rules in the key-step benchmark, from the spans of generated pairs or the marked lines of real chains.
+Compute the scores of the rules in the key-step benchmark, from the spans of generated pairs or the marked lines of
+real chains.
 
-The truth of a generated pair: a token is part of the mistake (or of its consequences) if it has a character in such a
-span, whitespace at the ends of a span left out. Both sides count. A step that the wrong chain forgets is a mistake of
-the right chain only: it counts there, and nothing of the wrong chain counts as its counterpart. Intervals are 95 %
-bootstrap intervals over pairs, and Wilson intervals for shares of pairs.
+In a generated pair, a token is part of the mistake (or of its consequences) if it has a character in such a span,
+without the whitespace at the ends of the span. Both chains count. A step that the wrong chain forgets is a mistake of
+the right chain only: it counts there, and has no counterpart in the wrong chain. Intervals are 95 % bootstrap
+intervals over pairs, and Wilson intervals for shares of pairs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from edit_trl.evaluation.metrics import wilson_interval
 from edit_trl.tasks import Span
 
 
-# Counts of one chain. `found` counts what the rule marks of the truth; a span is found if any token of it is key.
+# Counts of one chain. `found` counts the tokens of the truth that the rule marks; a span is found if any token is key.
 FIELDS = ["tokens", "key", "truth", "found"]
 FIELDS += [
     f"{role}{unit}{found}"
@@ -33,7 +34,7 @@ FIELDS += [
 
 @dataclass(frozen=True)
 class Truth:
-    """What the spans of a chain say about its tokens: the role of each token, and the tokens of each span."""
+    """The truth about the tokens of a chain, from its spans: the role of each token, and the tokens of each span."""
 
     roles: list[str | None]
     spans: list[tuple[str, list[int]]]
@@ -45,7 +46,7 @@ def find_truth(chain: TokenChain, spans: Sequence[Span]) -> Truth:
         tokens = [i for i, touched in enumerate(chain.touches(span.start, span.end)) if touched]
         truth.spans.append((span.role, tokens))
         for i in tokens:
-            # A token with a part of both is one of the mistake.
+            # A token with characters of both counts as part of the mistake.
             if truth.roles[i] != "mistake":
                 truth.roles[i] = span.role
     return truth
@@ -92,10 +93,10 @@ def compute_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
     return values
 
 
-# Not the library's `bootstrap_interval`, which is that of a mean of values: precision, recall and F1 are ratios of
-# sums over pairs, and the difference of two rules needs the same resamples of pairs for both.
+# The library's `bootstrap_interval` cannot be used: it is the interval of a mean. Precision, recall and F1 are ratios
+# of sums over pairs, and the difference of two rules needs the same resamples of pairs for both.
 def bootstrap_weights(num_units: int, num_resamples: int, seed: int) -> np.ndarray:
-    """How often each unit is in each resample, of shape (num_resamples, num_units)."""
+    """Draw how often each unit is in each resample, of shape (num_resamples, num_units)."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_resamples).astype(float)
 
@@ -106,8 +107,8 @@ def interval(values: np.ndarray) -> list[float]:
 
 def summarize_generated(counts: np.ndarray, num_resamples: int, seed: int) -> list[dict[str, Any]]:
     """
-    One record per rule, from counts of shape (pair, rule, side, field): each score with its interval. All rules share
-    their resamples, so that the intervals of differences to `align` compare the same pairs.
+    Make one record per rule, from counts of shape (pair, rule, side, field): each score with its interval. All rules
+    use the same resamples, so that the intervals of differences to `align` compare the same pairs.
     """
     estimates = compute_scores(counts.sum(0))
     weights = bootstrap_weights(len(counts), num_resamples, seed)
@@ -127,7 +128,7 @@ def summarize_generated(counts: np.ndarray, num_resamples: int, seed: int) -> li
 
 @dataclass(frozen=True)
 class Job:
-    """Pairs that one process tokenizes and scores, and labels that say in the results which ones they are."""
+    """Pairs that one process tokenizes and scores, and the labels of these pairs in the results."""
 
     labels: dict[str, str]
     tokenizer: PreTrainedTokenizerBase
@@ -151,9 +152,9 @@ def score_generated(job: Job) -> np.ndarray:
     return np.array(counts)
 
 
-# Counts of a pair with a marked line: whether the first key token of either chain is in it (`first`), and that of the
-# wrong chain (`first_rejected`); whether there are key tokens before it (`alarmed`); key tokens and tokens of both
-# chains before it, in it and after it.
+# Counts of a pair with a marked line: whether the first key token of the pair is in this line (`first`), and the first
+# key token of the wrong chain (`first_rejected`); whether there are key tokens before the line (`alarmed`); the
+# numbers of key tokens and of tokens of both chains before, in and after the line.
 PLACES = ["first", "first_rejected", "alarmed"]
 PLACES += [f"{what}_{where}" for where in ("before", "marked", "after") for what in ("key", "tokens")]
 

@@ -1,9 +1,9 @@
 """
-Right chains for real wrong ones of BIG-Bench Mistake.
+Write right chains for the real wrong chains of BIG-Bench Mistake.
 
-The steps before the marked one are kept. A solver for each task writes the others in the form of the wrong chain. A
-chain counts only if the solver's answer is the target, and the solver agrees with all kept steps and not with the
-marked one.
+The steps before the marked step are kept. A solver for each task writes the other steps in the form of the wrong
+chain. A chain is used only if the solver's answer is the target, and if the solver agrees with all kept steps and not
+with the marked step.
 """
 
 import json
@@ -20,7 +20,7 @@ Record = dict[str, Any]
 
 
 class UnsolvableError(Exception):
-    """Why there is no right chain to compare with."""
+    """There is no right chain for comparison. The message is the reason."""
 
 
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
@@ -140,7 +140,7 @@ def solve_sorting(record: Record) -> list[str]:
 
 
 def calculate(expression: str) -> int | None:
-    """Value of an expression of whole numbers with `+`, `-`, `*` and brackets; `None` for any other text."""
+    """Return the value of an expression of whole numbers with `+`, `-`, `*` and brackets; `None` for other text."""
     # Python would call a number before a bracket, and take two stars for a power.
     if not re.fullmatch(r"[-+*() 0-9]+", expression) or re.search(r"[0-9)] *\(|\*\*", expression):
         return None
@@ -151,7 +151,7 @@ def calculate(expression: str) -> int | None:
 
 
 def work_out(expression: str) -> list[str]:
-    """What is left of an expression after each operation: brackets first, then products, from left to right."""
+    """Return the rest of an expression after each operation: brackets first, then products, from left to right."""
     steps: list[str] = []
     while True:
         expression = re.sub(r"\((-?\d+)\)", r"\1", expression)
@@ -169,7 +169,7 @@ def work_out(expression: str) -> list[str]:
 
 
 def correct_expressions(expressions: Sequence[str], start: str, value: int) -> list[str]:
-    """The expressions before the first one of another value, and from there, or else from `start`, what is right."""
+    """Keep the expressions before the first one with another value, and continue with right ones (or from `start`)."""
     kept = list(takewhile(lambda expression: calculate(expression) == value, expressions))
     if len(kept) < len(expressions):
         kept = kept or [start]
@@ -221,16 +221,16 @@ SOLVERS: dict[str, Callable[[Record], list[str]]] = {
 
 
 def plain(step: str) -> str:
-    """A step without what may differ between right chains: spaces, quotes, the order of words not told apart yet."""
+    """Remove what may differ between right chains from a step: spaces, quotes, the order of words not sorted yet."""
     step = re.sub(r"\[([^\]]*\?[^\]]*)\]", lambda group: " ".join(sorted(group[1].split(" ? "))), step)
     return " ".join(re.sub(r'["\',.]|\band\b', " ", step).lower().split())
 
 
 def rectify(task: str, record: Record) -> list[str]:
     """
-    Steps of the right chain: those before the marked one as they are, the others from the solver.
+    Return the steps of the right chain: the steps before the marked step as they are, the other steps from the solver.
 
-    Raises `UnsolvableError` with the reason if there is none to compare with.
+    Raises `UnsolvableError` with the reason if there is no such chain.
     """
     marked = record["mistake_index"]
     if " ".join(record["answer"].split()) == " ".join(record["target"].split()):
@@ -253,7 +253,7 @@ def rectify(task: str, record: Record) -> list[str]:
 
 
 def read_rectified(folder: Path) -> tuple[dict[str, list[tuple[Record, list[str]]]], dict[str, Counter[str]]]:
-    """By task, the records that can be rectified, with their right steps, and how many cannot, by reason."""
+    """Return, by task, the records that can be rectified, with right steps, and the number of others by reason."""
     rectified: dict[str, list[tuple[Record, list[str]]]] = {}
     reasons: dict[str, Counter[str]] = {}
     for task in SOLVERS:

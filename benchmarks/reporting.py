@@ -1,5 +1,5 @@
 """
-What the benchmarks share in their reports: the machine and the versions, Markdown tables, and matplotlib.
+Functions for the reports of all benchmarks: the machine and the versions, Markdown tables, and matplotlib.
 """
 
 import importlib.metadata
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def describe_machine(*packages: str) -> dict[str, Any]:
-    """Processor and number of cores, and the versions of Python and of the packages by name."""
+    """Return the processor, the number of cores, and the versions of Python and of the given packages."""
     cpu = platform.processor() or platform.machine()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -22,7 +22,7 @@ def describe_machine(*packages: str) -> dict[str, Any]:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it also reads as plain text."""
+    """Make a Markdown table with padded cells, so that it can also be read as plain text."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *rows]]
     lines.insert(1, ["-" * width for width in widths])
@@ -30,7 +30,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def import_pyplot() -> Any:
-    """`matplotlib.pyplot`, drawing to files alone. Raises `ImportError` that says what to install."""
+    """Import `matplotlib.pyplot` to draw to files only. Raises `ImportError` that says what to install."""
     try:
         import matplotlib
     except ImportError as error:

@@ -1,19 +1,19 @@
 """
-What a training step on pairs costs, by layout: time, tokens, projected positions and, on request, memory; and what
-collating and aligning the pairs costs beside it.
+Measure the cost of a training step on pairs, by layout: time, tokens, projected positions and, if wanted, memory; and
+the time to collate and align the pairs.
 
 A step is the forward and backward pass of one batch, in full fine-tuning, without the optimizer. The layouts take
-turns on each batch, in an order that rotates, so that a machine that slows down slows all of them. Losses are compared
-as well: all layouts of EDIT compute the same one.
+turns on each batch, in an order that rotates, so that a slower machine affects all of them. Losses are compared too:
+all layouts of EDIT compute the same loss.
 
 - `full_logits`: two padded rows per pair and fp32 logits of all positions, the authors' way.
-- `padded`, `shared_prefix`, `padding_free`: `EDITTrainer` on two padded rows per pair, on one row that holds the
-  common start once, on a single row without padding.
-- `sft`: TRL's `SFTTrainer` on the right chains alone, completion-only loss. Without Triton, on a CPU for instance, its
+- `padded`, `shared_prefix`, `padding_free`: `EDITTrainer` on two padded rows per pair, on one row per pair that has
+  the common start once, on a single row without padding.
+- `sft`: TRL's `SFTTrainer` on the right chains alone, completion-only loss. Without Triton, for example on a CPU, its
   head projects all positions, and again in the backward pass.
 - `sft_compact`: the same loss with only the completions projected, as TRL's head does on a GPU, and without metrics.
-- `dpo`: TRL's `DPOTrainer` on the pairs. The reference's log-probabilities come with the batch, so this is the policy
-  alone; its head is that of `sft`.
+- `dpo`: TRL's `DPOTrainer` on the pairs. The log-probabilities of the reference are in the batch, so only the policy
+  is measured; its head is the same as in `sft`.
 
 Examples:
 
@@ -74,7 +74,7 @@ Batch = dict[str, Any]
 
 @dataclass
 class Layout:
-    """A way to compute the gradients of a batch, and what was measured of it."""
+    """A way to compute the gradients of a batch, and its measurements."""
 
     name: str
     batches: list[Batch]
@@ -164,7 +164,7 @@ def _as_sft(pair: dict[str, list[int]]) -> dict[str, list[int]]:
 
 
 def full_logits_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """KRSL loss by way of the fp32 logits of all positions."""
+    """Compute the KRSL loss from the fp32 logits of all positions."""
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     log_probs = logits.float().log_softmax(dim=-1)
     log_probs = log_probs[batch["scored_rows"], batch["scored_positions"], batch["scored_ids"]]
@@ -179,7 +179,7 @@ def full_logits_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 
 def sft_compact_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Mean negative log-likelihood of the labelled tokens, whose positions alone are projected."""
+    """Compute the mean negative log-likelihood of the labelled tokens. Only their positions are projected."""
     labels = batch["labels"][:, 1:]
     rows, positions = (labels != -100).nonzero(as_tuple=True)
     with scored_positions_only(model.get_output_embeddings(), rows, positions):
@@ -191,7 +191,7 @@ def sft_compact_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 
 def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Student, on the device and without dropout, since losses are compared; and its tokenizer."""
+    """Load the student, on the device and without dropout because losses are compared, and its tokenizer."""
     torch.manual_seed(args.seed)
     options = {"dtype": getattr(torch, args.dtype)}
     if args.attn_implementation is not None:
@@ -204,7 +204,7 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
         of_bytes = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
         of_bytes.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=of_bytes, eos_token="<eos>", pad_token="<pad>")
-        # Vocabulary and tied embeddings of SmolLM2 on a body so small that the head dominates.
+        # Vocabulary and tied embeddings of SmolLM2 on a body that is so small that the head takes most of the time.
         config = LlamaConfig(
             vocab_size=49152,
             hidden_size=256,
@@ -264,7 +264,7 @@ def generate_pair(rng: random.Random, ids: list[int], args: argparse.Namespace) 
     """
     Pair of random tokens whose chains share exactly their start and differ in exactly the key tokens.
 
-    The wrong chain has other tokens there, which the right one has nowhere, so that no other script is as short.
+    There the wrong chain has tokens that the right chain has nowhere, so no other script is as short.
     """
     start, num_key = round(args.share * args.chain), max(1, round(args.key_ratio * args.chain))
     prompt, chosen = rng.choices(ids, k=args.prompt), rng.choices(ids, k=args.chain)

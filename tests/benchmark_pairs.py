@@ -1,6 +1,6 @@
 """
 Pairs for the tests of `benchmarks/key_steps.py`: tokens of whole words, generated examples with small tokenizers, and
-a record of each task in the form of BIG-Bench Mistake.
+one record per task in the format of BIG-Bench Mistake.
 """
 
 import functools

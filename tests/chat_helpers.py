@@ -1,8 +1,8 @@
 """
-What the tests of the chat client share: questions, what the endpoint answers, and how the client is asked.
+Helpers for the tests of the chat client: questions, answers of the endpoint, and calls of the client.
 
-Waits that the client chooses itself are cut to a hundredth; those that an endpoint asks for are waited. Of time, only
-lower bounds are tested.
+Waits that the client chooses itself are reduced to a hundredth; waits that an endpoint asks for are not reduced. The
+tests check only lower bounds of times.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""What the tests of the commands share: a folder of their own, a teacher, and how a command is typed and read."""
+"""Fixtures for the tests of commands: a folder, a teacher, and functions that run a command and read its output."""
 
 import json
 import subprocess

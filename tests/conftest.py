@@ -142,7 +142,7 @@ def any_tokenizer(request, tokenizer) -> PreTrainedTokenizerFast:
 
 class LoopbackHub:
     """
-    What a push to the Hub needs of it, on a loopback port: creates repositories, takes commits and keeps their files.
+    The part of the Hub that a push needs, on loopback: creates repositories, takes commits and keeps their files.
 
     `url` is for `HF_ENDPOINT`; `files` maps `"owner/name"` to paths and contents; `unknown` lists requests that it
     could not answer.

@@ -1,4 +1,4 @@
-"""Pairs and their numbers, for the tests of the inspection."""
+"""Pairs and their statistics, for the tests of the inspection."""
 
 import base64
 import hashlib

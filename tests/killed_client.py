@@ -1,4 +1,4 @@
-"""Asks an endpoint many questions until it is killed, for `test_chat_store.py` to start again and again."""
+"""Script that asks an endpoint many questions until it is killed. `test_chat_store.py` starts it again and again."""
 
 import json
 import sys

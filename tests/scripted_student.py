@@ -1,4 +1,4 @@
-"""A student that replies what a test tells it, questions for it, and what it leaves on disk."""
+"""A student that gives the replies of a test, questions for it, and a reader of the files that it writes."""
 
 import json
 import math
@@ -16,7 +16,7 @@ RIGHT = {"What is 2 + 3?": "5", "What is 4 + 4, all in all?": "8", "Is 7 odd?": 
 
 
 class Scripted:
-    """A student that replies what it is told, and remembers what it was asked."""
+    """A student that gives the replies of a test, and remembers the prompts that it got."""
 
     def __init__(
         self, reply=lambda question, sample: f"Therefore, the answer is {RIGHT[question]}.", fail_after=math.inf

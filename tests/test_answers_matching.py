@@ -1,5 +1,5 @@
 """
-What counts as the right answer.
+Tests of `answers_match`: which answers count as right.
 
 Rows are modelled on what language models write for the tasks of BIG-Bench Hard, AGIEval, ARC, GSM8K and MATH. Every
 bug adds a row.

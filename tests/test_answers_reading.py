@@ -1,5 +1,5 @@
 """
-What is read out of a reply.
+Tests of `extract_answer`: which answer is read from a reply.
 
 Rows are modelled on what language models write for the tasks of BIG-Bench Hard, AGIEval, ARC, GSM8K and MATH. Every
 bug adds a row.

@@ -1,7 +1,7 @@
 """
-The rooms of the package: what may import what, and how large things may grow.
+Tests of the architecture: which part of the package may import which, and how long files and classes may be.
 
-`docs/architecture.md` draws the same picture. A room may import rooms above it in `ROOMS`, never below.
+`docs/architecture.md` describes the same parts, here called rooms. A room may import only rooms above it in `ROOMS`.
 """
 
 import ast

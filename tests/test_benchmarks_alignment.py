@@ -1,6 +1,6 @@
 """
-Tests of `benchmarks/alignment.py`: its slow methods give the masks of `align`, its pairs are what it says, its report
-is complete.
+Tests of `benchmarks/alignment.py`: its slow methods give the masks of `align`, its pairs have the documented
+properties, and its report is complete.
 """
 
 import importlib.util

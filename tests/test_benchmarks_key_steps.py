@@ -1,5 +1,5 @@
 """
-`benchmarks/key_steps.py` runs to its end, and refuses arguments that cannot work.
+Tests of `benchmarks/key_steps.py`: it runs to its end, and refuses arguments that cannot work.
 """
 
 import json

@@ -1,5 +1,5 @@
 """
-Tokens of the key-step benchmark: those that the trainer would make, with the characters that they stand for.
+Tests of the tokens of the key-step benchmark: the same tokens as in the trainer, with the right characters.
 """
 
 import json

@@ -1,5 +1,5 @@
 """
-Changes to generated pairs: spans stay on their text, and only what is outside them changes.
+Tests of changes to generated pairs: spans stay on their text, and only text outside of spans changes.
 """
 
 import random

@@ -1,5 +1,5 @@
 """
-The rules of the key-step benchmark mark the tokens that they say.
+Tests of the rules of the key-step benchmark: each rule marks the tokens that its description says.
 """
 
 import pytest

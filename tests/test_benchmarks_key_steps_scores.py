@@ -1,5 +1,5 @@
 """
-Scores of the key-step benchmark: the truth falls on the right tokens, and scores and intervals are right.
+Tests of the scores of the key-step benchmark: the truth has the right tokens, and scores and intervals are right.
 """
 
 import random

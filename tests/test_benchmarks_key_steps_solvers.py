@@ -1,5 +1,5 @@
 """
-The solvers of the key-step benchmark write right chains in the form of the wrong ones.
+Tests of the solvers of the key-step benchmark: they write right chains in the form of the wrong chains.
 """
 
 import re

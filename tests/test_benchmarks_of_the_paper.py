@@ -505,7 +505,7 @@ class TestEvaluateBenchmarks:
 
 
 class TestHarnessTasks:
-    """What lm-evaluation-harness makes of the same questions, where it is installed."""
+    """The same questions as tasks of lm-evaluation-harness, if it is installed."""
 
     @pytest.fixture
     def lm_eval(self):

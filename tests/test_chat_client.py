@@ -1,5 +1,5 @@
 """
-The client against a scripted endpoint on loopback: its options, and the work that it does for each item.
+Tests of the client against a scripted endpoint on loopback: its options, and the calls for each item.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
 """
-What is sent to an endpoint, what its replies hold, what its errors mean, and that the key shows nowhere.
+Tests of one request: the body that is sent, the reply that is read, the meaning of errors, and that the key is hidden.
 """
 
 import json

@@ -1,5 +1,5 @@
 """
-When requests are sent, tried again and given up: waits, failures, limits and the budget.
+Tests of a run: when requests are sent, retried and given up because of waits, failures, limits and the budget.
 """
 
 import asyncio

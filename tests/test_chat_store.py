@@ -1,5 +1,5 @@
 """
-What is in the store: which requests it answers, who may open it, and what a killed run leaves in it.
+Tests of the store: which requests it answers, who may open it, and what it has after a run was killed.
 """
 
 import asyncio

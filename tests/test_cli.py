@@ -1,4 +1,4 @@
-"""Tests of the command as it is typed: what it loads, what it prints, how it ends."""
+"""Tests of the command `edit-trl`: what it imports, what it prints, and its exit status."""
 
 import importlib
 import re

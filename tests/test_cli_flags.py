@@ -1,4 +1,4 @@
-"""Tests of flags, of their values, and of the YAML file that may hold them."""
+"""Tests of flags, of their values, and of the YAML file that may set them."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Tests of the files and datasets that commands read: `edit-trl synthesize` stands for all of them."""
+"""Tests of the files and datasets that commands read, with `edit-trl synthesize` as an example of all commands."""
 
 import csv
 import json

@@ -1,7 +1,7 @@
 """
-Tests of the collator against a slow reading of the method's definitions, written here one token at a time.
+Tests of the collator against a slow implementation of the method's definitions, written here one token at a time.
 
-The alignment itself is tested in `test_alignment.py`; here it is taken as given.
+The alignment itself is tested in `test_alignment.py`; these tests assume that it is right.
 """
 
 import copy

@@ -1,7 +1,7 @@
 """
 Tests of the preparation: columns, tokens in every shape of TRL preference data, and what is dropped.
 
-Expected token IDs come from text written out by hand and the tokenizer alone, once also from TRL's own `DPOTrainer`.
+Expected token IDs come from text written by hand and from the tokenizer, and once also from TRL's own `DPOTrainer`.
 """
 
 import itertools

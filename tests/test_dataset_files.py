@@ -1,5 +1,5 @@
 """
-The files that are written and pushed: datasets, report and card.
+Tests of the files that are written and pushed: datasets, report and card.
 """
 
 import json
@@ -191,7 +191,7 @@ class TestFiles:
 
 
 class FullDisk:
-    """Stands in for `json`, and fails after some calls."""
+    """Replaces `json` and fails after some calls."""
 
     def __init__(self, after):
         self.left = after
@@ -208,7 +208,7 @@ def replaced(result, **fields):
 
 
 class FakeHub:
-    """Stands in for `HfApi`: takes down what it is asked for."""
+    """Replaces `HfApi` and records its calls."""
 
     calls: list
 

@@ -1,5 +1,5 @@
 """
-Tests of the numbers of a dataset, and of the advice that they give.
+Tests of the statistics of a dataset and of the advice.
 """
 
 import json

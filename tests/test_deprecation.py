@@ -1,5 +1,5 @@
 """
-Old names: they give what the new ones give, and say which those are.
+Tests of old names: they have the same values as the new names, and the warning gives the new name.
 """
 
 import importlib

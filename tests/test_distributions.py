@@ -1,5 +1,5 @@
 """
-Tests of the numbers that plots are made of, against a slow count written here.
+Tests of the numbers in plots, against a slow count written here.
 """
 
 from array import array

@@ -1,4 +1,4 @@
-"""Every Python snippet of the README and the docs runs, with a tiny student in place of the one it names."""
+"""Tests that every Python snippet of the README and the docs runs, with a tiny student instead of the named one."""
 
 import json
 import os

@@ -1,5 +1,5 @@
 """
-The recipe with a teacher that knows its questions by heart (`dual_cot_teacher.py`), so that what must come out is
+Tests of the recipe with a teacher that has fixed replies (`dual_cot_teacher.py`), so that the expected result is
 known.
 """
 

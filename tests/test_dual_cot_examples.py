@@ -1,5 +1,5 @@
 """
-The examples that contrastive prompts show: where they come from, and that they are drawn once.
+Tests of the examples in contrastive prompts: where they come from, and that they are drawn only once.
 """
 
 import json

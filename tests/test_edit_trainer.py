@@ -1,5 +1,5 @@
 """
-What must be exact: the loss and its gradients, the denominator, padding, resuming, adapters, evaluation and metrics.
+Tests of the trainer: loss and gradients, the denominator, padding, resuming, adapters, evaluation and metrics.
 
 The expected numbers come from `plain_loss`, which forwards one chain at a time, builds all logits and follows the
 equations of the paper word by word.

@@ -1,5 +1,5 @@
 """
-The same loss, gradients and metrics in every layout, and two rows per pair for every model that needs them.
+Tests of layouts: loss, gradients and metrics are the same in each, and models that need two rows per pair get them.
 
 The layout with one padded row per chain is the reference: `test_model_families.py` and `test_edit_trainer.py` compare
 it, and the loss, with plain computations on the model's full logits.
@@ -435,7 +435,7 @@ class Fails(LlamaForCausalLM):
 
 
 class TestCheck:
-    """Models that nothing but trying tells from others."""
+    """Models whose errors in a layout only the check on a pair can find."""
 
     @pytest.mark.parametrize(
         ("model_class", "reason"),

@@ -1,4 +1,4 @@
-"""Old names of the evaluation still work, and say the new one. They will be removed in 0.3.0."""
+"""Tests that old names of the evaluation still work and that their warning gives the new name. Removed in 0.3.0."""
 
 import importlib
 import warnings

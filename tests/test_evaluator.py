@@ -1,4 +1,4 @@
-"""Tests of the evaluation: what a student is asked, and what is made of its replies. The students are scripted."""
+"""Tests of the evaluation: the prompts for a student and the scores of its replies. The students are scripted."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,7 @@
 """
-What only a GPU can run: FlashAttention, Triton's fused head, half precision. `pytest -m gpu`; skipped elsewhere.
+Tests that need a GPU: FlashAttention, Triton's fused head, half precision. Run `pytest -m gpu`; skipped without a GPU.
 
-The reference is the layout with one padded row per chain, under sdpa; for half precision, to its noise.
+The reference is the layout with one padded row per chain and sdpa. For half precision, the tolerance is its noise.
 """
 
 import pytest

@@ -1,5 +1,5 @@
 """
-Tests of what is read out of pairs, against the collator's batches and slow computations written here.
+Tests of the inspected pairs, against the collator's batches and slow computations written here.
 """
 
 import subprocess

@@ -1,5 +1,5 @@
 """
-Every private or undocumented piece of TRL and transformers that edit_trl builds on, by name.
+Tests of every private or undocumented part of TRL and transformers that edit_trl uses, by name.
 
 A failure here says which of them moved in a new release and where edit_trl uses it, before anything else breaks in a
 less readable way. The last test keeps the table complete: an import of a submodule that is not listed fails.

@@ -1,5 +1,5 @@
 """
-Tests of the judge against a scripted endpoint: what it is shown, in which order, and what is made of its verdicts.
+Tests of the judge against a scripted endpoint: its prompts, the order of responses, and the scores of its verdicts.
 """
 
 import re

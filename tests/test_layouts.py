@@ -1,6 +1,6 @@
 """
-Tests of shared rows against a slow reading of their definition: a token belongs to one chain or to both, and sees what
-comes before it in its own chain.
+Tests of shared rows against a slow implementation of their definition: a token belongs to one chain or to both, and
+sees the tokens before it in its own chain.
 """
 
 import pytest

@@ -1,5 +1,5 @@
 """
-Tests of log-probabilities, against one token at a time.
+Tests of log-probabilities, against a computation one token at a time.
 """
 
 import math

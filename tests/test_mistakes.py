@@ -1,5 +1,5 @@
 """
-The kinds of mistakes, as a judge model sees them.
+Tests of the classification of mistakes by a judge model.
 """
 
 import pytest

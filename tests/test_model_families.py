@@ -1,5 +1,5 @@
 """
-Logits of the scored tokens alone, with each model family's own scaling and soft-capping.
+Tests of the logits of scored tokens only, with each model family's own scaling and soft-capping.
 
 For every family: the head projects as many positions as there are scored tokens, these logits equal the rows of the
 model's full logits, and the loss and its gradients equal those of the full logits.

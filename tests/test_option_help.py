@@ -1,4 +1,4 @@
-"""Options are described once: the help of a flag is what the docstring says, and so is each default."""
+"""Tests that options are described once: the help of a flag and each default agree with the docstring."""
 
 import dataclasses
 import importlib

@@ -1,5 +1,5 @@
 """
-The package as a whole: what importing it loads, what it exports and documents, what it declares.
+Tests of the package as a whole: its imports, public names, documentation, examples and metadata.
 """
 
 import ast

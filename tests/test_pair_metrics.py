@@ -1,4 +1,4 @@
-"""The sums and their ratios against loops over tokens, chains and pairs."""
+"""Tests of the sums and their ratios against loops over tokens, chains and pairs."""
 
 import math
 

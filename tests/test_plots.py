@@ -1,5 +1,5 @@
 """
-Tests of the picture that matplotlib draws.
+Tests of the figure that matplotlib draws.
 """
 
 import sys

@@ -1,5 +1,5 @@
 """
-Prompts as files: messages, and what is filled in.
+Tests of prompts in files: their messages, and the values that are filled in.
 """
 
 import re

@@ -1,5 +1,5 @@
 """
-Tables of questions: what is accepted, and in which form; and the prompt of a question.
+Tests of tables of questions (which rows are accepted, and their form) and of the prompt of a question.
 """
 
 import pytest

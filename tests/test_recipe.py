@@ -1,5 +1,5 @@
 """
-`examples/train.py` on a tiny student, launched as a user launches it, and pushed to a Hub on a loopback port.
+Tests of `examples/train.py` with a tiny student: started from the command line, pushed to a Hub on a loopback port.
 """
 
 import json

@@ -1,5 +1,5 @@
 """
-Tests of the HTML report as it is written. `test_report_page.py` looks at it in a browser.
+Tests of the file of the HTML report. `test_report_page.py` tests it in a browser.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Tests of what a run leaves on disk: that nothing is generated twice, and that two runs can be compared."""
+"""Tests of runs on disk: nothing is generated twice, and two runs can be compared."""
 
 import json
 

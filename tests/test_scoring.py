@@ -1,4 +1,4 @@
-"""The shared forward pass against one that computes all logits, and what it leaves as it was."""
+"""Tests of the shared forward pass: it agrees with one that computes all logits, and changes nothing in the model."""
 
 import pytest
 import torch

@@ -1,8 +1,8 @@
 """
-Every option of `SFTConfig` and every argument of `SFTTrainer`: works, is refused, or does not matter.
+Tests that every option of `SFTConfig` and every argument of `SFTTrainer` works, is refused, or does not matter.
 
-A new release of TRL brings new ones, and each has to be classified here before the tests pass: an option that does
-nothing without saying so is worse than one that is refused. What people bring along from other trainers is tested in
+A new release of TRL may have new options. Each must be classified here before the tests pass, because an option that
+is silently ignored is worse than an option that is refused. Arguments of other trainers are tested in
 `test_trainer_arguments.py`.
 """
 

@@ -1,5 +1,5 @@
 """
-Which replies of a teacher are rejected, and what is kept of the others.
+Tests of checks: which replies of a teacher are rejected, and which part of the other replies is kept.
 """
 
 import json

@@ -1,5 +1,5 @@
 """
-The options of the recipe.
+Tests of the options of the synthesis.
 """
 
 import pytest

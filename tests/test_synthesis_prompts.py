@@ -1,5 +1,5 @@
 """
-The prompts as they are sent, and the worked examples in them.
+Tests of the prompts and of the worked examples in them.
 """
 
 import json

@@ -1,5 +1,5 @@
 """
-The datasets and the report that come out of the recipe.
+Tests of the datasets and the report of a synthesis.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Tests of the table of results, by what it shows."""
+"""Tests of the content of the table of results."""
 
 import copy
 import re

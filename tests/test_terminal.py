@@ -1,5 +1,5 @@
 """
-Tests of pairs and numbers as they are printed.
+Tests of pairs and statistics printed in a terminal.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""The texts of tokens, against whole texts decoded at once."""
+"""Tests of the texts of tokens, against whole texts decoded at once."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

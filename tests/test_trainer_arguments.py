@@ -1,4 +1,4 @@
-"""What people bring along from other trainers, each answered before training starts."""
+"""Tests of arguments, models and datasets made for other trainers: converted or refused before training starts."""
 
 import dataclasses
 
@@ -53,7 +53,7 @@ class TestArgumentsOfOtherTrainers:
         with pytest.raises(TypeError, match="has no argument `xyzzy`. It takes model, args, data_collator, "):
             build(xyzzy=1)
 
-    def test_model_in_the_place_of_the_arguments(self, build, model):
+    def test_model_in_the_place_of_the_arguments_is_refused(self, build, model):
         """`DPOTrainer(model, ref_model, args)` of older releases."""
         with pytest.raises(
             TypeError, match="got `LlamaForCausalLM`. `DPOTrainer` takes its `ref_model` second; .*leave it"
@@ -61,14 +61,14 @@ class TestArgumentsOfOtherTrainers:
             EDITTrainer(model, model)
 
     @pytest.mark.parametrize("config", [DPOConfig, KTOConfig, GRPOConfig, RewardConfig])
-    def test_config_of_another_trainer(self, build, options, config):
+    def test_config_of_another_trainer_is_refused(self, build, options, config):
         with pytest.raises(
             TypeError, match=rf"^`args` must be an `EDITConfig`, got a `{config.__name__}`.*EDITConfig\("
         ):
             build(args=config(**{**options, "per_device_train_batch_size": 8}))
 
     @pytest.mark.parametrize("args", [{"output_dir": "x"}, "x"], ids=str)
-    def test_arguments_of_another_type(self, build, args):
+    def test_arguments_of_another_type_are_refused(self, build, args):
         with pytest.raises(TypeError, match=rf"^`args` must be an `EDITConfig`, got `{type(args).__name__}`"):
             build(args=args)
 
@@ -112,7 +112,7 @@ class TestOtherConfigs:
         converted = build(args=SFTConfig(**options)).args
         assert (converted.eos_token, converted.pad_token, converted.hub_token) == (None, None, None)
 
-    def test_arguments_of_transformers(self, build, options):
+    def test_arguments_of_transformers_are_converted(self, build, options):
         args = TrainingArguments(**{**options, "learning_rate": 3e-4, "hub_token": "hf_secret", "seed": 7})
         trainer = build(args=args)
         assert type(trainer.args) is EDITConfig
@@ -142,8 +142,8 @@ class TestOtherConfigs:
         args = EDITConfig(**options)
         assert build(args=args).args is args
 
-    def test_config_with_fields_of_its_own(self, build, options):
-        """A user's subclass is no reason to fail with a message about `EDITConfig.__init__()`."""
+    def test_config_with_fields_of_its_own_is_converted_or_refused(self, build, options):
+        """The error must not be about `EDITConfig.__init__()`, which the user did not call."""
         args = Seq2SeqTrainingArguments(**options)
         try:
             assert type(build(args=args).args) is EDITConfig
@@ -160,7 +160,7 @@ class TestDefaultArguments:
         trainer = build(model=model_folder, args=None, processing_class=None)
         assert trainer.args.output_dir == "tiny-llama-EDIT"
 
-    def test_output_folder_of_a_loaded_model(self, build, model_folder):
+    def test_output_folder_has_the_name_of_a_loaded_model(self, build, model_folder):
         model = transformers.AutoModelForCausalLM.from_pretrained(model_folder)
         assert build(model=model, args=None).args.output_dir == "tiny-llama-EDIT"
 
@@ -186,35 +186,35 @@ def build_t5() -> T5ForConditionalGeneration:
 
 class TestModelsThatCannotWork:
     @pytest.mark.parametrize("kind", ["model", "path"])
-    def test_encoder_decoder(self, build, t5_folder, kind):
+    def test_encoder_decoder_is_refused(self, build, t5_folder, kind):
         with pytest.raises(
             ValueError, match="must be a causal .* got the encoder-decoder `t5`.*pass a decoder-only student"
         ):
             build(model=build_t5() if kind == "model" else t5_folder)
 
-    def test_prompt_learning(self, build):
+    def test_prompt_learning_is_refused(self, build):
         config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
         with pytest.raises(ValueError, match="prompt learning, got `PromptTuningConfig`.*pass a `LoraConfig`"):
             build(peft_config=config)
 
-    def test_prompt_learning_around_the_model(self, build, model):
+    def test_prompt_learning_around_the_model_is_refused(self, build, model):
         wrapped = get_peft_model(model, PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4))
         with pytest.raises(ValueError, match="prompt learning, got `PromptTuningConfig`.*pass a `LoraConfig`"):
             build(model=wrapped)
 
-    def test_adapter_on_the_head(self, build):
+    def test_adapter_on_the_head_is_refused(self, build):
         """TRL's own error."""
         config = LoraConfig(target_modules=["lm_head"], task_type=TaskType.CAUSAL_LM)
         with pytest.raises(ValueError, match="adapter to `lm_head` is not supported"):
             build(peft_config=config)
 
-    def test_adapter_for_an_adapted_model(self, build, model):
+    def test_adapter_for_an_adapted_model_is_refused(self, build, model):
         """TRL's own error."""
         config = LoraConfig(target_modules=["q_proj"], task_type=TaskType.CAUSAL_LM)
         with pytest.raises(ValueError, match="You passed a `PeftModel` instance together with a `peft_config`"):
             build(model=get_peft_model(model, config), peft_config=config)
 
-    def test_frozen_adapter(self, build, model, tmp_path):
+    def test_frozen_adapter_is_refused(self, build, model, tmp_path):
         """`PeftModel.from_pretrained` freezes the adapter unless told otherwise."""
         wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type=TaskType.CAUSAL_LM))
         wrapped.save_pretrained(tmp_path / "adapter")
@@ -222,7 +222,7 @@ class TestModelsThatCannotWork:
         with pytest.raises(ValueError, match="must require gradients, got none.*is_trainable=True"):
             build(model=frozen)
 
-    def test_frozen_model(self, build, model):
+    def test_frozen_model_is_refused(self, build, model):
         model.requires_grad_(False)
         with pytest.raises(ValueError, match="must require gradients, got none"):
             build(model=model)
@@ -230,20 +230,20 @@ class TestModelsThatCannotWork:
 
 class TestDataThatCannotWork:
     @pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
-    def test_images(self, build, dataset, argument):
+    def test_images_are_refused(self, build, dataset, argument):
         dataset = dataset.add_column("images", [[] for _ in range(len(dataset))])
         with pytest.raises(ValueError, match="dataset must hold text alone, got the column `images`"):
             build(**{argument: dataset})
 
     @pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
-    def test_empty(self, build, dataset, argument):
+    def test_empty_dataset_is_refused(self, build, dataset, argument):
         with pytest.raises(
             ValueError, match=f"{argument.split('_')[0]} dataset must have at least one pair, got none"
         ):
             build(**{argument: dataset.select([])})
 
     @pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
-    def test_empty_iterable(self, build, argument):
+    def test_empty_iterable_dataset_is_refused(self, build, argument):
         empty = IterableDataset.from_generator(lambda: iter(()))
         with pytest.raises(
             ValueError, match=f"{argument.split('_')[0]} dataset must have at least one pair, got none"
@@ -251,17 +251,17 @@ class TestDataThatCannotWork:
             build(**{argument: empty})
 
     @pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
-    def test_list(self, build, pairs, argument):
+    def test_list_is_refused(self, build, pairs, argument):
         with pytest.raises(
             TypeError, match=f"`{argument}` must be a `datasets.Dataset` or .*, got `list`.*load_dataset"
         ):
             build(**{argument: pairs})
 
-    def test_none(self, build):
+    def test_none_is_refused(self, build):
         with pytest.raises(TypeError, match="`train_dataset` must be a `datasets.Dataset` or .*, got `NoneType`"):
             build(train_dataset=None)
 
-    def test_dataset_dict_instead_of_its_split(self, build, dataset):
+    def test_dataset_dict_instead_of_its_split_is_refused(self, build, dataset):
         with pytest.raises(TypeError, match=r"`train_dataset` must be .*, got `DatasetDict`.*split='train'"):
             build(train_dataset=DatasetDict(train=dataset))
 
@@ -270,17 +270,17 @@ class TestDataThatCannotWork:
         [("prompt", "promt"), ("chosen", "choosen"), ("rejected", "reject"), ("prompt", "prompts")],
     )
     @pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
-    def test_misspelt_column(self, build, dataset, argument, column, misspelt):
+    def test_misspelt_column_is_refused(self, build, dataset, argument, column, misspelt):
         dataset = dataset.rename_column(column, misspelt)
         with pytest.raises(ValueError, match=rf"`{column}` is missing.*rename `{misspelt}` to `{column}`"):
             build(**{argument: dataset})
 
-    def test_data_of_sft(self, build):
+    def test_data_of_sft_is_refused(self, build):
         dataset = Dataset.from_list([{"prompt": "1 + 1 =", "completion": " 2"}])
         with pytest.raises(ValueError, match="but `chosen`, `rejected` is missing"):
             build(train_dataset=dataset)
 
-    def test_transform(self, build, dataset):
+    def test_transform_is_refused(self, build, dataset):
         with pytest.raises(ValueError, match=r"must not use `Dataset.with_transform\(\)`.*skip_prepare_dataset"):
             build(train_dataset=dataset.with_transform(lambda batch: batch))
 

@@ -1,7 +1,7 @@
 """
-What a token of a pair weighs and what truncation leaves of it, seen in the batches that the collator makes of it.
+Tests of the weights of a pair and of truncation, mostly in the batches that the collator makes.
 
-The alignment itself is tested in `test_alignment.py`; here it is taken as given.
+The alignment itself is tested in `test_alignment.py`; these tests assume that it is right.
 """
 
 import math
@@ -309,7 +309,7 @@ class TestWordLevel:
 
 
 class TestWeighPair:
-    """Directly, where a batch does not show it."""
+    """Called directly, to test results that a batch does not have."""
 
     PAIR = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 9], "rejected_ids": [3, 5, 6, 9]}  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""Trains on the pairs of a folder, for `test_edit_trainer.py` to launch in two processes; saves what came out."""
+"""Script that trains on the pairs of a folder and saves the results, for `test_edit_trainer.py` in two processes."""
 
 import gc
 import json

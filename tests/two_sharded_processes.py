@@ -1,6 +1,6 @@
 """
-Two processes for `test_edit_trainer_layouts.py`: one of them gets a wrong mask, and FSDP2 shards the weights. Saves
-what came out.
+Script that `test_edit_trainer_layouts.py` starts in two processes: one of them gets a wrong mask, and FSDP2 shards the
+weights. Saves the results.
 """
 
 import gc
