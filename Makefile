@@ -1,13 +1,13 @@
 # One command each: `make demo`, `make test`, `make check`. They create `.venv` and work in it.
 PYTHON ?= python3
-# Pinned, so that two people who type `make demo` run the same arithmetic. On Linux PyPI has the CUDA build, of several
-# GB; the small one: `make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"`.
+# Pinned, so that `make demo` computes the same numbers for everyone. On Linux PyPI has the CUDA build, of several GB.
+# For the smaller CPU build: `make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"`.
 TORCH ?= torch==2.13.0
-# Processes that run the tests.
+# Number of processes that run the tests.
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-# Neither the demo nor the tests need the Hub. A student from there:
+# Neither the demo nor the tests need the Hub. To use a student from the Hub:
 # `make demo HF_HUB_OFFLINE=0 ARGS="--model_name_or_path ..."`.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false

@@ -268,7 +268,7 @@ def _stated(text: str, statement: re.Match[str]) -> str:
             return ", ".join(map(_tidy, items))
     answer = _tidy(_first_sentence(_LEAD.sub("", _BOLD.sub("", rest), count=1)))
     if answer.endswith((")", "]")) and re.search(r"\w", answer) and not re.search(r"[(\[{]", answer):
-        return _tidy(answer[:-1])  # the bracket closes one that opens before the statement
+        return _tidy(answer[:-1])  # this bracket opens before the statement
     return answer
 
 

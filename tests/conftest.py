@@ -219,7 +219,7 @@ def loopback_hub():
 
 @pytest.fixture(scope="session")
 def made():
-    """What the recipe makes of all questions of a teacher that does as it is told, and the requests."""
+    """Result of the recipe for all questions with a teacher that follows its prompts, and the requests."""
     from dual_cot_teacher import DUAL_COTS, run
 
     return run(cots=DUAL_COTS)

@@ -1,9 +1,10 @@
 """
-What a teacher says to the prompts of `edit_trl.synthesis`, for scripts of `teacher.Teacher`; and fixtures of those who
-ask it.
+Replies of a teacher to the prompts of `edit_trl.synthesis`, for scripts of `teacher.Teacher`; and fixtures for tests
+that ask this teacher.
 
-It knows the dual chains-of-thought of `DUAL_COTS` by heart: asked a question, it says the right chain, or the wrong
-one for those in `WRONG`; with a hint it says the right one, and asked for a wrong response the wrong one.
+The teacher has the dual chains-of-thought of `DUAL_COTS`. To a question it replies with the right chain, or with the
+wrong chain if the question is in `WRONG`. With a hint it replies with the right chain, and if it is asked for a wrong
+response, with the wrong chain.
 """
 
 import functools
@@ -85,7 +86,7 @@ def teach_but(replies: dict[tuple[str, str], list[Any]]) -> Callable[[dict[str, 
 
 
 def refuse(message: str = "the context is too long") -> Response:
-    """Refuses one request. Late, since an endpoint without a reply to any is one that is out of order."""
+    """Refuses one request, after a delay: an endpoint that has not yet replied to any request would count as down."""
     return Response({"error": {"message": message}}, 400, delay=0.3)
 
 

@@ -1,6 +1,6 @@
 """
-A scripted OpenAI-compatible endpoint on loopback, and what the tests that ask it share. The script of a test decides
-what each request gets.
+A scripted OpenAI-compatible endpoint on loopback, and helpers for the tests that ask it. The script of a test decides
+the response to each request.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Tests of the metric of the `evaluate` library: that its numbers are those of `accuracy`, however replies come in."""
+"""Tests of the metric of the `evaluate` library: its numbers agree with `accuracy`, in every way to add replies."""
 
 import subprocess
 import sys

@@ -119,7 +119,7 @@ class TestRules:
         assert marked_texts("after", pair)[1] == ["6", ".", "6", "is", "even", ".", "So", "6", ".", ""]
 
     def test_first_difference_of_a_chain_that_goes_on(self):
-        """The shorter chain has its end of sequence where the other one goes on."""
+        """The shorter chain has its end-of-sequence token where the longer chain continues."""
         pair = token_pair("a b", "a b c")
 
         assert marked_texts("first", pair) == [[""], ["c"]]

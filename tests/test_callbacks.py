@@ -378,7 +378,7 @@ class TestKeyStepAccuracyCallback:
         assert not [record for record in caplog.records if record.name == LOGGER]
 
     def test_autocast_of_the_trainer_applies(self, tmp_path, pairs, held_back):
-        """In bf16 the margins are those of bf16, a little off, and still of the needed positions alone."""
+        """In bf16 the margins have rounding errors, and logits are still computed for the needed positions only."""
         trainer = make_trainer(tmp_path, pairs, eval_dataset=held_back, bf16=True, per_device_eval_batch_size=3)
         callback = KeyStepAccuracyCallback(trainer)
         trainer.add_callback(callback)

@@ -278,7 +278,7 @@ class TestFailedAttempts:
     @pytest.mark.parametrize("refused", ["Question 0000", "Question 0011"])
     @pytest.mark.parametrize("status", [400, 413, 422])
     def test_refusal_of_one_item_is_not_retried_and_fails_that_item_alone(self, max_concurrency, refused, status):
-        """A context that is too long, say. It may be the first that is asked, and the first answer of all."""
+        """A context that is too long, for example. It may be the first request and the first reply of the run."""
 
         def script(request, number):
             if question_of(request) == refused:

@@ -156,7 +156,7 @@ class TestSynthesize:
         assert sorted(os.listdir("out")) == FILES
 
     def test_key_is_in_no_file_and_not_printed(self, capfd, monkeypatch, own_folder):
-        """Not even where the endpoint repeats it."""
+        """Also not if the endpoint repeats it."""
         key = "sk-loopback-0123456789"
         monkeypatch.setenv("TEACHER_KEY", key)
         script = teach_but({("extract", DUAL_COTS[0].question): [refuse(f"no, {key}")]})

@@ -157,7 +157,7 @@ class TestAdvice:
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs the shared data")
 class TestRealPairs:
     def test_chains_of_chatgpt(self):
-        """42 pairs of 14 BIG-Bench Hard tasks; those of sorting words share little, those of counting objects much."""
+        """42 pairs of 14 BIG-Bench Hard tasks; pairs of word sorting share little, pairs of object counting much."""
         with open(SHARED_DATA / "bbh_dual_cots.jsonl", encoding="utf-8") as file:
             summary = summary_of(map(json.loads, file))
 

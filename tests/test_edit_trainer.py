@@ -368,7 +368,7 @@ class TestDenominator:
 class TestStreaming:
     @pytest.mark.parametrize("num_workers", [0, 2])
     def test_an_iterable_dataset_trains_like_a_map_style_one(self, tmp_path, twelve_pairs, num_workers, caplog):
-        """In order, one shard; a pair that nothing can be learnt from is left out on the way."""
+        """In order, one shard; a pair from which nothing can be learned is dropped."""
         options = {"per_device_train_batch_size": 4, "max_steps": 3, "train_sampling_strategy": "sequential"}
         whole, _ = train_parameters(tmp_path, twelve_pairs, **options)
         bad = {**twelve_pairs[0], "rejected": None}

@@ -93,7 +93,7 @@ class TestWords:
 class TestTokens:
     @pytest.mark.parametrize("level", ["token", "word"])
     def test_it_sees_what_the_collator_sees(self, level, tokenizer):
-        """Tokens, weights and key tokens of each pair are those of a batch of the trainer's."""
+        """Tokens, weights and key tokens of each pair agree with a batch of the trainer."""
         rows = generated(12, level=2, seed=3)
         prepared = prepare_dual_cots(Dataset.from_list(rows), tokenizer, eos_token=tokenizer.eos_token)
         collator = DataCollatorForDualCoT(0, 0.9, 0.05, 0.01, alignment_level=level, tokenizer=tokenizer)

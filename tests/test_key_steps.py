@@ -66,7 +66,7 @@ def tokenized(*pairs):
     )
 
 
-# Right chains go on with an even token where they part, wrong ones with an odd one. In the last pair 8 is inserted.
+# At the first difference, right chains have an even token and wrong chains an odd one. In the last pair 8 is inserted.
 EVEN_IS_RIGHT = tokenized(
     ((1, 2), (5, 4, 6), (5, 3, 6)), ((1,), (2, 9), (7, 9)), ((3, 3, 3), (2, 2, 2, 9), (2, 2, 5)), ((1,), (8, 3), (3,))
 )
@@ -203,7 +203,7 @@ class TestDefinition:
         assert key_step_accuracy(model, one).margins == key_step_accuracy(model, more).margins
 
     def test_end_of_sequence_is_a_token(self, model, tokenizer):
-        """The wrong chain stops where the right one goes on."""
+        """The wrong chain ends where the right chain continues."""
         pair = {"prompt": "Q: 2 + 2?\nA:", "chosen": " It is 4. It is 4.", "rejected": " It is 4."}
         scores = key_step_accuracy(model, Dataset.from_list([pair]), tokenizer)
         context = tokenizer(pair["prompt"] + pair["rejected"])["input_ids"]

@@ -31,7 +31,7 @@ from edit_trl.layouts import (
 
 PAD = 99
 SIDES = (CHOSEN, REJECTED)
-# Pairs whose chains part in the middle, at the start, at the end of the shorter one, or never.
+# Pairs whose chains first differ in the middle, at the start, at the end of the shorter chain, or never.
 EDGES = [
     ([], []),
     ([], [1]),

@@ -300,7 +300,7 @@ class TestThreshold:
         assert loss_and_gradient(*batch, rejected_loss=rejected_loss)[1][0, 1] > 0
 
     def test_worked_example(self):
-        """Pushed at 25 nats: left alone. Pulled at 25 nats: 25 / 10. Pushed at 5 nats: -0.5 * 5 / 10. Sum 2.25."""
+        """Pushed at 25 nats: ignored. Pulled at 25 nats: 25 / 10. Pushed at 5 nats: -0.5 * 5 / 10. Sum 2.25."""
         loss, _ = loss_and_gradient([[-25.0, -25.0, -5.0]], [[-1.0, 1.0, -0.5]], [10], 1, rejected_nll_threshold=20.0)
         assert loss.item() == pytest.approx(2.25)
 

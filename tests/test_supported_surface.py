@@ -457,7 +457,7 @@ class TestDataOptions:
         train(trainer)
 
     def test_skip_prepare_dataset_with_weights(self, build):
-        """The weights reach the loss: with all at zero, nothing is learnt."""
+        """The weights reach the loss: if all are zero, nothing is learned."""
         dataset = Dataset.from_list(
             [{**row, "chosen_weights": [0.0, 0.5, 0.0], "rejected_weights": [0.0, 0.0, -2.0]} for row in TOKENIZED]
         )

@@ -51,7 +51,7 @@ class TestDatasets:
         ("script", "num_rows"), [(teach, [6, 6, 0]), (lambda *_: "I do not know.", [0, 0, 6])], ids=["good", "bad"]
     )
     def test_columns_and_types_do_not_depend_on_the_rows(self, script, num_rows):
-        """A teacher that does as it is told rejects nothing, and one that says nothing of use makes no pair."""
+        """With a teacher that follows its prompts no chain is rejected; with a useless teacher there is no pair."""
         result, _ = run(script)
         text = ["prompt", "chosen", "rejected", "answer", "task", "origin"]
 
