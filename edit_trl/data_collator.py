@@ -27,6 +27,34 @@ from .layouts import CHOSEN, LAYOUTS, SHARED, share_prefix
 from .weighting import check_options, kept_range, weigh_pair
 
 
+# What the trainer reads of a batch in any layout.
+_BATCH_KEYS = (
+    *("input_ids", "position_ids", "scored_rows", "scored_positions", "scored_ids", "scored_weights", "scored_key"),
+    *("scored_chains", "num_completion_tokens", "num_key_tokens", "num_tokens"),
+)
+
+
+def check_batch(batch: Any) -> None:
+    """
+    Refuse a batch that another collator made.
+
+    Args:
+        batch (`dict[str, Any]`):
+            What a data collator returned.
+
+    Raises:
+        ValueError: If it lacks keys that the trainer reads.
+    """
+    missing = [name for name in _BATCH_KEYS if name not in batch]
+    if missing:
+        raise ValueError(
+            "`data_collator` must return the keys of `DataCollatorForDualCoT`, got "
+            f"{sorted(batch)}: {', '.join(f'`{name}`' for name in missing)} {'is' if len(missing) == 1 else 'are'} "
+            "missing. They say which tokens are trained; leave `data_collator` out, or derive yours from "
+            "`DataCollatorForDualCoT`."
+        )
+
+
 @dataclass
 class DataCollatorForDualCoT(DataCollatorMixin):
     """
