@@ -27,6 +27,7 @@ import gc
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections import defaultdict
@@ -55,6 +56,7 @@ from trl import (
 
 from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align, similarity
 from edit_trl.data_utils import is_tokenized
+from edit_trl.edit_config import refuse_options
 from edit_trl.evaluation import answers_match, compare_students, extract_answer, wilson_interval
 from edit_trl.option_help import help_from_docstring
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
@@ -233,7 +235,13 @@ def main() -> None:
 def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
     """Flags over YAML file over the demo's settings (if there is no dataset) over the classes' defaults."""
     parser = TrlParser((RecipeArguments, EDITConfig, ModelConfig))
-    parsed = parser.parse_args_and_config()
+    try:
+        parsed = parser.parse_args_and_config()
+    except ValueError as error:
+        # The parser names the flags that it does not know, but not what does the work of DPO's, say.
+        if "not used by" in str(error):
+            refuse_options(re.findall(r"'--([\w-]+)", str(error)), EDITConfig)
+        raise
     if parsed[0].dataset_name is None:
         parser.set_defaults_with_config(**DEMO)
         parsed = parser.parse_args_and_config()
