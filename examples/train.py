@@ -150,6 +150,11 @@ def main() -> None:
     state = PartialState()
     demo = script_args.dataset_name is None
     train_dataset, questions = demo_data(script_args, training_args.seed) if demo else (load_pairs(script_args), [])
+    # Stage 2 needs columns that stage 1 does not. This raises an error now if they are missing, rather than after an
+    # hour of stage 1; whether the pairs are tokenized does not matter here.
+    if 2 in script_args.stages:
+        is_tokenized(train_dataset.column_names)
+    sft_dataset = chosen_chains(train_dataset) if 1 in script_args.stages else None
     if model_args.model_name_or_path is None:
         with state.local_main_process_first():
             model_args.model_name_or_path = demo_student()
@@ -160,12 +165,6 @@ def main() -> None:
     )
     if state.is_main_process:
         describe(train_dataset, tokenizer, script_args, training_args, model_args)
-
-    # Stage 2 needs columns that stage 1 does not. This raises an error now if they are missing, rather than after an
-    # hour of stage 1; whether the pairs are tokenized does not matter here.
-    if 2 in script_args.stages:
-        is_tokenized(train_dataset.column_names)
-    sft_dataset = chosen_chains(train_dataset) if 1 in script_args.stages else None
 
     scores: dict[str, dict[str, list[bool]]] = {}
     hub_dataset = script_args.dataset_name
@@ -305,6 +304,10 @@ def remove_checkpoints(folder: str) -> None:
 def load_pairs(script_args: RecipeArguments) -> Dataset:
     """Dual CoTs from the Hub or from a JSON, JSON Lines or Parquet file."""
     name = script_args.dataset_name or ""
+    if Path(name).suffix in (".json", ".jsonl", ".parquet") and not os.path.isfile(name):
+        raise FileNotFoundError(
+            f"`dataset_name` must be a file or a dataset on the Hub, and there is no file {name!r}."
+        )
     if not os.path.isfile(name):
         return load_dataset(name, name=script_args.dataset_config, split=script_args.dataset_train_split)
     kind = "parquet" if name.endswith(".parquet") else "json"

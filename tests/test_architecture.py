@@ -46,6 +46,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"answers", "chat", "deprecation", "option_help", "questions"},
     "inspection": {"alignment", "answers", "data_utils", "option_help", "scoring", "token_texts", "weighting"},
     "cli": {"chat", "evaluation", "inspection", "questions", "synthesis", "token_texts"},
+    "__main__": {"cli"},
 }
 # What training loads. None of it may load a client.
 TRAINING = {

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -158,7 +159,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         ValueError: If the file cannot be read or a key is no flag.
         SystemExit: After `--help`, and for flags or values that argparse refuses.
     """
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _refuse_unknown(args, unknown)
     if args.config is None:
         return args
     import yaml
@@ -173,7 +176,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         raise ValueError(
             f"`--config` must be a YAML file of flags and values, and {args.config!r} is not: {values!r}."
         )
-    known = [name for name in vars(args) if name not in ("command", "run", "config", "data")]
+    known = _flag_names(args)
     from_file = []
     for name, value in values.items():
         if name not in known:
@@ -186,3 +189,19 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         from_file.append(f"--{name}={text}")
     # The same parser reads both, and what comes last wins.
     return parser.parse_args([args.command, *from_file, *argv[argv.index(args.command) + 1 :]])
+
+
+def _flag_names(args: argparse.Namespace) -> list[str]:
+    """Flags of the command that can stand in a YAML file too."""
+    return [name for name in vars(args) if name not in ("command", "run", "config", "data")]
+
+
+def _refuse_unknown(args: argparse.Namespace, unknown: list[str]) -> None:
+    """Name the nearest flag of the command. argparse would show the usage of all commands."""
+    name = unknown[0].partition("=")[0]
+    hint = "It takes one name before its flags."
+    if name.startswith("-"):
+        nearest = difflib.get_close_matches(name.lstrip("-"), [*_flag_names(args), "config"], n=1)
+        hint = f"Did you mean `--{nearest[0]}`?" if nearest else f"See `edit-trl {args.command} --help`."
+    print(f"edit-trl {args.command}: there is no {name!r} here. {hint}", file=sys.stderr)
+    raise SystemExit(2)
