@@ -1,9 +1,9 @@
 """
-Callbacks that watch a run: an alarm for right chains that become less likely, and key-step accuracy while training.
+Callbacks that watch a training run: an alarm when the right chains become less likely, and key-step accuracy.
 
-Lowering the likelihood of tokens that resemble the right ones can lower theirs too (likelihood displacement,
-https://huggingface.co/papers/2410.08847). The trainer logs the mean log-probability of the right chains' key tokens;
-the alarm compares it with where it began. Key-step accuracy is measured by `key_steps.py`.
+If a wrong token resembles a right token, making the wrong one less likely can also make the right one less likely
+(likelihood displacement, https://huggingface.co/papers/2410.08847). The trainer logs the mean log-probability of the
+right chains' key tokens; the alarm compares it with its first logged value. `key_steps.py` measures key-step accuracy.
 """
 
 import math
@@ -30,17 +30,17 @@ class CollapseAlarmCallback(TrainerCallback):
     """
     Warn when the key tokens of the right chains become less likely instead of more.
 
-    Watches `edit/logps_key_chosen`, the mean log-probability of the right chains' key tokens, in nats. The alarm goes
-    off when it has been lower than its first logged value by more than `margin` in `window` consecutive logs. It goes
-    off once, and again only after the value has recovered.
+    Watches `edit/logps_key_chosen`, the mean log-probability of the right chains' key tokens, in nats. The callback
+    warns when this value is lower than its first logged value by more than `margin` in `window` consecutive logs. It
+    warns once, and again only after the value has recovered.
 
     Args:
         margin (`float`, *optional*, defaults to `1.0`):
-            How far the value may fall, in nats: at 1.0 the key tokens have become 2.7 times less likely.
+            How far the value may fall, in nats. After a fall of 1.0 the key tokens are 2.7 times less likely.
         window (`int`, *optional*, defaults to `5`):
-            For how many consecutive logs it must stay there. With `logging_steps=10`, 5 logs are 50 steps.
+            Number of consecutive logs that must be below the limit. With `logging_steps=10`, 5 logs are 50 steps.
         stop (`bool`, *optional*, defaults to `False`):
-            Whether to end the run when the alarm goes off.
+            Whether to end training at the warning.
 
     Raises:
         ValueError: If `margin` is negative or `window` is below 1.
@@ -78,7 +78,7 @@ class CollapseAlarmCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # A resumed run goes on comparing with its true beginning.
+        # A resumed run compares with the first value of the original run.
         values = [entry[self.metric] for entry in state.log_history if self.metric in entry]
         self._first = values[0] if values else None
         self._recent = deque(values, maxlen=self.window)
@@ -105,10 +105,9 @@ class CollapseAlarmCallback(TrainerCallback):
             logger.warning(
                 f"Collapse alarm at step {state.global_step}: `{self.metric}` is {value:.3f} nats, down from "
                 f"{self._first:.3f} at the start, and has been below {limit:.3f} for {self.window} logs. The student "
-                "unlearns the right chains' key tokens. Lower `learning_rate` or `rejected_key_weight`, anchor the "
-                "right chain with `chosen_other_weight` (0.1 to 1), or bound the push with "
-                '`rejected_loss="unlikelihood"'
-                f"`. {outcome}"
+                "unlearns the right chains' key tokens. Lower `learning_rate` or `rejected_key_weight`, train the "
+                "other tokens of the right chain too with `chosen_other_weight` (0.1 to 1), or use the bounded "
+                f'`rejected_loss="unlikelihood"`. {outcome}'
             )
         self._is_on = has_collapsed
         if has_collapsed and self.stop:
@@ -117,37 +116,40 @@ class CollapseAlarmCallback(TrainerCallback):
 
 class KeyStepAccuracyCallback(TrainerCallback):
     """
-    Log how often the student prefers the right chain's token where the chains of held-back pairs part.
+    Log how often the student prefers the right chain's token at the first point where the chains of a pair differ.
 
-    Measures with [`~key_steps.key_step_accuracy`] at the beginning and the end of training and at each evaluation, and
-    logs through the trainer, so that every tracker gets it:
+    Scores held-back pairs as [`~key_steps.key_step_accuracy`] does, at the beginning and the end of training and at
+    each evaluation. Logs two values through the trainer, so that every tracker gets them:
 
-    - `eval_key_step_accuracy`: share of the pairs in which the right token is more likely than the wrong one, with a
-      tie as one half.
+    - `eval_key_step_accuracy`: share of the pairs in which the right token is more likely than the wrong token. A tie
+      counts as one half.
     - `eval_key_step_margin`: mean of log p(right token) - log p(wrong token), in nats.
 
-    Both are also among the metrics of `trainer.evaluate()`, for `metric_for_best_model="key_step_accuracy"`. Not to be
-    confused with `eval_edit/key_token_accuracy`, which asks for the student's first choice at all key tokens of the
-    right chain.
+    Both values are also in the metrics of `trainer.evaluate()`, so `metric_for_best_model="key_step_accuracy"` works.
+    `eval_edit/key_token_accuracy` is a different metric: it counts how often a key token of the right chain is the
+    student's most likely token.
 
-    Training goes on as it would have without: the student is run in evaluation mode and put back, no random number is
-    drawn and no gradient touched. Each process scores its share of the pairs. Works with every trainer of a causal
-    language model, such as [`~trl.SFTTrainer`] for the first stage, and with adapters; FSDP, DeepSpeed and tensor
-    parallelism are untested.
+    The callback does not change training: the student is run in evaluation mode and then returned to its mode, no
+    random number is drawn and no gradient is changed. Each process scores its share of the pairs. Works with every
+    trainer of a causal language model, such as [`~trl.SFTTrainer`] for the first stage, and with adapters. FSDP,
+    DeepSpeed and tensor parallelism are untested.
 
     Args:
         trainer ([`~transformers.Trainer`]):
             Trainer to which the callback will be attached. Its tokenizer, `max_length` and
             `per_device_eval_batch_size` are used.
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
-            Held-back pairs, in any shape that [`EDITTrainer`] takes. Defaults to the trainer's evaluation dataset. A
-            hundred pairs give the share to within about ten points. A lazy dataset is read to its end, once.
+            Held-back pairs, in any shape that [`EDITTrainer`] takes. Defaults to the trainer's evaluation dataset.
+            With a hundred pairs the accuracy is known to within about ten percentage points. An `IterableDataset` is
+            read once, to its end.
         freq (`int`, *optional*):
-            Optimizer steps after which it is measured too, for runs that are not evaluated.
+            Number of optimizer steps between measurements during training, for runs without evaluation. By default
+            the callback measures only at the beginning, at evaluations and at the end.
 
     Attributes:
         scores ([`~key_steps.KeyStepScores`] or `None`):
-            The newest scores: counts for an interval, the margin of each pair, and which pairs were left out.
+            The newest scores: counts for a confidence interval, the margin of each pair, and the number of pairs that
+            were left out, by reason.
 
     Raises:
         ValueError: If there is no dataset or no pair to score, or `freq` is below 1.
@@ -168,7 +170,7 @@ class KeyStepAccuracyCallback(TrainerCallback):
         if freq is not None and freq < 1:
             raise ValueError(
                 f"`freq` must be at least 1, got {freq}. It is the number of optimizer steps from one measurement to "
-                "the next; leave it out to measure at evaluations alone."
+                "the next; leave it out to measure at evaluations only."
             )
         if dataset is None:
             dataset = trainer.eval_dataset
@@ -197,7 +199,7 @@ class KeyStepAccuracyCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._is_in_train, self._measured_step = True, None
-        if state.global_step == 0:  # a resumed run has its beginning in the log
+        if state.global_step == 0:  # the log of a resumed run already has this measurement
             self._measure(args, state, control)
 
     def on_step_end(
@@ -225,14 +227,14 @@ class KeyStepAccuracyCallback(TrainerCallback):
         self._is_in_train = False
 
     def _measure(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> dict[str, float]:
-        """Measure and log, once per step of training; the metrics by name."""
-        # Outside training, the number of steps does not tell whether the student has changed.
+        """Measure and log, at most once per training step, and return the metrics by name."""
+        # Outside training the student may change while the step number stays the same, so it is always measured.
         if self.scores is None or not self._is_in_train or self._measured_step != state.global_step:
-            # In evaluation mode, TRL's `log` leaves alone what it gathers for the next training log.
+            # In evaluation mode, TRL's `log` does not use up the values that it gathers for the next training log.
             with eval_mode(self.trainer.model):
                 self.scores = self._key_steps.with_margins(self._gathered_margins(args), step=state.global_step)
                 logs = self._metrics(self.scores)
-                # Logging ticks off the training log that may be due at this step.
+                # `log` resets `should_log`. A training log may be due at this step, so the value is restored.
                 should_log = control.should_log
                 self.trainer.log(logs)
                 control.should_log = should_log
@@ -244,16 +246,17 @@ class KeyStepAccuracyCallback(TrainerCallback):
         return {"eval_key_step_accuracy": scores.accuracy, "eval_key_step_margin": scores.mean_margin}
 
     def _gathered_margins(self, args: TrainingArguments) -> torch.Tensor:
-        """Margins of all key steps, of which each process scores its share."""
+        """Score a share of the key steps on each process and return the margins of all key steps."""
         accelerator = self.trainer.accelerator
         key_steps = self._key_steps.scored
-        # Tensor-parallel ranks have to run the same batches.
+        # All ranks of tensor parallelism must run the same batches.
         num_shares = accelerator.num_processes if self.trainer.get_tp_size() == 1 else 1
         num_each = math.ceil(len(key_steps) / num_shares)
         first = accelerator.process_index if num_shares > 1 else 0
-        # Some are scored twice, so that all processes run as many batches: a sharded model needs all of them at each.
+        # A sharded model needs all processes in each forward pass, so all must run the same number of batches. Some
+        # key steps are scored twice to fill the last shares.
         share = [key_steps[i % len(key_steps)] for i in range(first, num_each * num_shares, num_shares)]
-        # Under mixed precision, accelerate has put autocast into the forward of the model.
+        # With mixed precision, accelerate has already wrapped the model's forward in autocast.
         margins = score_key_steps(self.trainer.model, share, args.per_device_eval_batch_size)
         if num_shares > 1:
             margins = accelerator.gather(margins.to(accelerator.device)).cpu()

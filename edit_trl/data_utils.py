@@ -1,12 +1,12 @@
 """
-Dual-CoT datasets: check their columns and turn every shape of TRL preference data into token IDs.
+Check the columns of dual-CoT datasets and turn every shape of TRL preference data into token IDs.
 
-A dual-CoT dataset is a TRL preference dataset: `prompt`, `chosen` (the right chain) and `rejected` (the wrong one), as
-plain text or as messages, with the prompt in a column of its own or at the start of both chains. Tokenization follows
-TRL's `DPOTrainer`, so a dataset gives the same tokens in both trainers. Truncation is left to `data_collator.py`,
-which has to align the full chains first.
+A dual-CoT dataset is a TRL preference dataset: `prompt`, `chosen` (the right chain) and `rejected` (the wrong chain),
+as plain text or as messages. The prompt has its own column or is the common start of both chains. Tokenization
+follows TRL's `DPOTrainer`, so a dataset gives the same tokens in both trainers. Truncation happens in
+`data_collator.py`, because the full chains must be aligned first.
 
-Preparation is where pairs that nothing can be learnt from are dropped, each with a reason that is counted and shown.
+Preparation drops the pairs from which nothing can be learned. It counts them by reason and shows the counts.
 """
 
 import difflib
@@ -37,7 +37,7 @@ from .weighting import WEIGHT_COLUMNS, has_weight_columns, read_weights
 logger = get_logger(__name__)
 
 TEXT_COLUMNS = ("prompt", "chosen", "rejected")
-# Columns of tokenized data. Those of weights, in `weighting.py`, are optional.
+# Columns of tokenized data. The columns of weights, named in `weighting.py`, are optional.
 ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 REASONS = {
@@ -67,13 +67,13 @@ def is_tokenized(column_names: list[str], dataset_name: str = "train") -> bool:
         column_names (`list[str]`):
             Columns of the dataset.
         dataset_name (`str`, *optional*, defaults to `"train"`):
-            How to name the dataset in an error.
+            Name of the dataset in error messages.
 
     Returns:
-        `bool`: Whether the dataset is tokenized already (`prompt_ids`, `chosen_ids`, `rejected_ids`).
+        `bool`: Whether the dataset is already tokenized (`prompt_ids`, `chosen_ids`, `rejected_ids`).
 
     Raises:
-        ValueError: If columns are missing or misspelt, or hold images.
+        ValueError: If columns are missing or misspelt, or if a column holds images.
 
     Examples:
 
@@ -104,7 +104,7 @@ def is_tokenized(column_names: list[str], dataset_name: str = "train") -> bool:
             )
     missing = [column for column in required if column not in column_names]
     if not tokenized and "prompt" not in column_names and not missing:
-        # An implicit prompt is allowed, a misspelt one is not.
+        # A prompt may be implicit, but a column with a misspelt name is an error.
         misspelt = difflib.get_close_matches("prompt", column_names, n=1, cutoff=0.75)
         missing = ["prompt"] if misspelt else []
     if missing:
@@ -126,16 +126,16 @@ def is_tokenized(column_names: list[str], dataset_name: str = "train") -> bool:
 
 def get_column_names(dataset: Dataset | IterableDataset, dataset_name: str = "train") -> list[str]:
     """
-    Names of the columns of a dataset that has at least one pair.
+    Return the column names of a dataset that has at least one pair.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Dataset. An `IterableDataset` that does not know its columns is asked for its first example.
+            Dataset. If an `IterableDataset` does not know its columns, they are read from its first example.
         dataset_name (`str`, *optional*, defaults to `"train"`):
-            How to name the dataset in an error.
+            Name of the dataset in error messages.
 
     Returns:
-        `list[str]`: The names.
+        `list[str]`: The column names.
 
     Raises:
         ValueError: If the dataset is empty.
@@ -159,15 +159,15 @@ def prepare_dual_cots(
     dataset_name: str = "train",
 ) -> Dataset | IterableDataset:
     """
-    Tokenize a dual-CoT dataset and drop the pairs that nothing can be learnt from, counted by reason in a warning.
+    Tokenize a dual-CoT dataset and drop the pairs from which nothing can be learned.
 
-    Adds the columns `prompt_ids`, `chosen_ids` and `rejected_ids` (full length, never truncated) and keeps the others.
-    The prompt ends where TRL's `DPOTrainer` ends it. Plain text gets an end-of-sequence token if it has none;
-    conversations get what the chat template renders. Tokenized data is used as it is.
+    Adds the columns `prompt_ids`, `chosen_ids` and `rejected_ids` (full length, never truncated) and keeps all other
+    columns. The prompt ends where TRL's `DPOTrainer` ends it. Plain text gets an end-of-sequence token if it has none;
+    conversations are rendered with the chat template. Tokenized data is used as it is.
 
-    Dropped are pairs with a missing or empty text, with chains of equal tokens, and, under `"keep_start"`, with a
-    prompt that fills `max_length`. An `IterableDataset` drops them lazily and warns when it has dropped the first, the
-    tenth, the hundredth and so on.
+    A pair is dropped if a text is missing or empty, if the tokens of both chains are equal, or, with `"keep_start"`,
+    if the prompt fills `max_length`. A warning gives the number of dropped pairs by reason. An `IterableDataset` drops
+    pairs lazily and warns after 1, 10, 100, ... dropped pairs.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -179,21 +179,21 @@ def prepare_dual_cots(
         max_length (`int`, *optional*):
             Maximum length of prompt and completion together, in tokens.
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
-            Which end of a longer chain the collator will keep.
+            Which end of a row longer than `max_length` the collator will keep.
         num_proc (`int`, *optional*):
             Number of processes. Ignored for an `IterableDataset`.
         dataset_name (`str`, *optional*, defaults to `"train"`):
-            How to name the dataset in progress bars, warnings and errors.
+            Name of the dataset in progress bars, warnings and errors.
 
     Returns:
         [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: The prepared dataset.
 
     Raises:
-        ValueError: If columns are missing or nothing is left.
+        ValueError: If columns are missing or no pair is left.
     """
-    PartialState()  # the logger asks it for the main process
+    PartialState()  # the logger needs it to find the main process
     if not isinstance(dataset, Dataset) or dataset.format["type"] != "custom":
-        dataset = dataset.with_format(None)  # lists, whatever the format was
+        dataset = dataset.with_format(None)  # columns are read as lists, whatever the format was
     is_iterable = isinstance(dataset, IterableDataset)
     column_names = get_column_names(dataset, dataset_name)
     tokenized = is_tokenized(column_names, dataset_name)
@@ -203,7 +203,7 @@ def prepare_dual_cots(
     map_kwargs: dict[str, Any] = {}
     if not is_iterable:
         map_kwargs = {"num_proc": num_proc, "desc": f"Tokenizing {dataset_name} dataset"}
-        # Stated rather than inferred: a first batch of dropped pairs has only empty lists.
+        # `datasets` cannot infer the types: the first batch may have only dropped pairs, which have empty lists.
         features = dict(dataset.features)
         if not tokenized:
             features.update({column: [Value("int32")] for column in ID_COLUMNS})
@@ -216,7 +216,7 @@ def prepare_dual_cots(
             "eos_token": eos_token,
             "max_length": max_length,
             "truncation_mode": truncation_mode,
-            # Part of the fingerprint, so that tokens cached by another version of this file are not used.
+            # The version is part of the cache fingerprint: tokens cached by another version are not used.
             "code_version": version("edit-trl"),
         },
         **map_kwargs,
@@ -237,20 +237,19 @@ def prepare_dual_cots(
     if not kept:
         raise ValueError(
             f"The {dataset_name} dataset must have at least one pair to learn from, but none of its {len(reasons)} is "
-            f"left: {counter.summary()}. Look at its first rows, and at `max_length` "
-            f"({max_length})."
+            f"left: {counter.summary()}. Check its first rows and the value of `max_length` ({max_length})."
         )
     return prepared.remove_columns(["_drop_reason", "_split_prompt"])
 
 
 class _DropCounter:
-    """Counts dropped pairs by reason; on lazy data it warns at the first, tenth, hundredth … one."""
+    """Counts dropped pairs by reason. For lazy data it warns after 1, 10, 100, ... dropped pairs."""
 
     def __init__(self, dataset_name: str) -> None:
         self.dataset_name = dataset_name
         self.counts: Counter[str] = Counter()
         self.has_warned_of_split_prompt = False
-        # Decided here: the workers of a data loader, where lazy data is filtered, are no processes of the training.
+        # Read here and not in `keep`: data loader workers filter lazy data, and they are not training processes.
         self.is_main_process = PartialState().is_main_process
         self.num_seen = 0
 
@@ -286,7 +285,7 @@ def _tokenize_example(
     truncation_mode: str,
     code_version: str,
 ) -> dict[str, Any]:
-    """Token IDs of one pair, or empty lists and the reason to drop it."""
+    """Return the token IDs of one pair, or empty lists and the reason to drop the pair."""
     output: dict[str, Any] = {column: example.get(column) or [] for column in ID_COLUMNS}
     reason, split_prompt = None, None
     if "chosen_ids" not in example:
@@ -313,24 +312,25 @@ def tokenize_pair(
     example: dict[str, Any], processing_class: PreTrainedTokenizerBase | ProcessorMixin, eos_token: str | None
 ) -> tuple[dict[str, list[int]], str | None]:
     """
-    Tokenize one pair, as [`prepare_dual_cots`] does it.
+    Tokenize one pair as [`prepare_dual_cots`] does.
 
     Args:
         example (`dict[str, Any]`):
-            Pair with `chosen` and `rejected`, and `prompt` unless it is their common start.
+            Pair with `chosen`, `rejected` and `prompt`. Without `prompt`, their common start is the prompt.
         processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`]):
             Tokenizer, with a chat template if the pair is conversational.
         eos_token (`str` or `None`):
             Token that ends a plain-text completion.
 
     Returns:
-        `tuple[dict[str, list[int]], str | None]`: `prompt_ids`, `chosen_ids` and `rejected_ids`; and the end of the
-        prompt that is in neither chain, if tokens merge across its border.
+        `tuple[dict[str, list[int]], str | None]`: The first item has `prompt_ids`, `chosen_ids` and `rejected_ids`.
+        The second item is `None`, or the end of the prompt's text that was left out because the tokens of prompt and
+        completion together differ from the tokens of the prompt alone.
 
     Raises:
         TypeError: If some texts of the pair are messages and others are not.
     """
-    # Copied, since the conversion renames keys of the messages in place.
+    # The pair is copied because the conversion renames keys of the messages in place.
     pair = maybe_convert_to_chatml(deepcopy({column: example[column] for column in TEXT_COLUMNS if column in example}))
     if "prompt" not in pair:
         pair = extract_prompt(pair)
@@ -360,7 +360,7 @@ def tokenize_pair(
         list(_tokenize(processing_class, prompt + chain, **template_kwargs)["input_ids"])
         for chain in (chosen, rejected)
     )
-    # Both chains continue the same prompt, so it ends where the first of them leaves it.
+    # The prompt must be the same for both chains, so it ends at the first token where either chain differs from it.
     prompt_length = min(common_prefix_length(prompt_ids, ids) for ids in (chosen_ids, rejected_ids))
     split_prompt = None
     if prompt_length < len(prompt_ids):
@@ -375,24 +375,24 @@ def tokenize_pair(
 
 def is_missing(example: dict[str, Any]) -> bool:
     """
-    Whether a text of a pair is None, empty or blank. A prompt may be absent, if implicit, but not empty.
+    Tell whether a text of a pair is None, empty or blank. The column `prompt` may be absent, but not empty.
 
     Args:
         example (`dict[str, Any]`):
             Pair with texts or messages.
 
     Returns:
-        `bool`: Whether one is.
+        `bool`: Whether at least one text is missing.
 
     Raises:
-        TypeError: If one is neither text nor messages.
+        TypeError: If a column holds neither text nor messages.
     """
     for column in TEXT_COLUMNS:
         if column not in example:
             continue
         value = example[column]
         if isinstance(value, list):
-            # The last message decides; an assistant turn may consist of tool calls alone.
+            # Only the last message is checked. An assistant message may have tool calls and no content.
             last = value[-1] if value else {}
             texts = [last.get("content") or last.get("value"), last.get("tool_calls")]
             if not any(text.strip() if isinstance(text, str) else text for text in texts):
@@ -410,9 +410,10 @@ def is_missing(example: dict[str, Any]) -> bool:
 def _warn_of_implicit_text_prompt(example: dict[str, Any], dataset_name: str) -> None:
     if isinstance(example.get("chosen"), str):
         logger.warning(
-            f"The {dataset_name} dataset has no `prompt` column and plain text: the longest common start of both "
-            "chains is taken as the prompt, as TRL does. Dual chains-of-thought share the start of their reasoning "
-            "too, which then does not count as completion. Add a `prompt` column to tell the two apart."
+            f"The {dataset_name} dataset has no `prompt` column and its chains are plain text, so the longest common "
+            "start of both chains is taken as the prompt, as TRL does. Dual chains-of-thought also share the start of "
+            "their reasoning, which then counts as prompt and not as completion. Add a `prompt` column to separate "
+            "them."
         )
 
 

@@ -1,8 +1,8 @@
 """
-The options of EDIT, on top of those of TRL's `SFTConfig`.
+`EDITConfig`: the options of EDIT, in addition to the options of TRL's `SFTConfig`.
 
-Defaults are the paper's or those of its reference code where these state one. Whatever of `SFTConfig` cannot work with
-dual chains-of-thought is refused here, with the reason and what to set instead.
+Where the paper or its reference code states a value, this value is the default. Options of `SFTConfig` that cannot
+work with dual chains-of-thought are refused here. The error gives the reason and what to set instead.
 """
 
 import difflib
@@ -79,11 +79,11 @@ class EDITConfig(SFTConfig):
         > Parameters that control the alignment
 
         alignment_level (`str`, *optional*, defaults to `"token"`):
-            What the edit script between the two chains deletes, inserts and replaces: `"token"` as in the paper, or
-            `"word"` for runs of tokens between whitespace borders, so that splits inside a word are not key steps.
+            Unit that the edit script between the two chains deletes, inserts and replaces: `"token"` as in the paper,
+            or `"word"` for runs of tokens from one whitespace to the next, so that key steps are whole words.
         tie_break (`str`, *optional*, defaults to `"symmetric"`):
-            Which of several minimum edit scripts marks the key tokens: `"symmetric"`, one script for both chains, or
-            `"reference"`, the order of the authors' code, which runs once per direction.
+            Which minimum edit script marks the key tokens if there are several: `"symmetric"` uses one script for both
+            chains, `"reference"` follows the authors' code, which computes one script for each direction.
 
         > Parameters that control the loss
 
@@ -93,24 +93,24 @@ class EDITConfig(SFTConfig):
             Strength with which the key tokens of the rejected (wrong) chain are pushed away (β in the paper). The
             default is the paper's. Set to `0.0` to learn from the chosen chain alone.
         chosen_other_weight (`float`, *optional*, defaults to `0.0`):
-            Weight of the other tokens of the chosen chain (γ in the authors' code, 0 there). Above zero it anchors
-            the chosen chain, against drift in what the key tokens do not train.
+            Weight of the other tokens of the chosen chain (γ in the authors' code, 0 there). A value above zero
+            trains these tokens too, so that their probabilities do not drift.
         rejected_loss (`str`, *optional*, defaults to `"nll"`):
-            How key tokens of the rejected chain are pushed away: `"nll"`, minus their negative log-likelihood as in
-            the paper, unbounded; or `"unlikelihood"`, -log(1 - p), bounded below.
+            Loss that pushes the key tokens of the rejected chain away: `"nll"`, minus their negative log-likelihood,
+            as in the paper, without a lower bound; or `"unlikelihood"`, -log(1 - p), which is never below zero.
         rejected_nll_threshold (`float`, *optional*, defaults to `20.0`):
-            Key tokens of the rejected chain whose negative log-likelihood, in nats, is above this are left alone. The
-            default is that of the authors' code. `None` pushes without limit.
+            Key tokens of the rejected chain whose negative log-likelihood, in nats, is above this value are not
+            trained. The default is the value in the authors' code. `None` pushes away without limit.
 
         > Parameters that control the speed
 
         shared_prefix (`bool`, *optional*, defaults to `True`):
-            Whether to compute what both chains of a pair share only once, wherever that is right for the model: one
-            row per pair, or, under FlashAttention, rows without padding. Loss and gradients are those of two padded
-            rows per pair, which `False` always uses.
+            Whether to compute what both chains of a pair share only once, if the model supports it: with one row per
+            pair or, under FlashAttention, with rows without padding. Loss and gradients are the same as with two
+            padded rows per pair. `False` always uses two padded rows.
 
     > [!NOTE]
-    > On a machine without accelerator, `use_cpu` is `True` and `bf16` is `False` unless set.
+    > On a machine without an accelerator, `use_cpu` is `True` and `bf16` is `False` unless they are set.
 
     Raises:
         ValueError: If a value is out of range, or an option of `SFTConfig` cannot work with dual chains-of-thought.
@@ -156,11 +156,11 @@ class EDITConfig(SFTConfig):
         super().__post_init__()
         self._check_ranges()
         self._check_supported()
-        # Dispatching would slice batches by rows; each process collates its own pairs instead.
+        # Dispatching slices batches by rows and would separate the chains of a pair. Each process collates its pairs.
         self.accelerator_config.dispatch_batches = False
 
     def _choose_cpu(self) -> None:
-        # TRL turns bf16 on, and transformers refuses bf16 on a machine without accelerator.
+        # TRL turns bf16 on, and transformers refuses bf16 on a machine without an accelerator.
         if torch.accelerator.is_available():
             return
         chosen = []
@@ -177,20 +177,20 @@ class EDITConfig(SFTConfig):
             )
 
     def _check_ranges(self) -> None:
-        if isinstance(self.rejected_nll_threshold, str):  # a command line or YAML file says "none"
+        if isinstance(self.rejected_nll_threshold, str):  # a command line or YAML file may give "none"
             self.rejected_nll_threshold = _read_threshold(self.rejected_nll_threshold)
         check_options(self)
         check_max_length(self.max_length)
         if self.rejected_nll_threshold is not None and not self.rejected_nll_threshold > 0:
             raise ValueError(
                 f"`rejected_nll_threshold` must be positive or `None`, got {self.rejected_nll_threshold}. It is the "
-                "negative log-likelihood, in nats, above which a mistaken token is left alone, so no token would be "
-                "pushed away. Pass `rejected_key_weight=0.0` for that, or `rejected_nll_threshold=20.0`."
+                "negative log-likelihood, in nats, above which a mistaken token is not trained, so no token would be "
+                "pushed away. Pass `rejected_key_weight=0.0` if you want that, or `rejected_nll_threshold=20.0`."
             )
         if self.rejected_loss not in REJECTED_LOSSES:
             raise ValueError(
                 f"`rejected_loss` must be one of {', '.join(map(repr, REJECTED_LOSSES))}, got {self.rejected_loss!r}. "
-                "Pass `rejected_loss='nll'`, that of the paper, if in doubt."
+                "Pass `rejected_loss='nll'`, the loss of the paper, if in doubt."
             )
 
     def _check_supported(self) -> None:
@@ -297,7 +297,7 @@ _said: set[str] = set()
 
 
 def _say_once(message: str) -> None:
-    # Before `TrainingArguments` is set up there is no process group to ask, only what the launcher said.
+    # There is no process group before `TrainingArguments` is set up, so the rank comes from the launcher's variable.
     if message not in _said and os.environ.get("LOCAL_RANK", "0") == "0":
         _said.add(message)
         logger.logger.warning(message)

@@ -1,12 +1,13 @@
 """
-The EDIT trainer: TRL's `SFTTrainer` with the data, the loss and the metrics of dual chains-of-thought.
+`EDITTrainer`: TRL's `SFTTrainer` with the data, the loss and the metrics of dual chains-of-thought.
 
-What TRL and transformers call is overridden here; `tests/test_internals.py` names each of these hooks. What is trained
-is decided elsewhere: columns in `data_utils.py`, weights in `weighting.py`, rows in `layouts.py`, the objective in
-`loss.py`, the logged metrics in `pair_metrics.py`. Arguments are checked in `trainer_arguments.py`.
+This file overrides methods that TRL and transformers call; `tests/test_internals.py` lists them. The parts are in
+files of their own: columns in `data_utils.py`, weights in `weighting.py`, rows in `layouts.py`, the loss in `loss.py`,
+the logged metrics in `pair_metrics.py`, and the checks of arguments in `trainer_arguments.py`.
 
-The language-model head sees the scored tokens alone, by the hook of `scoring.py`. The loss is divided by the pairs of
-the whole optimiser step, over accumulation steps and processes alike, whatever `average_tokens_across_devices` says.
+The language-model head computes logits for the scored tokens only, with the hook of `scoring.py`. The loss is divided
+by the number of pairs in the whole optimizer step, over all accumulation steps and processes.
+`average_tokens_across_devices` has no effect on this.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -60,8 +61,8 @@ from .weighting import WEIGHT_COLUMNS
 
 logger = get_logger(__name__)
 
-# Logits of the scored tokens that are held at once, over tokens and vocabulary: 512 MiB in fp32, a few times that with
-# what is computed from them. More go through TRL's fused head. Tokens of the key kind alone stay far below.
+# Maximum number of logits (scored tokens times vocabulary) in memory at once: 512 MiB in fp32, and a few times that
+# with the values computed from them. Larger batches use TRL's fused head. Key tokens alone stay far below the limit.
 _MAX_LOGITS = 2**27
 
 _CITATION = """\
@@ -87,10 +88,10 @@ class EDITTrainer(SFTTrainer):
     """
     Trainer for key reasoning steps learning (KRSL), the second stage of EDIT.
 
-    Fine-tunes a student on dual chains-of-thought: for one prompt a right chain (`chosen`) and a wrong one
-    (`rejected`) that share most of their reasoning. The tokens where they part are pulled to the right chain and
-    pushed away from the wrong one. This class is a [`~trl.SFTTrainer`] and takes the preference data of a
-    [`~trl.DPOTrainer`].
+    Fine-tunes a student on dual chains-of-thought: each prompt has a right chain (`chosen`) and a wrong chain
+    (`rejected`) that share most of their reasoning. Where the two chains differ, the tokens of the right chain become
+    more likely and the tokens of the wrong chain less likely. This class is a [`~trl.SFTTrainer`] and takes the
+    preference data of a [`~trl.DPOTrainer`].
 
     Examples:
 
@@ -107,13 +108,14 @@ class EDITTrainer(SFTTrainer):
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Student to be trained, as for [`~trl.SFTTrainer`]: a causal language model. A `PeftModel` whose adapter is
-            trainable goes on training it.
+            Student to train, as for [`~trl.SFTTrainer`]: a causal language model. If it is a `PeftModel` with a
+            trainable adapter, this adapter is trained further.
         args ([`EDITConfig`], *optional*):
             Configuration. If `None`, a default configuration is used; an [`~trl.SFTConfig`] or
             [`~transformers.TrainingArguments`] becomes an `EDITConfig` with the same values.
         data_collator ([`~transformers.DataCollator`], *optional*):
-            Defaults to a [`DataCollatorForDualCoT`] with the options of `args`. Another one must return the same keys.
+            Defaults to a [`DataCollatorForDualCoT`] with the options of `args`. Another collator must return the same
+            keys.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             Preference dataset with `prompt`, `chosen` and `rejected`, as text or messages; or tokenized, with
             `prompt_ids`, `chosen_ids`, `rejected_ids` and, optionally, `chosen_weights` and `rejected_weights`.
@@ -122,7 +124,8 @@ class EDITTrainer(SFTTrainer):
         processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`], *optional*):
             Tokenizer. Loaded from the model's name if `None`.
         compute_loss_func, compute_metrics, preprocess_logits_for_metrics, formatting_func:
-            Refused, with what to use instead. They stand here so that a script for `SFTTrainer` gets that answer.
+            Refused with an error that says what to use instead. They are in the signature so that a script written
+            for `SFTTrainer` gets this error.
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*):
             Callbacks, for instance [`CollapseAlarmCallback`].
         optimizers (`tuple`, *optional*, defaults to `(None, None)`):
@@ -206,7 +209,7 @@ class EDITTrainer(SFTTrainer):
         super().__init__(
             model=model,
             args=args,
-            # `None`, so that `SFTTrainer` settles the pad token
+            # `SFTTrainer` sets the pad token only if it gets no collator
             data_collator=None,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -217,11 +220,11 @@ class EDITTrainer(SFTTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        parallelism = self.accelerator.parallelism_config  # may come from an accelerate config rather than from `args`
+        parallelism = self.accelerator.parallelism_config  # may come from an accelerate config and not from `args`
         if parallelism is not None and (parallelism.sp_enabled or parallelism.cp_enabled):
             raise ValueError(
                 "`EDITTrainer` does not support sequence or context parallelism, but the accelerate configuration "
-                "turns it on. Scored tokens name positions of whole rows; set `sp_size=1` and `cp_size=1`."
+                "turns it on. Scored tokens are positions in whole rows; set `sp_size=1` and `cp_size=1`."
             )
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ValueError(
@@ -269,9 +272,10 @@ class EDITTrainer(SFTTrainer):
     ) -> Dataset | IterableDataset:
         if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
             raise ValueError(
-                f"The {dataset_name} dataset must not use `Dataset.with_transform()`. Preparation would bake the "
-                "transform into the tokens; apply it with `Dataset.map()` first, or make it return tokenized pairs "
-                "and pass `dataset_kwargs={'skip_prepare_dataset': True}` and `remove_unused_columns=False`."
+                f"The {dataset_name} dataset must not use `Dataset.with_transform()`. Preparation would apply the "
+                "transform once and store the result; apply it with `Dataset.map()` first, or make it return "
+                "tokenized pairs and pass `dataset_kwargs={'skip_prepare_dataset': True}` and "
+                "`remove_unused_columns=False`."
             )
         with global_then_local_main_first():
             dataset = prepare_dual_cots(
@@ -286,7 +290,7 @@ class EDITTrainer(SFTTrainer):
         return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset
 
     def _set_signature_columns_if_needed(self) -> None:
-        # `Trainer` removes all other columns before the collator sees them, and the sampler reads the length.
+        # `Trainer` removes all other columns before the collator is called. The sampler reads the length column.
         if self._signature_columns is None:  # type: ignore[has-type]
             self._signature_columns = [*ID_COLUMNS, *WEIGHT_COLUMNS, self.args.length_column_name]
 
@@ -299,7 +303,7 @@ class EDITTrainer(SFTTrainer):
         return super()._get_eval_sampler(self._with_lengths(eval_dataset))
 
     def _with_lengths(self, dataset: Any) -> Any:
-        """The dataset, with the tokens that each pair takes in a batch if the sampler is to group pairs by them."""
+        """Add the number of tokens that each pair takes in a batch, if the sampler groups pairs by length."""
         column = self.args.length_column_name
         is_grouped = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
         if not is_grouped or not isinstance(dataset, Dataset) or column in dataset.column_names:
@@ -313,7 +317,7 @@ class EDITTrainer(SFTTrainer):
             )
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """Number of pairs of the whole optimiser step, over accumulation steps and processes."""
+        """Return the number of pairs in the whole optimizer step, over accumulation steps and processes."""
         if not batch_samples:
             return None
         for batch in batch_samples:
@@ -332,24 +336,24 @@ class EDITTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """
-        KRSL loss of a batch of the collator.
+        Compute the KRSL loss of a batch from the collator.
 
         Args:
             model ([`~torch.nn.Module`]):
-                Student, wrapped for training or not.
+                Student, with or without the wrappers of distributed training.
             inputs (`dict[str, torch.Tensor]`):
                 Output of [`DataCollatorForDualCoT`].
             return_outputs (`bool`, *optional*, defaults to `False`):
                 Whether to return the model's outputs too. Their logits have the shape (1, num_scored, vocabulary).
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
-                Pairs of the whole optimiser step. Defaults to the pairs of this batch.
+                Number of pairs in the whole optimizer step. Defaults to the number of pairs in this batch.
 
         Returns:
             `torch.Tensor` or `tuple`: The loss, in nats, or the loss and the outputs.
 
         Raises:
-            FloatingPointError: If the loss is not finite, on any process.
-            ValueError: If the model does not call its output embeddings, exactly once.
+            FloatingPointError: If the loss is not finite on at least one process.
+            ValueError: If the model does not call its output embeddings exactly once.
         """
         check_batch(inputs)
         chains, weights = inputs["scored_chains"], inputs["scored_weights"]
@@ -362,7 +366,7 @@ class EDITTrainer(SFTTrainer):
 
         inputs = self._in_right_layout(model, inputs)
         log_probs, entropy, is_top1, outputs = self._score(model, inputs)
-        # One row per token: a flat list of any layout has the shape that the loss takes.
+        # The scored tokens are a flat list in every layout. The loss takes rows, so each token is a row of its own.
         loss = krsl_loss(
             log_probs[:, None],
             weights[:, None],
@@ -370,7 +374,8 @@ class EDITTrainer(SFTTrainer):
             num_pairs if num_items_in_batch is None else num_items_in_batch,
             **options,
         )
-        # Gradients are averaged over data-parallel processes, and the number of pairs is already that of all of them.
+        # Gradients are averaged over data-parallel processes, but `num_items_in_batch` already counts the pairs of
+        # all processes. The factor cancels the average.
         if num_items_in_batch is not None:
             loss = loss * (self.accelerator.num_processes / self._tp_size)
         if self.aux_loss_enabled:
@@ -383,14 +388,14 @@ class EDITTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _in_right_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The batch as it is, if this model gives the tokens of its layout what they have in rows of their own."""
+        """Return the batch in a layout that gives the right log-probabilities with this model."""
         layout = inputs.get("layout", "padded")
         if layout == self._layout != "padded" and not self._layout_is_checked:
             self._check_layout(model, inputs)
         return inputs if layout in ("padded", self._layout) else to_padded(inputs)
 
     def _check_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> None:
-        """Compare the layout with two rows per pair, on one pair of a batch, and go back to these on a difference."""
+        """Compare the layout with two padded rows on one pair of a batch. If they differ, train on padded rows."""
         pair, is_telling = telling_pair(to_padded(inputs))
 
         def score(layout: str) -> torch.Tensor:
@@ -400,7 +405,7 @@ class EDITTrainer(SFTTrainer):
         with eval_mode(model), torch.no_grad():
             longest = max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
             difference, error = layout_difference(score, self._layout, self.model.config.get_text_config(), longest)
-        # The same verdict on every process. Without a pair that tells, the next batch is asked.
+        # All processes must agree. If this pair cannot show a difference, a pair of the next batch is checked.
         verdict = torch.tensor([[difference, float(is_telling)]], device=inputs["input_ids"].device)
         difference, is_checked = self.accelerator.gather(verdict).amax(dim=0).tolist()
         self._layout_is_checked = bool(is_checked)
@@ -414,7 +419,7 @@ class EDITTrainer(SFTTrainer):
             )
 
     def _is_exact(self) -> bool:
-        """Whether the model computes in fp32, without autocast or quantized weights."""
+        """Tell whether the model computes in fp32, without autocast or quantized weights."""
         is_float = self.model.get_input_embeddings().weight.dtype == torch.float32
         is_quantized = getattr(self.model, "is_quantized", False)
         return is_float and not (self.args.bf16 or self.args.fp16 or self.args.tf32 or is_quantized)
@@ -422,19 +427,22 @@ class EDITTrainer(SFTTrainer):
     def _warn_of_padding(self, reason: str) -> None:
         logger.warning(
             f"Training {type(self.model).__name__} on two padded rows per pair instead of one shared row: {reason}. "
-            "The loss is the same, a step takes longer. Set `shared_prefix=False` to silence this."
+            "The loss is the same, but a step takes longer. Set `shared_prefix=False` to silence this."
         )
 
     def _score(
         self, model: torch.nn.Module, inputs: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
         """
-        Log-probability, entropy and whether it is the first choice of each scored token, all of shape (num_scored,),
-        and the model's outputs.
+        Score the scored tokens of a batch.
+
+        Returns, for each scored token, its log-probability, the entropy, and whether it is the most likely token, all
+        of shape (num_scored,); and the model's outputs.
         """
         num_scored = len(inputs["scored_ids"])
         if self.accelerator.num_processes > 1:
-            # All processes take the same path, since both gather a sharded head, in ways of their own.
+            # Both ways of scoring gather a sharded head, each at different points, so all processes must take the
+            # same one.
             local = torch.tensor([num_scored], device=inputs["scored_ids"].device)
             num_scored = int(self.accelerator.gather(local).max())
         if num_scored * self.model.config.get_text_config().vocab_size > _MAX_LOGITS:
@@ -451,11 +459,14 @@ class EDITTrainer(SFTTrainer):
     def _score_in_chunks(
         self, model: torch.nn.Module, inputs: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
-        """The same by TRL's fused head, in tiles. A hook hands it the hidden states of the scored tokens alone."""
+        """
+        Do the same as `_score` with TRL's fused head, which computes the logits in chunks. A hook gives this head the
+        hidden states of the scored tokens only.
+        """
         rows, positions = inputs["scored_rows"], inputs["scored_positions"]
 
         def select(module: torch.nn.Module, args: tuple, outputs: Any) -> Any:
-            # Off Triton devices that head would project all positions that it gets.
+            # On devices without Triton, the fused head projects all positions that it gets.
             outputs.last_hidden_state = select_positions(outputs.last_hidden_state, rows, positions)
             return outputs
 
@@ -470,7 +481,7 @@ class EDITTrainer(SFTTrainer):
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         names = ("input_ids", "attention_mask", *FLASH_ATTENTION_KEYS)
         model_inputs = {name: inputs[name] for name in names if name in inputs}
-        # The default of the model config may warn, since a cache cannot be checkpointed.
+        # With the default of the model config, gradient checkpointing may warn that it turns the cache off.
         model_inputs["use_cache"] = False
         if self._takes_position_ids:
             model_inputs["position_ids"] = inputs["position_ids"]
@@ -489,13 +500,13 @@ class EDITTrainer(SFTTrainer):
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
         """
-        Loss and metrics of a test set. There are no predictions: logits exist for the scored tokens alone.
+        Compute loss and metrics on a test set. There are no predictions, since logits exist for scored tokens only.
 
         Args:
             test_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
                 Dual-CoT dataset, in any shape that the trainer takes.
             ignore_keys (`list[str]`, *optional*):
-                As for [`~transformers.Trainer.predict`], without effect.
+                In the signature as for [`~transformers.Trainer.predict`], but without effect.
             metric_key_prefix (`str`, *optional*, defaults to `"test"`):
                 Prefix of the metrics' names.
 
@@ -523,7 +534,7 @@ class EDITTrainer(SFTTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor, None, None]:
-        """Loss of an evaluation batch. There are no predictions: logits exist for the scored tokens alone."""
+        """Compute the loss of a batch. There are no predictions, since logits exist for scored tokens only."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, inputs).detach(), None, None
@@ -531,19 +542,19 @@ class EDITTrainer(SFTTrainer):
     # Metrics
 
     def _count(self, sums: torch.Tensor, num_tokens: torch.Tensor, mode: str) -> None:
-        """Add what the pairs of this batch, on all processes, contribute to the metrics."""
+        """Add the pairs of this batch, on all processes, to the metrics."""
         if mode == "train":
             local = torch.cat([sums.sum(dim=0).flatten(), num_tokens.reshape(1).to(sums.dtype)])
             *values, num_tokens = self.accelerator.gather(local[None]).double().sum(dim=0)
             total = torch.stack(values).view(2, -1)
             self._total_train_tokens += int(num_tokens) // self._tp_size
         else:
-            # By pair, so that the samples that pad the last batch are left out.
+            # Gathered by pair, because `gather_for_metrics` drops the repeated samples that fill the last batch.
             total = self.accelerator.gather_for_metrics(sums.flatten(start_dim=1)).double().sum(dim=0).view(2, -1)
         self.pair_metrics[mode].add(total, where=f"at step {self.state.global_step} ({mode})")
 
     def _pop_metrics(self, mode: str) -> dict[str, float]:
-        """Metrics of everything counted since the last call, by name."""
+        """Return the metrics of everything counted since the last call, by name."""
         metrics = self.pair_metrics[mode].pop()
         return {**metrics, "num_tokens": self._total_train_tokens} if metrics else {}
 
@@ -560,7 +571,7 @@ class EDITTrainer(SFTTrainer):
         num_pairs = self.pair_metrics["eval"].num_pairs
         metrics = self._pop_metrics("eval")
         if metrics:
-            # `Trainer` averages over batches, the last of which may be short.
+            # `Trainer` averages over batches, but the last batch may be smaller. This is the average over pairs.
             metrics["loss"] = metrics["edit/loss_chosen"] + metrics["edit/loss_rejected"]
             if "aux_loss" in metrics:
                 metrics["loss"] += self.router_aux_loss_coef * metrics["aux_loss"]
@@ -576,15 +587,15 @@ class EDITTrainer(SFTTrainer):
         tags: str | list[str] | None = None,
     ) -> None:
         """
-        Write the model card, as TRL does, and put names where it would write "None".
+        Write the model card as TRL does, but with names where TRL would write "None".
 
         Args:
             model_name (`str`, *optional*):
-                Name of the student. Defaults to that of `output_dir`.
+                Name of the student. Defaults to the name of the folder `output_dir`.
             dataset_name (`str`, *optional*):
                 Name of the dataset on the Hub.
             tags (`str` or `list[str]`, *optional*):
-                Tags to add to those of the trainer.
+                Tags to add to the tags of the trainer.
         """
         model_name = model_name or Path(self.args.output_dir).name
         super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)

@@ -1,7 +1,8 @@
 """
-What `EDITTrainer` is given: checked before a model is loaded, and refused with what to pass instead.
+Check the arguments of `EDITTrainer` before a model is loaded.
 
-Whoever comes from `SFTTrainer` or `DPOTrainer` and passes what these take gets told what does its work here.
+Arguments that `SFTTrainer` or `DPOTrainer` take and `EDITTrainer` does not are refused with an error that says what to
+use instead.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ from .edit_config import EDITConfig
 
 logger = get_logger(__name__)
 
-# Arguments of other trainers, and what does their work here.
+# Arguments of other trainers, and what to use instead.
 REPLACEMENTS = {
     "ref_model": "EDIT has no reference model: leave it out. To keep the student near its start, set "
     "`chosen_other_weight` in `EDITConfig`",
@@ -80,18 +81,18 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def refuse_arguments(refused: dict[str, Any], unknown: dict[str, Any], parameters: list[str]) -> None:
     """
-    Refuse what other trainers take and this one does not.
+    Refuse arguments that other trainers take and `EDITTrainer` does not.
 
     Args:
         refused (`dict[str, Any]`):
-            Values of the parameters that stand in the signature for the sake of this answer.
+            Values of the parameters that are in the signature only to be refused with a helpful error.
         unknown (`dict[str, Any]`):
-            Keyword arguments that the trainer does not have.
+            Keyword arguments that are not in the signature.
         parameters (`list[str]`):
-            Names of those that it has.
+            Names of the parameters in the signature.
 
     Raises:
-        ValueError: If an argument has a counterpart under another name, or none.
+        ValueError: If an argument of another trainer is set. The error says what to use instead.
         TypeError: If an argument is unknown.
     """
     for name, value in {**refused, **unknown}.items():
@@ -107,19 +108,20 @@ def refuse_arguments(refused: dict[str, Any], unknown: dict[str, Any], parameter
 
 def as_edit_config(args: Any, model: Any) -> EDITConfig:
     """
-    The configuration of a trainer, whatever it was given.
+    Convert the `args` of a trainer to an `EDITConfig`.
 
     Args:
         args ([`EDITConfig`], [`~trl.SFTConfig`], [`~transformers.TrainingArguments`] or `None`):
-            Configuration. `None` is the default one, with an output folder named after the model.
+            Configuration. `None` gives a default configuration, with an output folder named after the model.
         model (`str` or [`~transformers.PreTrainedModel`]):
             The student.
 
     Returns:
-        [`EDITConfig`]: `args` itself, or an `EDITConfig` with its values, with a warning.
+        [`EDITConfig`]: `args` itself if it is an `EDITConfig`. Otherwise an `EDITConfig` with the values of `args`,
+        with a warning.
 
     Raises:
-        TypeError: If `args` is something else, or has values that would be lost.
+        TypeError: If `args` has another type, or has fields that an `EDITConfig` does not have.
     """
     if isinstance(args, EDITConfig):
         return args
@@ -140,17 +142,20 @@ def as_edit_config(args: Any, model: Any) -> EDITConfig:
             "`beta` is not EDIT's β), so it is not converted: pass `args=EDITConfig(output_dir=...)`, with "
             "`rejected_key_weight` as the strength of the push away from mistakes."
         )
-    # Not `to_dict`, which hides tokens (`eos_token` too), loses `parallelism_config` and changes nested dictionaries.
+    # `to_dict` cannot be used: it hides tokens (also `eos_token`), loses `parallelism_config` and changes nested
+    # dictionaries.
     values = {f.name: deepcopy(getattr(args, f.name)) for f in dataclasses.fields(args) if f.init}
     extra = sorted(values.keys() - {f.name for f in dataclasses.fields(EDITConfig)})
     if extra:
         raise TypeError(
             f"`args` must be an `EDITConfig`, got a `{type(args).__name__}` with fields of its own: "
-            f"{', '.join(f'`{name}`' for name in extra)}. They would be lost; derive the class from `EDITConfig`."
+            f"{', '.join(f'`{name}`' for name in extra)}. These fields would be lost; derive the class from "
+            "`EDITConfig`."
         )
     logger.warning(
-        f"`args` is a `{type(args).__name__}` and became an `EDITConfig` with the same values, its learning rate of "
-        f"{args.learning_rate:g} included; EDIT's own default is 5e-6. Pass an `EDITConfig` to silence this."
+        f"`args` is a `{type(args).__name__}` and was converted to an `EDITConfig` with the same values, including "
+        f"its learning rate of {args.learning_rate:g}; EDIT's own default is 5e-6. Pass an `EDITConfig` to silence "
+        "this."
     )
     return EDITConfig(**values)
 
@@ -184,21 +189,21 @@ def check_kinds(arguments: dict[str, Any]) -> None:
 
 def check_model(model: Any, args: EDITConfig) -> None:
     """
-    Refuse a model that is no causal language model, before it is loaded.
+    Refuse a model that is not a causal language model, before it is loaded.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             The student.
         args ([`EDITConfig`]):
-            Configuration, with the options that it is loaded with.
+            Configuration. Its `model_init_kwargs` and `trust_remote_code` are used to load the model's config.
 
     Raises:
-        ValueError: If it is an encoder-decoder, or has no language-model head.
+        ValueError: If the model is an encoder-decoder or has no language-model head.
     """
     config = getattr(model, "config", None)
     if isinstance(model, str):
         options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
-        with suppress(OSError, ValueError):  # what cannot be loaded is for `SFTTrainer` to say
+        with suppress(OSError, ValueError):  # if it cannot be loaded, `SFTTrainer` raises the error
             config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **options)
     if config is not None and getattr(config, "is_encoder_decoder", False):
         raise ValueError(
@@ -214,16 +219,16 @@ def check_model(model: Any, args: EDITConfig) -> None:
 
 def check_adapter(peft_config: Any, model: Any) -> None:
     """
-    Refuse adapters that move the tokens of a row.
+    Refuse adapters that shift the positions of the tokens in a row.
 
     Args:
         peft_config ([`~peft.PeftConfig`] or `None`):
-            Adapter to be made.
+            Configuration of a new adapter.
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The student, maybe with adapters.
+            The student, with or without adapters.
 
     Raises:
-        ValueError: If one of them is prompt learning.
+        ValueError: If an adapter uses prompt learning.
     """
     configs = [peft_config, *(getattr(model, "peft_config", None) or {}).values()]
     for config in configs:
@@ -236,7 +241,7 @@ def check_adapter(peft_config: Any, model: Any) -> None:
 
 def check_datasets(train_dataset: Any, eval_dataset: Any, args: EDITConfig) -> None:
     """
-    Check the datasets' columns, before a model is loaded for nothing.
+    Check the types and the columns of the datasets, before a model is loaded.
 
     Args:
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -247,8 +252,8 @@ def check_datasets(train_dataset: Any, eval_dataset: Any, args: EDITConfig) -> N
             Configuration, with `dataset_kwargs`.
 
     Raises:
-        TypeError: If one is no dataset.
-        ValueError: If columns are missing, or one that is to be used as it is, is not tokenized.
+        TypeError: If a dataset has another type.
+        ValueError: If columns are missing, or if `skip_prepare_dataset` is set and a dataset is not tokenized.
     """
     is_prepared = (args.dataset_kwargs or {}).get("skip_prepare_dataset", False)
     named = {"train": train_dataset}
@@ -263,7 +268,7 @@ def check_datasets(train_dataset: Any, eval_dataset: Any, args: EDITConfig) -> N
             )
         column_names = get_column_names(dataset, name)
         if is_prepared and isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
-            continue  # its transform makes the columns
+            continue  # the transform of the dataset makes the columns
         if not is_tokenized(column_names, name) and is_prepared:
             raise ValueError(
                 f"The {name} dataset must be tokenized, since `skip_prepare_dataset` is set, got the columns "

@@ -105,7 +105,7 @@ class TestFailures:
             (["inspect", "questions.jsonl"], "Interrupted.\n"),
             (
                 ["synthesize", "--questions", "questions.jsonl", "--model", "teacher", "--api_key_env", "none"],
-                "Interrupted. Replies so far are kept; the same command goes on from there.\n",
+                "Interrupted. All replies so far are kept. Run the same command to continue.\n",
             ),
         ],
         ids=["inspect", "synthesize"],

@@ -82,7 +82,7 @@ class TestReference:
         ]
         assert set(names) < set(flags)
         assert (
-            "| `--dry_run` | `true\\|false` | `false` | Print requests, tokens and cost to expect; send nothing |"
+            "| `--dry_run` | `true\\|false` | `false` | Print the expected requests, tokens and cost; send nothing |"
             in rows
         )
         assert any(

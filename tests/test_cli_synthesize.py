@@ -1,4 +1,4 @@
-"""Tests of `edit-trl synthesize`: what it sends, writes and prints, how it stops and goes on."""
+"""Tests of `edit-trl synthesize`: what it sends, writes and prints, and how it stops and continues."""
 
 import math
 import os
@@ -151,7 +151,7 @@ class TestSynthesize:
         assert out.endswith(f"{Path('out', 'README.md')}\n")
         assert last == (
             "edit-trl synthesize: The files are written, but could not be pushed to the Hub: [Errno 111] Connection "
-            "refused. The same command pushes them and asks nothing again."
+            "refused. Run the same command to push them; no request is sent to the teacher again."
         )
         assert sorted(os.listdir("out")) == FILES
 
@@ -179,7 +179,8 @@ class TestStops:
 
             assert len(teacher.requests) == limit
             out = capsys.readouterr().out
-            stopped = f"Stopped: `max_requests={limit}` is reached. The same command with a larger limit goes on.\n"
+            advice = "Run the same command with a larger limit to continue."
+            stopped = f"Stopped: `max_requests={limit}` is reached. {advice}\n"
             assert (stopped in out) == (limit < 12)
             assert len(rows_of("out/dual_cots.parquet")) == num_pairs
         assert len(set(as_sent(teacher.requests))) == 12
@@ -205,7 +206,7 @@ class TestStops:
         with Teacher(script) as teacher:
             assert main(command(teacher, "--max_concurrency", "4")) == 130
             _, last = capsys_err_last(capsys)
-            assert last == "Interrupted. Replies so far are kept; the same command goes on from there."
+            assert last == "Interrupted. All replies so far are kept. Run the same command to continue."
             assert os.listdir("out") == ["replies.sqlite"]
             num_sent = len(teacher.requests)
             assert num_sent < 32
@@ -368,7 +369,7 @@ class TestDryRun:
 
         assert main(command(teacher, "--dry_run")) == 0
 
-        assert "The store holds 4 replies; what is in it is not asked again." in capsys.readouterr().out
+        assert "The store has 4 replies. Their requests are not sent again." in capsys.readouterr().out
         assert {name: Path("out", name).read_bytes() for name in before} == before
         assert len(teacher.requests) == 4
 

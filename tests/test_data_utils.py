@@ -197,7 +197,7 @@ class TestPlainText:
 
         assert ids_of(prepared) == [expected_of_text(tokenizer, row) for row in explicit]
         (message,) = warnings()
-        assert "has no `prompt` column and plain text" in message
+        assert "has no `prompt` column and its chains are plain text" in message
         assert "Add a `prompt` column" in message
 
     def test_explicit_prompt_does_not_warn(self, tokenizer, warnings):

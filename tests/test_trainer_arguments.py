@@ -180,7 +180,7 @@ class TestOtherConfigs:
     def test_rate_that_came_along_is_logged(self, build, options, caplog):
         """It is that of another method, so it is said."""
         build(args=SFTConfig(**options))
-        assert "became an `EDITConfig` with the same values, its learning rate of 2e-05 included" in caplog.text
+        assert "`EDITConfig` with the same values, including its learning rate of 2e-05" in caplog.text
 
     def test_edit_config_is_taken_as_it_is(self, build, options):
         args = EDITConfig(**options)

@@ -1,12 +1,12 @@
 """
-The command `edit-trl`.
+The command line tool `edit-trl`, with one file for each command.
 
-A command parses its flags, calls one public function and says where the result went. It has a file of its own with two
-functions: `add_parser` adds its flags, `run` runs it. Flags are the fields of the dataclasses that the public function
-takes, with the same names. They can stand in a YAML file, and the command line wins over the file. Results go to files
-and standard output, progress to standard error. An expected failure is one line.
+A command parses its flags, calls one public function and prints where the results are. Its file has two functions:
+`add_parser` adds the flags, `run` runs the command. The flags are the fields of the dataclasses that the public
+function takes, with the same names. A YAML file can give them too; a flag on the command line wins over the file.
+Results go to files and standard output, progress goes to standard error. An expected failure prints one line.
 
-`--help` has to answer at once, so what is slow to import is imported in the functions that use it.
+`--help` must answer at once, so packages that are slow to import are imported in the functions that use them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from .flags import parse
 # The modules of the commands, in the order of `--help`.
 COMMANDS = (synthesize, inspect, evaluate)
 
-# Interrupted, these go on where they stopped.
+# Commands that can be repeated after an interruption and continue where they stopped.
 _RESUMABLE = ("synthesize", "evaluate")
 
 
@@ -41,13 +41,13 @@ def main(argv: list[str] | None = None) -> int:
 
     Args:
         argv (`list[str]`, *optional*):
-            Arguments without the program's name. Defaults to those of the process.
+            Arguments without the program's name. Defaults to the arguments of the process.
 
     Returns:
-        `int`: Exit status: 0, 1 after an expected failure, 130 when interrupted.
+        `int`: Exit status: 0 after success, 1 after an expected failure, 130 after an interruption.
 
     Raises:
-        SystemExit: With status 0 after `--help`, 2 for flags or values that argparse refuses.
+        SystemExit: With status 0 after `--help`, with status 2 for flags or values that argparse refuses.
     """
     parser = argparse.ArgumentParser(
         prog="edit-trl", description="Key reasoning step distillation, before and after training."
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         command = args.command
         args.run(args)
     except KeyboardInterrupt:
-        hint = " Replies so far are kept; the same command goes on from there." if command in _RESUMABLE else ""
+        hint = " All replies so far are kept. Run the same command to continue." if command in _RESUMABLE else ""
         print(f"Interrupted.{hint}", file=sys.stderr)
         return 130
     except (BudgetReached, EndpointError, ImportError, OSError, ValueError) as error:

@@ -29,26 +29,26 @@ def add_parser(commands: Any) -> None:
         commands,
         "evaluate",
         help="score the answers of a student",
-        description="Ask a student questions, read its answers, and score them, with intervals. Interrupted, the same "
-        "command goes on and generates nothing twice.",
+        description="Ask a student questions, read its answers, and score them with confidence intervals. After an "
+        "interruption, run the same command to continue. Replies that exist are not generated again.",
         usage="edit-trl evaluate MODEL --dataset DATA [--num_paths 8 --temperature 0.7 --top_p 0.95] [...]",
     )
     parser.set_defaults(run=run)
     parser.add_argument(
         "data", metavar="MODEL", help="Folder or name on the Hub of a model or an adapter, or name of a served model"
     )
-    limit = "Use the first N questions only; of each task with '--harness'"
+    limit = "Use only the first N questions; with '--harness', the first N of each task"
     add_questions(parser, "dataset", split="test", limit=limit)
     group = parser.add_argument_group("benchmarks of the paper, instead of questions")
     for name, text in (
         (
             "harness",
-            "'all', or some of bbh, agieval, arc_easy, arc_challenge and gsm8k or of their tasks, with commas between",
+            "'all', or names with commas between: bbh, agieval, arc_easy, arc_challenge, gsm8k, or names of tasks",
         ),
-        ("data_dir", "Folder with copies of their datasets; from the Hub by default"),
+        ("data_dir", "Folder with copies of the benchmarks' datasets; by default they are loaded from the Hub"),
         (
             "leave_out",
-            "Dataset of pairs or questions whose questions are not to be asked, such as that of the training",
+            "Dataset of pairs or questions, such as the training dataset, whose questions are not asked",
         ),
     ):
         add_flag(group, name, str, text)
@@ -56,19 +56,19 @@ def add_parser(commands: Any) -> None:
         group,
         "task_descriptions",
         bool,
-        "Head the questions of BIG-Bench Hard with the descriptions of their tasks, as the authors do",
+        "Put the description of the task before each question of BIG-Bench Hard, as the authors do",
     )
     add_fields(parser.add_argument_group("evaluation"), EvaluationConfig)
     group = parser.add_argument_group("comparison")
-    text = "'output_dir' of another student's run on the same questions, to compare with"
+    text = "'output_dir' of another student's run on the same questions, to compare this run with"
     add_flag(group, "compare", str, text, metavar="FOLDER")
     group = parser.add_argument_group("student")
     add_fields(group, GenerationSettings)
     add_flag(group, "dtype", str, "Type of the weights of a local model", default="auto")
-    text = "What runs a local model, 'transformers' or 'vllm'"
+    text = "Library that runs a local model, 'transformers' or 'vllm'"
     add_flag(group, "backend", str, text, default="transformers")
     add_flag(group, "base_url", str, "OpenAI-compatible endpoint that serves the student, up to and with '/v1'")
-    text = "Name of the environment variable that holds its key; an endpoint without keys by default"
+    text = "Name of the environment variable that holds the key of the endpoint; by default no key is sent"
     add_flag(group, "api_key_env", str, text)
 
 
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
 def _student(
     args: argparse.Namespace, config: EvaluationConfig, settings: dict[str, Any], stack: contextlib.ExitStack
 ) -> Any:
-    """The student that the flags name. The `stack` closes what it needs."""
+    """Make the student that the flags name. The `stack` closes its client at the end."""
     if args.base_url is None:
         if args.backend == "vllm":
             return VLLMStudent(args.data, **settings)
@@ -136,6 +136,6 @@ def _student(
 
 
 def _question_of(row: dict[str, Any]) -> str:
-    """What a row of training data asks: its question, or its prompt, or the last message of its prompt."""
+    """Return the question of a row: its `question`, its `prompt`, or the last message of its `prompt`."""
     prompt = row.get("question") or row.get("prompt") or ""
     return str(prompt[-1].get("content") or "") if isinstance(prompt, list) else str(prompt)

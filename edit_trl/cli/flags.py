@@ -1,5 +1,5 @@
 """
-Flags of the commands: fields of dataclasses as flags, flags that commands share, and values from a YAML file.
+Flags of the commands: flags made from dataclass fields, flags that several commands share, and a YAML file of flags.
 """
 
 import argparse
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 
-# What stands for a flag's value in the help, by the type of the value.
+# Placeholder of a flag's value in the help, by the type of the value.
 _METAVARS: Mapping[type, str] = {bool: "true|false", dict: "JSON", float: "N", int: "N", str: "TEXT"}
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Help that ends with the default, where there is one. Shows an `action`, as argparse calls a flag."""
+    """Help that shows the default of a flag at the end, if there is one. argparse calls a flag an `action`."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        # Compared by identity, since 0 == False and a default of 0 is worth showing.
+        # Compared by identity, because 0 == False and a default of 0 must be shown.
         if any(action.default is nothing for nothing in (None, False, "", argparse.SUPPRESS)):
             return text
         return f"{text} (default: %(default)s)"
@@ -47,23 +47,23 @@ def add_flag(
     may_be_none: bool | None = None,
 ) -> None:
     """
-    Add a flag to a group of a parser. Switches (`bool`) may be given without a value.
+    Add a flag to a group of a parser. A switch (`bool`) may be given without a value.
 
     Args:
         group (`argparse.ArgumentParser` or argument group):
-            Where to add it.
+            Parser or group that gets the flag.
         name (`str`):
-            Its name without dashes.
+            Name of the flag without dashes.
         kind (`type`):
-            Type of its value: `bool`, `dict`, `float`, `int` or `str`.
+            Type of the value: `bool`, `dict`, `float`, `int` or `str`.
         text (`str`):
-            Help.
+            Help text.
         default (`Any`, *optional*):
-            Value without the flag. A switch is off by default.
+            Value if the flag is not given. A switch is off by default.
         metavar (`str`, *optional*):
-            What stands for the value in the help. Defaults to one that goes with its type.
+            Placeholder of the value in the help. Defaults to the usual placeholder for the type.
         may_be_none (`bool`, *optional*):
-            Whether `none` is a value. By default only where `default` is `None`.
+            Whether `none` is an allowed value. By default it is allowed if `default` is `None`.
     """
     is_switch = kind is bool
     if is_switch and default is None:
@@ -83,7 +83,7 @@ def add_fields(group: Any, cls: type) -> None:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
-        # Docstrings say `None`, `True` and `False`, as in Python. Here one types `none`, `true` and `false`.
+        # Docstrings have Python's `None`, `True` and `False`. On the command line it is `none`, `true` and `false`.
         text = re.sub("'(None|True|False)'", lambda match: match[0].lower(), field.metadata["help"])
         add_flag(
             group,
@@ -96,18 +96,18 @@ def add_fields(group: Any, cls: type) -> None:
 
 
 def field_values(args: argparse.Namespace, cls: type) -> dict[str, Any]:
-    """The values in `args` of the flags that are fields of the dataclass `cls`."""
+    """Return the values in `args` of the flags that are fields of the dataclass `cls`."""
     return {field.name: getattr(args, field.name) for field in dataclasses.fields(cls)}
 
 
 def add_rows(group: Any, *, split: str, limit: str) -> None:
-    """Add the flags to the `group` that say which rows to read, with the default `split` and the help `limit`."""
+    """Add `--split`, with the default `split`, and `--limit`, with the help text `limit`, to the `group`."""
     add_flag(group, "split", str, "Split of a dataset in a folder or on the Hub", default=split, metavar="NAME")
     add_flag(group, "limit", int, limit)
 
 
 def add_questions(parser: argparse.ArgumentParser, name: str, *, split: str, limit: str) -> None:
-    """Add the flags to the `parser` that say which questions to read: `name`, and `add_rows(split, limit)`."""
+    """Add the flags that say which questions to read to the `parser`: `--name`, and the flags of `add_rows`."""
     group = parser.add_argument_group("questions")
     text = (
         "JSON, JSON Lines, CSV or Parquet file, or dataset on the Hub, with 'question' and 'answer'; optionally "
@@ -118,7 +118,7 @@ def add_questions(parser: argparse.ArgumentParser, name: str, *, split: str, lim
 
 
 def _reader(kind: type, may_be_none: bool) -> Callable[[str], Any]:
-    """What turns the text of a flag into its value."""
+    """Return the function that turns the text of a flag into its value."""
 
     def read(text: str) -> Any:
         if text.lower() == "none":
@@ -144,7 +144,7 @@ def _reader(kind: type, may_be_none: bool) -> Callable[[str], Any]:
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """
-    Read flags, from the command line and from the YAML file of `--config`. The command line wins over the file.
+    Read flags from the command line and from the YAML file of `--config`. The command line wins over the file.
 
     Args:
         parser (`argparse.ArgumentParser`):
@@ -153,10 +153,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
             The command line, without the program's name.
 
     Returns:
-        `argparse.Namespace`: Value of each flag; defaults for those that are in neither.
+        `argparse.Namespace`: Value of each flag. A flag that is given in neither place has its default.
 
     Raises:
-        ValueError: If the file cannot be read or a key is no flag.
+        ValueError: If the file cannot be read or a key is not the name of a flag.
         SystemExit: After `--help`, and for flags or values that argparse refuses.
     """
     args, unknown = parser.parse_known_args(argv)
@@ -187,7 +187,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         is_json = isinstance(value, (bool, dict, list))
         text = "none" if value is None else json.dumps(value, default=str) if is_json else str(value)
         from_file.append(f"--{name}={text}")
-    # The same parser reads both, and what comes last wins.
+    # The parser reads the flags of the file first. If a flag comes twice, the last one wins.
     return parser.parse_args([args.command, *from_file, *argv[argv.index(args.command) + 1 :]])
 
 

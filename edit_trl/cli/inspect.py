@@ -36,8 +36,8 @@ def add_parser(commands: Any) -> None:
         commands,
         "inspect",
         help="look at dual chains-of-thought before training on them",
-        description="Show what the alignment sees in a dataset of dual chains-of-thought: numbers, what they mean for "
-        "training, and pairs with their key tokens marked.",
+        description="Align the pairs of a dataset of dual chains-of-thought. Print statistics, what they mean for "
+        "training, and some pairs with their key tokens marked.",
         usage="edit-trl inspect DATA [--model TOKENIZER] [--html FILE] [...]",
     )
     parser.set_defaults(run=run)
@@ -45,23 +45,26 @@ def add_parser(commands: Any) -> None:
         "data", metavar="DATA", help="JSON, JSON Lines, CSV or Parquet file, dataset folder, or dataset on the Hub"
     )
     group = parser.add_argument_group("data")
-    add_rows(group, split="train", limit="Read the first N pairs only")
-    text = "The student, whose tokenizer is used; without it pairs are aligned by words"
+    add_rows(group, split="train", limit="Read only the first N pairs")
+    text = "Student whose tokenizer is used; without it, pairs are aligned by words"
     add_flag(group, "model", str, text, metavar="NAME")
     group = parser.add_argument_group("pairs")
     add_flag(group, "num_pairs", int, "Pairs to show", default=3)
     text = "Show the pairs with the highest and the lowest 'key_token_ratio', 'similarity' or 'length'"
     add_flag(group, "sort", str, text, metavar="NAME")
-    add_flag(group, "fold", int, "Show N tokens at each end of what chains share")
+    add_flag(group, "fold", int, "Show only N tokens at each end of a span that both chains share")
     add_flag(group, "weights", bool, "List the edits of the pairs shown, with the weights of their tokens")
-    text = "Shade the report by the log-probabilities of the tokens under '--model', which is then run"
+    text = "Run the model '--model' and shade the tokens of the report by their log-probabilities"
     add_flag(group, "log_probs", bool, text)
     group = parser.add_argument_group("files")
     for name, text in (
-        ("html", "Report to open in a browser, in one file"),
-        ("plot", "Picture of the numbers, PNG or SVG"),
-        ("json", "The numbers"),
-        ("filter", "JSON Lines file for the pairs without problems; the others, with theirs, go beside it"),
+        ("html", "File for a report to open in a browser"),
+        ("plot", "File for a picture of the statistics, PNG or SVG"),
+        ("json", "File for the statistics"),
+        (
+            "filter",
+            "JSON Lines file for the pairs without problems; a second file beside it has the pairs with problems",
+        ),
     ):
         add_flag(group, name, str, text, metavar="FILE")
     add_fields(parser.add_argument_group("alignment"), InspectionConfig)
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     if args.num_pairs < 0 or (args.fold or 0) < 0:
         raise ValueError("`--num_pairs` and `--fold` must be at least 0. They are numbers of pairs and of tokens.")
     if args.log_probs and not (args.model and args.html):
-        raise ValueError("`--log_probs` needs `--model`, to run it, and `--html`, to show them.")
+        raise ValueError("`--log_probs` needs `--model`, the model to run, and `--html`, the report that shows them.")
     config = InspectionConfig(**field_values(args, InspectionConfig))
     outputs = [Path(name) for name in (args.html, args.plot, args.json, args.filter) if name is not None]
     for path in outputs:
@@ -130,13 +133,13 @@ def _load_model(name: str) -> Any:
 
 
 class _ShownPairs:
-    """The pairs to show: the first ones, or those with the highest and the lowest value of what they are sorted by."""
+    """The pairs to show: the first pairs, or the pairs with the highest and the lowest value of the `sort` key."""
 
     def __init__(self, sort: str | None, num_pairs: int) -> None:
         self.sort = sort
         self.num_pairs = num_pairs
         self.first: list[InspectedPair] = []
-        # Heaps of (value, -row, pair), the lowest on top. For the lowest pairs the values are negated.
+        # Heaps of (value, -row, pair) with the smallest item first. In `lowest` the values are negated.
         self.highest: list[tuple[float, int, InspectedPair]] = []
         self.lowest: list[tuple[float, int, InspectedPair]] = []
 
@@ -163,7 +166,10 @@ class _ShownPairs:
 
 
 class _FilteredFiles:
-    """Writes pairs without problems to a file, and the others beside it. Both are there when all pairs are read."""
+    """
+    Writes the pairs without problems to one file and the pairs with problems to another file beside it. Both files
+    appear only after all pairs were read.
+    """
 
     def __init__(self, good: Path) -> None:
         if good.suffix != ".jsonl":

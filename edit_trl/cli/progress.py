@@ -5,14 +5,14 @@ import time
 from typing import Any
 
 
-# Between two lines of progress where standard error is a file.
+# Seconds between two lines of progress if standard error is not a terminal.
 SECONDS_PER_LINE = 60.0
 
 
 class Progress:
     """
-    A bar for each step of a run, on standard error; a line a minute where that is a file. Nothing is shown before the
-    first step: a run that is refused prints its error alone.
+    A progress bar for each step of a run, on standard error. If standard error is not a terminal, one line a minute.
+    Nothing is shown before the first step, so a run that is refused prints only its error.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Progress:
             self._bars.stop()
 
     def show(self, step: str, num_done: int, num_all: int, text: str = "") -> None:
-        """Show that `num_done` of the `num_all` parts of a `step` are done, with a `text` behind."""
+        """Show that `num_done` of the `num_all` parts of a `step` are done, followed by a `text`."""
         if step not in self._steps:
             self._bars.start()
             self._steps[step] = self._bars.add_task(step, total=num_all, text="")

@@ -1,7 +1,7 @@
 """
-The tables of flags in `docs/cli.md`, made from the parsers: `python -m edit_trl.cli.reference docs/cli.md`.
+Write the tables of flags in `docs/cli.md` from the parsers: `python -m edit_trl.cli.reference docs/cli.md`.
 
-The text above the tables is written by hand and stays.
+The text above the tables is written by hand and is kept.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from . import COMMANDS
 
 
-# Begins the part of the page that is made here.
+# First line of the generated part of the page.
 MARK = "<!-- From here on `make docs-cli` writes the page. The text of a flag is in a docstring or in its command. -->"
 
 
@@ -31,7 +31,7 @@ def flag_tables() -> str:
     for name, parser in commands.choices.items():
         description = textwrap.fill(parser.description or "", width=119, break_on_hyphens=False)
         sections.append(f"## `edit-trl {name}`\n\n{description}")
-        # argparse has no public way to the groups of a parser.
+        # argparse has no public attribute for the groups of a parser.
         for group in parser._action_groups:
             rows = [_row(action) for action in group._group_actions if action.dest != "help"]
             if rows:
@@ -48,7 +48,7 @@ def _row(action: argparse.Action) -> str:
     if isinstance(action.default, bool):
         default = default.lower()
     text = (action.help or "").replace("%%", "%")
-    # Quoted words are code, but an apostrophe is none of their quotes.
+    # Words in single quotes become code. A quote inside a word is an apostrophe.
     text = re.sub(r"(?<!\w)'([^']+)'(?!\w)", r"`\1`", text)
     cells = [*(f"`{cell}`" if cell else "" for cell in (flag, metavar, default)), text]
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
@@ -60,7 +60,7 @@ def write_reference(path: Path) -> None:
 
     Args:
         path (`Path`):
-            The page. What stands above the mark stays.
+            The page. The text above the line `MARK` is kept.
     """
     text = path.read_text(encoding="utf-8").partition(MARK)[0]
     path.write_text(f"{text}{MARK}\n\n{flag_tables()}", encoding="utf-8")

@@ -1,8 +1,8 @@
 """
-Rows of files and datasets, one by one where the format allows.
+Read the rows of files and datasets, one by one if the format allows it.
 
-Text files are read here rather than with `datasets`, which guesses types: the answers "007", "NA" and "2030-01-02"
-would not stay text. They are in UTF-8, or in UTF-16 with its mark at the start, and may be packed by gzip.
+Text files are not read with `datasets`, because it guesses types: the answers "007", "NA" and "2030-01-02" would not
+stay text. They are in UTF-8, or in UTF-16 with its mark at the start, and may be packed by gzip.
 """
 
 import codecs
@@ -25,14 +25,14 @@ def read_rows(flag: str, name: str, split: str, limit: int | None = None) -> Ite
 
     Args:
         flag (`str`):
-            Flag that the name was given with, for errors.
+            Flag that gave the name, for error messages.
         name (`str`):
             JSON, JSON Lines or CSV file, also as `.gz`; Parquet file; dataset folder; dataset on the Hub; or `-`, JSON
             on standard input.
         split (`str`):
             Split of a dataset in a folder or on the Hub.
         limit (`int`, *optional*):
-            Most rows to read. Defaults to all.
+            Maximum number of rows to read. Defaults to all rows.
 
     Yields:
         `dict[str, Any]`: A row.
@@ -47,7 +47,7 @@ def read_rows(flag: str, name: str, split: str, limit: int | None = None) -> Ite
             if not isinstance(row, dict):
                 raise ValueError("a row is not an object")
             yield row
-    except Exception as error:  # whatever the readers raise
+    except Exception as error:  # the readers of the formats raise many types
         raise ValueError(
             f"`{flag}` must be a JSON, JSON Lines, CSV or Parquet file, or a dataset on the Hub, got {name!r}: "
             f"{' '.join(str(error).split())[:300]}"
@@ -56,8 +56,8 @@ def read_rows(flag: str, name: str, split: str, limit: int | None = None) -> Ite
 
 def read_questions(flag: str, name: str, split: str, limit: int | None) -> list[dict[str, Any]]:
     """
-    Read rows as [`read_rows`] does, with the same `flag`, `name`, `split` and `limit`, and refuse those that have no
-    column `question` or `answer`.
+    Read rows as [`read_rows`] does, with the same `flag`, `name`, `split` and `limit`. Raises `ValueError` if the
+    column `question` or `answer` is missing.
     """
     questions = list(read_rows(flag, name, split, limit))
     columns = list(dict.fromkeys(column for row in questions for column in row))

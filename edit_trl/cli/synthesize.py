@@ -21,12 +21,12 @@ def add_parser(commands: Any) -> None:
         "synthesize",
         help="make dual chains-of-thought with a teacher model",
         description="Turn questions and answers into a dataset of dual chains-of-thought, through an "
-        "OpenAI-compatible endpoint. Interrupted, the same command goes on and pays for nothing twice.",
+        "OpenAI-compatible endpoint. After an interruption, run the same command to continue. No reply is paid twice.",
         usage="edit-trl synthesize --questions DATA --model TEXT [--config FILE] [...]",
     )
     parser.set_defaults(run=run)
-    add_flag(parser, "dry_run", bool, "Print requests, tokens and cost to expect; send nothing")
-    add_questions(parser, "questions", split="train", limit="Use the first N questions only")
+    add_flag(parser, "dry_run", bool, "Print the expected requests, tokens and cost; send nothing")
+    add_questions(parser, "questions", split="train", limit="Use only the first N questions")
     add_fields(parser.add_argument_group("teacher"), ChatClient)
     add_fields(parser.add_argument_group("pairs"), SynthesisConfig)
 
@@ -51,22 +51,22 @@ def run(args: argparse.Namespace) -> None:
             result = synthesize(questions, client, config, on_progress=_progress_of(client, progress))
     from datasets import disable_progress_bars
 
-    disable_progress_bars()  # of writing Parquet
+    disable_progress_bars()  # `datasets` shows one while it writes Parquet
     files = save_dual_cots(result, config)
     _print_report(result.report)
     print("\n".join(files))
     if config.push_to_hub:
         try:
             print(f"Pushed to {push_to_hub(config)}")
-        except Exception as error:  # whatever the Hub's client and its HTTP library raise
+        except Exception as error:  # the Hub's client and its HTTP library raise many types
             raise OSError(
-                f"The files are written, but could not be pushed to the Hub: {error}. The same command pushes them "
-                "and asks nothing again."
+                f"The files are written, but could not be pushed to the Hub: {error}. Run the same command to push "
+                "them; no request is sent to the teacher again."
             ) from error
 
 
 def _progress_of(client: ChatClient, progress: Progress) -> Callable[[str, Counter[str], int, int], None]:
-    """Shows what was kept, what was rejected for what reason, rate and cost."""
+    """Return a function that shows the outcomes (kept, or the reasons of rejection), the rate and the cost."""
     start = time.monotonic()
     num_old = client.usage.replies
 
@@ -102,9 +102,9 @@ def _print_estimate(totals: dict[str, dict], client: ChatClient) -> None:
         numbers = (f"{total[key]:,}" for key in ("requests", "prompt_tokens", "completion_tokens"))
         table.add_row(names[name], *numbers, cost, end_section=name == last_step)
     Console().print(table)
-    print("Estimated: a token per four bytes, replies as long as the worked examples. Nothing was sent.")
+    print("This is an estimate: one token per four bytes, replies as long as the worked examples. Nothing was sent.")
     if client.usage.replies:
-        print(f"The store holds {client.usage.replies:,} replies; what is in it is not asked again.")
+        print(f"The store has {client.usage.replies:,} replies. Their requests are not sent again.")
     if client.price(0, 0) is None:
         print("Pass `--prompt_price` and `--completion_price`, per million tokens, for the cost.")
 
@@ -134,4 +134,4 @@ def _print_report(report: dict[str, Any]) -> None:
     for note in report["notes"]:
         print(f"Note: {note}")
     if report["stopped"]:
-        print(f"Stopped: {report['stopped']}. The same command with a larger limit goes on.")
+        print(f"Stopped: {report['stopped']}. Run the same command with a larger limit to continue.")
