@@ -68,8 +68,10 @@ class TestFiles:
         if encoding == "standard input":
             if kind == "csv":
                 pytest.skip("standard input is JSON")
-            monkeypatch.setattr("sys.stdin", open(name))
-            name = "-"
+            with open(name) as file:
+                monkeypatch.setattr("sys.stdin", file)
+                assert list(read_rows("DATA", "-", "train")) == rows
+            return
 
         assert list(read_rows("DATA", name, "train")) == rows
 

@@ -107,7 +107,10 @@ def add_rows(group: Any, *, split: str, limit: str) -> None:
 
 
 def add_questions(parser: argparse.ArgumentParser, name: str, *, split: str, limit: str) -> None:
-    """Add the flags that say which questions to read to the `parser`: `--name`, and the flags of `add_rows`."""
+    """
+    Add the flags that say which questions to read to the `parser`: `--name`, and those of [`add_rows`] with the same
+    `split` and `limit`.
+    """
     group = parser.add_argument_group("questions")
     text = (
         "JSON, JSON Lines, CSV or Parquet file, or dataset on the Hub, with 'question' and 'answer'; optionally "
