@@ -106,8 +106,11 @@ def _open_text(name: str) -> Iterator[TextIO]:
         start = file.peek(2)[:2]
         # Excel and PowerShell write UTF-16, with a mark at the start.
         encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        text = io.TextIOWrapper(file, encoding=encoding, newline="")
+        # Taken off the file again at the end, which would else be closed with it: standard input is not ours.
+        stack.callback(text.detach)
         try:
-            yield io.TextIOWrapper(file, encoding=encoding, newline="")
+            yield text
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"it must be in UTF-8, and its byte {error.object[error.start]:#04x} is not. Convert it, from Latin-1 "
