@@ -13,6 +13,7 @@ from numbers import Real
 from typing import Any, Protocol
 
 from .alignment import TIE_BREAKS, Alignment, align, check_strengths, token_weights
+from .pair_checks import PairError
 from .token_texts import split_words
 
 
@@ -274,23 +275,23 @@ def read_weights(example: Mapping[str, Any], side: str) -> list[float]:
         `list[float]`: The weights of that chain.
 
     Raises:
-        ValueError: If the column is missing, or is not one finite number per token.
+        PairError: If the column is missing, or is not one finite number per token.
     """
     weights, num_tokens = example.get(f"{side}_weights"), len(example[f"{side}_ids"])
     if weights is None:
-        raise ValueError(
+        raise PairError(
             f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace "
             f"the alignment on both sides; pass `{side}_weights=[0.0] * {num_tokens}` to leave that chain alone."
         )
     if len(weights) != num_tokens:
-        raise ValueError(
+        raise PairError(
             f"`{side}_weights` must hold one float per token of `{side}_ids`, expected {num_tokens}, got "
             f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized "
             "chain, end-of-sequence token included."
         )
     bad = next((i for i, w in enumerate(weights) if not isinstance(w, Real) or not math.isfinite(w)), None)
     if bad is not None:
-        raise ValueError(
+        raise PairError(
             f"`{side}_weights` must be finite numbers, got {weights[bad]!r} at token {bad}. The loss would not be "
             "finite either; pass `0.0` for tokens to ignore."
         )

@@ -25,8 +25,9 @@ ROOMS: dict[str, set[str]] = {
     "tasks": set(),
     "answers": set(),
     "token_texts": {"alignment"},
-    "weighting": {"alignment", "token_texts"},
-    "data_utils": {"weighting", "deprecation"},
+    "pair_checks": set(),
+    "weighting": {"alignment", "pair_checks", "token_texts"},
+    "data_utils": {"weighting", "deprecation", "pair_checks"},
     "layouts": set(),
     "data_collator": {"alignment", "data_utils", "layouts", "weighting"},
     "scoring": set(),
@@ -44,14 +45,33 @@ ROOMS: dict[str, set[str]] = {
     "chat_client": {"deprecation"},  # the old place of `chat`
     "synthesis": {"alignment", "answers", "chat", "deprecation", "option_help", "questions", "tasks", "token_texts"},
     "evaluation": {"answers", "chat", "deprecation", "option_help", "questions"},
-    "inspection": {"alignment", "answers", "data_utils", "option_help", "scoring", "token_texts", "weighting"},
+    "inspection": {
+        "alignment",
+        "answers",
+        "data_utils",
+        "option_help",
+        "pair_checks",
+        "scoring",
+        "token_texts",
+        "weighting",
+    },
     "cli": {"chat", "evaluation", "inspection", "questions", "synthesis", "token_texts"},
     "__main__": {"cli"},
 }
 # What training loads. None of it may load a client.
 TRAINING = {
     *("alignment", "callbacks", "data_collator", "data_utils", "deprecation", "edit_config", "edit_trainer"),
-    *("key_steps", "layouts", "loss", "option_help", "pair_metrics", "scoring", "token_texts", "trainer_arguments"),
+    *(
+        "key_steps",
+        "layouts",
+        "loss",
+        "option_help",
+        "pair_checks",
+        "pair_metrics",
+        "scoring",
+        "token_texts",
+        "trainer_arguments",
+    ),
     "weighting",
 }
 # Data rather than code: eight tasks with their questions.

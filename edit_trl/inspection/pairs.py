@@ -26,12 +26,13 @@ from typing import Any, NamedTuple
 from ..alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT, similarity
 from ..answers import answers_match, extract_answer, reasoning
 from ..option_help import help_from_docstring
+from ..pair_checks import PairError, check_pair
 from ..token_texts import decode_pieces
 from ..weighting import WeightedPair, align_completions, check_max_length, check_options, weigh_pair
 
 
 PROBLEMS = {
-    "missing": "`prompt`, `chosen` or `rejected` is missing or empty",
+    "missing": "`prompt` is missing, or `chosen` or `rejected` is missing or empty",
     "unreadable": "a column holds neither text nor messages, or some columns hold text and others messages",
     "too_long": "a text is longer than a million characters, too long for a chain of thought",
     "equal": "the tokens of both chains are equal",
@@ -273,7 +274,7 @@ class _Reader:
         if "prompt" not in pair.example:  # the common start, as in TRL, but here up to a whole word
             prompt = re.sub(r"\S*\Z", "", os.path.commonprefix([chosen, rejected]))
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-        if not (chosen.strip() and rejected.strip() and (prompt.strip() or "prompt" not in pair.example)):
+        if not (chosen.strip() and rejected.strip()) or pair.example.get("prompt", "") is None:
             pair.problems.append("missing")
             return
         words = {"prompt_ids": prompt.split(), "chosen_ids": chosen.split(), "rejected_ids": rejected.split()}
@@ -282,21 +283,20 @@ class _Reader:
         self._fill(pair, words, weigh_pair(words, self.config), pieces)
 
     def _read_tokens(self, pair: InspectedPair) -> None:
-        import jinja2
-
         from .. import data_utils
 
         example = pair.example
         try:
             ids = {name: list(example.get(name) or []) for name in data_utils.ID_COLUMNS}
+            check_pair(example, vocab_size=len(self.tokenizer))
             if "chosen_ids" not in example and not data_utils.is_missing(example):
                 ids, _ = data_utils.tokenize_pair(example, self.tokenizer, self.tokenizer.eos_token)
             if not (ids["chosen_ids"] and ids["rejected_ids"]):
                 pair.problems.append("missing")
                 return
             weighted = weigh_pair({**example, **ids}, self.config, self.tokenizer, self.known_texts)
-        # A `ValueError` is about all rows, for example a tokenizer without a chat template, and is raised.
-        except (TypeError, KeyError, AttributeError, IndexError, jinja2.TemplateError):
+        # Another `ValueError` is about all rows, for example a tokenizer without a chat template, and is raised.
+        except PairError:
             pair.problems.append("unreadable")
             return
         pair.ids = ids
@@ -360,14 +360,15 @@ class _Reader:
             pair.problems.append("not_dual")
         if "equal" not in pair.problems and reasoning(chosen).split() == reasoning(rejected).split() != []:
             pair.problems.append("only_answer_differs")
-        right, wrong = extract_answer(chosen), extract_answer(rejected)
-        if right is not None and wrong is not None and answers_match(wrong, right) and "equal" not in pair.problems:
-            pair.problems.append("same_answer")
+        chosen_answer, rejected_answer = extract_answer(chosen), extract_answer(rejected)
+        if "equal" not in pair.problems and chosen_answer is not None and rejected_answer is not None:
+            if answers_match(rejected_answer, chosen_answer):
+                pair.problems.append("same_answer")
         answer = pair.example.get("answer")
         if isinstance(answer, str) and answer.strip():
-            if right is not None and not answers_match(right, answer):
+            if chosen_answer is not None and not answers_match(chosen_answer, answer):
                 pair.problems.append("chosen_is_wrong")
-            if wrong is not None and answers_match(wrong, answer):
+            if rejected_answer is not None and answers_match(rejected_answer, answer):
                 pair.problems.append("rejected_is_right")
 
 
