@@ -24,13 +24,13 @@ from trl.trainer.utils import pad
 from .alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT
 from .data_utils import ID_COLUMNS
 from .layouts import CHOSEN, LAYOUTS, SHARED, share_prefix
-from .weighting import check_options, kept_range, weigh_pair
+from .weighting import check_options, check_tokenizer, kept_range, weigh_pair
 
 
 # What the trainer reads of a batch in any layout.
 _BATCH_KEYS = (
     *("input_ids", "position_ids", "scored_rows", "scored_positions", "scored_ids", "scored_weights", "scored_key"),
-    *("scored_chains", "num_completion_tokens", "num_key_tokens", "num_tokens"),
+    *("scored_chains", "num_completion_tokens", "num_key_tokens", "num_tokens", "layout"),
 )
 
 
@@ -161,11 +161,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 "become "
                 'rows; pass `layout="padded"`, which every model takes.'
             )
-        if self.alignment_level == "word" and self.tokenizer is None:
-            raise ValueError(
-                "`alignment_level='word'` needs the text of the tokens, but `tokenizer` is `None`. Pass "
-                "`tokenizer=` the tokenizer that made the token IDs."
-            )
+        check_tokenizer(self, self.tokenizer)
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         incomplete = [example for example in examples if not set(ID_COLUMNS) <= example.keys()]

@@ -389,7 +389,7 @@ class EDITTrainer(SFTTrainer):
 
     def _in_right_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the batch in a layout that gives the right log-probabilities with this model."""
-        layout = inputs.get("layout", "padded")
+        layout = inputs["layout"]
         if layout == self._layout != "padded" and not self._layout_is_checked:
             self._check_layout(model, inputs)
         return inputs if layout in ("padded", self._layout) else to_padded(inputs)
@@ -487,7 +487,7 @@ class EDITTrainer(SFTTrainer):
             model_inputs["position_ids"] = inputs["position_ids"]
         if self.aux_loss_enabled:
             model_inputs["output_router_logits"] = True
-        if inputs.get("layout") == "shared_prefix":
+        if inputs["layout"] == "shared_prefix":
             model_inputs["attention_mask"] = attention_masks(
                 inputs["branch_ids"],
                 inputs["position_ids"],

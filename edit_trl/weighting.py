@@ -61,6 +61,26 @@ def check_options(options: WeightingOptions) -> None:
     check_strengths(options.chosen_key_weight, options.rejected_key_weight, options.chosen_other_weight)
 
 
+def check_tokenizer(options: WeightingOptions, tokenizer: Any) -> None:
+    """
+    Refuse the alignment of words without a tokenizer.
+
+    Args:
+        options (`WeightingOptions`):
+            Options, with `alignment_level`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`] or `None`):
+            The tokenizer.
+
+    Raises:
+        ValueError: If words are to be aligned and there is no tokenizer.
+    """
+    if options.alignment_level == "word" and tokenizer is None:
+        raise ValueError(
+            "`alignment_level='word'` needs the text of the tokens, but `tokenizer` is `None`. Pass `tokenizer=` the "
+            "tokenizer that made the token IDs."
+        )
+
+
 def check_max_length(max_length: int | None) -> None:
     """
     Refuse a length that leaves no room for a pair.
@@ -221,6 +241,7 @@ def align_completions(
     """
     if options.alignment_level == "token":
         return align(chosen_ids, rejected_ids, tie_break=options.tie_break)
+    check_tokenizer(options, tokenizer)
     chosen_words, chosen_lengths = split_words(tokenizer, list(chosen_ids), known_texts)
     rejected_words, rejected_lengths = split_words(tokenizer, list(rejected_ids), known_texts)
     alignment = align(chosen_words, rejected_words, tie_break=options.tie_break)

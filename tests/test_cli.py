@@ -67,6 +67,19 @@ class TestHelp:
         assert shown.startswith(f"edit-trl {importlib.metadata.version('edit-trl')}, trl ")
         assert "transformers" in shown and "torch" in shown
 
+    def test_it_works_without_docstrings(self):
+        done = subprocess.run(
+            [sys.executable, "-OO", "-m", "edit_trl", "evaluate", "--help"], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0 and "--max_new_tokens N" in done.stdout
+
+    def test_flag_in_a_help_text_stays_whole(self, capsys, monkeypatch):
+        for columns in range(60, 130, 7):
+            monkeypatch.setenv("COLUMNS", str(columns))
+            with pytest.raises(SystemExit):
+                main(["evaluate", "--help"])
+            assert "'--\n" not in re.sub(" *\n *", "\n", capsys.readouterr().out)
+
     def test_module_is_the_command(self):
         done = subprocess.run(
             [sys.executable, "-m", "edit_trl", "--help"], capture_output=True, text=True, check=True, timeout=60

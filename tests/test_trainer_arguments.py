@@ -18,7 +18,7 @@ from transformers import (
 )
 from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, SFTConfig
 
-from edit_trl import EDITConfig, EDITTrainer
+from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer
 
 
 pytestmark = [
@@ -121,6 +121,18 @@ class TestKinds:
         with pytest.raises(
             ValueError, match=r"got \['input_ids', 'labels'\]: `position_ids`, .*leave `data_collator` out"
         ):
+            trainer.train()
+
+    def test_batch_that_has_lost_its_layout(self, build):
+        """A shared row read as a padded one would train wrongly without a word."""
+
+        class TensorsAlone(DataCollatorForDualCoT):
+            def torch_call(self, examples):
+                batch = super().torch_call(examples)
+                return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+
+        trainer = build(data_collator=TensorsAlone(pad_token_id=3, layout="shared_prefix"))
+        with pytest.raises(ValueError, match="`layout` is missing"):
             trainer.train()
 
 

@@ -8,6 +8,7 @@ import difflib
 import json
 import re
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,10 @@ _METAVARS: Mapping[type, str] = {bool: "true|false", dict: "JSON", float: "N", i
 
 class HelpFormatter(argparse.HelpFormatter):
     """Help that shows the default of a flag at the end, if there is one. argparse calls a flag an `action`."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Lines of a help text. A flag such as `--harness` stays whole."""
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -84,7 +89,7 @@ def add_fields(group: Any, cls: type) -> None:
     for field in dataclasses.fields(cls):
         kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
         # Docstrings have Python's `None`, `True` and `False`. On the command line it is `none`, `true` and `false`.
-        text = re.sub("'(None|True|False)'", lambda match: match[0].lower(), field.metadata["help"])
+        text = re.sub("'(None|True|False)'", lambda match: match[0].lower(), field.metadata.get("help", ""))
         add_flag(
             group,
             field.name,

@@ -72,10 +72,10 @@ class InspectionConfig:
             Weight of the right chain's other tokens.
         max_length (`int`, *optional*, defaults to `1024`):
             Tokens of prompt and chain that training keeps; `None` keeps all.
-        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
-            Which end of a longer prompt and chain training keeps, `"keep_start"` or `"keep_end"`.
         min_similarity (`float`, *optional*, defaults to `0.5`):
             Least share of the longer chain that needs no edit in a pair that counts as dual.
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
+            Which end of a longer prompt and chain training keeps, `"keep_start"` or `"keep_end"`.
 
     Raises:
         ValueError: If an option cannot work.
@@ -87,8 +87,8 @@ class InspectionConfig:
     rejected_key_weight: float = REJECTED_KEY_WEIGHT
     chosen_other_weight: float = CHOSEN_OTHER_WEIGHT
     max_length: int | None = 1024
-    truncation_mode: str = "keep_start"
     min_similarity: float = 0.5
+    truncation_mode: str = "keep_start"
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -152,14 +152,14 @@ class InspectedPair:
             Share of the longer chain that needs no edit.
         num_cut, num_key_cut (`int`):
             Tokens, and key tokens, of both chains that truncation cuts.
-        cost (`dict[str, int]`):
-            Tokens that the pair takes through the model after truncation, by layout: in two rows of the same length
-            (`"padded"`) and in one that holds the common start once (`"shared_prefix"`).
         ids (`dict[str, list[int]]`, *optional*):
             `prompt_ids`, `chosen_ids` and `rejected_ids`; none without a tokenizer.
         log_probs (`tuple[list[float], list[float]]`, *optional*):
             Log-probability, in nats, of each token of the right and of the wrong chain, if [`add_log_probs`] added
             them.
+        cost (`dict[str, int]`):
+            Tokens that the pair takes through the model after truncation, by layout: in two rows of the same length
+            (`"padded"`) and in one that holds the common start once (`"shared_prefix"`).
     """
 
     row: int
@@ -180,9 +180,9 @@ class InspectedPair:
     similarity: float = math.nan
     num_cut: int = 0
     num_key_cut: int = 0
-    cost: dict[str, int] = field(default_factory=dict)
     ids: dict[str, list[int]] | None = None
     log_probs: tuple[list[float], list[float]] | None = None
+    cost: dict[str, int] = field(default_factory=dict)
 
     @property
     def key_token_ratio(self) -> float:
