@@ -1,7 +1,7 @@
 """
 EDIT: mistake-driven key reasoning step distillation on Hugging Face TRL.
 
-Public names resolve on first use, so that importing the package loads neither torch nor transformers.
+Public names are imported on first use, so that `import edit_trl` loads neither torch nor transformers.
 """
 
 import importlib

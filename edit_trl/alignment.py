@@ -2,15 +2,16 @@
 Find the key tokens of a dual chain-of-thought.
 
 A dual chain-of-thought is one prompt with two completions that share most of their tokens and reach different
-answers. The minimum edit script between the two separates what they share from what decides the answer: the tokens
-deleted or replaced on either side are that side's key tokens.
+answers. A minimum edit script turns one chain into the other with as few edits as possible. The tokens that it keeps
+are shared. The tokens that it deletes, inserts or replaces are the key tokens: they decide the answer.
 
 Works on plain sequences of token IDs. Tokenization happens in `data_utils.py`; truncation, padding and batching happen
-in `data_collator.py`. Align before truncating: cutting two chains of different length invents differences.
+in `data_collator.py`. Align before truncating: if two chains of different length are cut, the end of one chain loses
+its match in the other chain, and its tokens wrongly count as key tokens.
 
-Minimum edit scripts are not unique: two correct implementations can mark different tokens. The default rule is fixed
-and symmetric: swapping the two chains swaps the two masks and changes nothing else. It is the script that rapidfuzz
-finds from the smaller sequence (fewer elements, then first in list order) to the larger one.
+There can be several minimum edit scripts, so two correct implementations can mark different tokens. The default rule
+here is fixed and symmetric: swapping the two chains swaps the two masks and changes nothing else. It uses the script
+that rapidfuzz finds from the smaller sequence (fewer elements, then first in list order) to the larger one.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -31,16 +32,16 @@ from rapidfuzz.distance import Levenshtein
 
 try:
     from editdistance import eval as _edit_distance
-except ImportError:  # there are no wheels for Python 3.13; rapidfuzz finds the same number
+except ImportError:  # `editdistance` has no wheels for Python 3.13; rapidfuzz gives the same number
     _edit_distance = Levenshtein.distance
 
 TIE_BREAKS = ("symmetric", "reference")
 
-# Weights of the paper (α and β) and of the authors' code (γ). Every default that is one of them comes from here.
+# Weights of the paper (α and β) and of the authors' code (γ). All defaults in the package are taken from here.
 CHOSEN_KEY_WEIGHT, REJECTED_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT = 1.0, 0.025, 0.0
 
-# Reads an array of machine integers as characters. The byte order is named, since plain "utf-32" takes 0xFEFF at the
-# start for a byte order mark.
+# Reads an array of machine integers as characters. The byte order is given explicitly, because plain "utf-32" reads
+# 0xFEFF at the start as a byte order mark.
 _decode_utf_32 = codecs.getdecoder("utf-32-le" if sys.byteorder == "little" else "utf-32-be")
 
 
@@ -53,14 +54,14 @@ class Alignment:
         chosen_key (`list[bool]`):
             For each token of the right chain, whether the script deletes or replaces it.
         rejected_key (`list[bool]`):
-            For each token of the wrong chain, whether the script inserts it or puts it in place of another.
+            For each token of the wrong chain, whether the script inserts it or replaces another token with it.
         distance (`int`):
             Number of edits: the Levenshtein distance between the aligned sequences.
         blocks (`list[tuple[int, int, int, int]]`):
-            What the script keeps, in order: `(chosen_start, chosen_end, rejected_start, rejected_end)` of each
-            stretch that both chains share. Everything between two blocks is an edit. (Under
-            `tie_break="reference"` the two masks come from two scripts; these are the blocks of the one from right
-            to wrong.)
+            Spans that the script keeps, in order: `(chosen_start, chosen_end, rejected_start, rejected_end)` of each
+            span that both chains share. Everything between two blocks is an edit. (Under `tie_break="reference"`
+            the two masks come from two scripts. The blocks are those of the script from the right chain to the wrong
+            chain.)
     """
 
     chosen_key: list[bool]
@@ -76,14 +77,14 @@ class Alignment:
             chosen_lengths (`Sequence[int]`):
                 Number of tokens of each aligned group of the right chain.
             rejected_lengths (`Sequence[int]`):
-                The same for the wrong chain.
+                Number of tokens of each aligned group of the wrong chain.
 
         Returns:
-            [`Alignment`]: Masks and blocks of the tokens: a token is key where its group is. `distance` still counts
-            edits of groups.
+            [`Alignment`]: Masks and blocks of the tokens. A token is a key token if its group is key. `distance` still
+            counts edits of groups.
 
         Raises:
-            ValueError: If the number of groups is not the one that was aligned.
+            ValueError: If the number of groups differs from the number of groups that were aligned.
 
         Examples:
 
@@ -122,26 +123,26 @@ class Alignment:
 
 def align(chosen: Sequence[Hashable], rejected: Sequence[Hashable], *, tie_break: str = "symmetric") -> Alignment:
     """
-    Align the two completions of a dual chain-of-thought by a minimum edit script.
+    Align the two completions of a dual chain-of-thought with a minimum edit script.
 
     Args:
         chosen (`Sequence[Hashable]`):
-            Right chain, usually token IDs; any hashables that compare by equality work.
+            Right chain, usually token IDs. Other hashable elements work too; they are compared by equality.
         rejected (`Sequence[Hashable]`):
             Wrong chain.
         tie_break (`str`, *optional*, defaults to `"symmetric"`):
-            Which of several minimum scripts counts:
+            Which minimum edit script is used if there are several:
 
-            - `"symmetric"`: one script for both sides, and swapping the arguments swaps the masks.
-            - `"reference"`: the masks of the authors' code, which walks back through the distance table preferring
-              deletion, then insertion, then the diagonal, once for each direction; the two runs may disagree. Time and
-              memory grow with the product of the lengths.
+            - `"symmetric"`: one script for both chains. Swapping the arguments swaps the masks.
+            - `"reference"`: the masks of the authors' code. It walks back through the distance table and prefers
+              deletion, then insertion, then the diagonal. It does so once for each direction, and the two scripts may
+              disagree. Time and memory grow with the product of the lengths.
 
     Returns:
         [`Alignment`]: Masks of the key tokens, distance and shared blocks.
 
     Raises:
-        ValueError: If `tie_break` is not one of the two.
+        ValueError: If `tie_break` is not one of these two values.
 
     Paper: [Capture the Key in Reasoning to Enhance CoT Distillation
     Generalization](https://huggingface.co/papers/2405.19737), section 3.2. The `"reference"` order is that of the
@@ -174,7 +175,7 @@ def align(chosen: Sequence[Hashable], rejected: Sequence[Hashable], *, tie_break
     source_key, target_key = [False] * len(source), [False] * len(target)
     blocks = []
     edits: list[tuple[str, int, int]] = script.as_list()  # type: ignore[assignment]
-    i = j = 0  # where the stretch starts that the script keeps up to its next edit
+    i = j = 0  # start of the span that the script keeps before its next edit
     for tag, edit_i, edit_j in edits:
         if i < edit_i:
             blocks.append((i, edit_i, j, edit_j))
@@ -200,7 +201,9 @@ def token_weights(
     chosen_other_weight: float = CHOSEN_OTHER_WEIGHT,
 ) -> tuple[list[float], list[float]]:
     """
-    Signed weights of the tokens of both chains: positive pulls towards a token, negative pushes away, zero ignores it.
+    Return the signed weights of the tokens of both chains.
+
+    A positive weight pulls towards the token, a negative weight pushes away, zero ignores it.
 
     Args:
         alignment ([`Alignment`]):
@@ -208,8 +211,8 @@ def token_weights(
         chosen_key_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the key tokens of the right chain, α in the paper.
         rejected_key_weight (`float`, *optional*, defaults to `0.025`):
-            Strength with which the key tokens of the wrong chain are pushed away, β in the paper. Positive here; the
-            weights returned are its negative.
+            Strength with which the key tokens of the wrong chain are pushed away, β in the paper. The strength is
+            positive; the returned weights are `-rejected_key_weight`.
         chosen_other_weight (`float`, *optional*, defaults to `0.0`):
             Weight of the other tokens of the right chain, γ in the authors' code.
 
@@ -228,7 +231,7 @@ def token_weights(
     ```
     """
     check_strengths(chosen_key_weight, rejected_key_weight, chosen_other_weight)
-    # `0.0 - x` rather than `-x`: a strength of zero gives `0.0`, not `-0.0`.
+    # `0.0 - x` and not `-x`, so that a strength of zero gives `0.0` and not `-0.0`.
     pushed_away = 0.0 - rejected_key_weight
     return (
         [chosen_key_weight if key else chosen_other_weight for key in alignment.chosen_key],
@@ -238,14 +241,14 @@ def token_weights(
 
 def check_strengths(chosen_key_weight: float, rejected_key_weight: float, chosen_other_weight: float) -> None:
     """
-    Refuse weights that would train the student towards mistakes, or away from the right chain.
+    Refuse weights that would train the student towards mistakes or away from the right chain.
 
     Args:
         chosen_key_weight, rejected_key_weight, chosen_other_weight:
             As for [`token_weights`].
 
     Raises:
-        ValueError: If one is negative or not finite.
+        ValueError: If a weight is negative or not finite.
     """
     for name, value, default, meaning in (
         (
@@ -278,10 +281,10 @@ def check_strengths(chosen_key_weight: float, rejected_key_weight: float, chosen
 
 def similarity(chosen: Sequence[Hashable], rejected: Sequence[Hashable]) -> float:
     """
-    Share of the longer chain that needs no edit: one minus the Levenshtein distance over the greater length.
+    Return the share of the longer chain that needs no edit: 1 - Levenshtein distance / length of the longer chain.
 
-    The figure to judge whether a pair is dual: chains that share most of their tokens are near 1, two unrelated
-    explanations well below. Computed without an edit script, by `editdistance` where it is installed.
+    Use it to judge whether a pair is dual: the value is near 1 for chains that share most of their tokens, and much
+    lower for two unrelated explanations. Computed without an edit script, by `editdistance` if it is installed.
 
     Args:
         chosen (`Sequence[Hashable]`):
@@ -307,14 +310,14 @@ def similarity(chosen: Sequence[Hashable], rejected: Sequence[Hashable]) -> floa
 
 def word_lengths(token_texts: Sequence[str], special: Sequence[bool]) -> list[int]:
     """
-    Group tokens into words: maximal runs of tokens that start at a whitespace border of the text.
+    Group tokens into words. A word starts at a token that begins with whitespace or comes after whitespace.
 
     Args:
         token_texts (`Sequence[str]`):
             Text of each token, whitespace included.
         special (`Sequence[bool]`):
-            For each token, whether it is a special token. A special token is a word of its own, so that the end of
-            sequence is not part of the answer before it.
+            For each token, whether it is a special token. A special token is a word of its own, so that the
+            end-of-sequence token does not become part of the answer before it.
 
     Returns:
         `list[int]`: Number of tokens of each word.
@@ -338,10 +341,10 @@ def word_lengths(token_texts: Sequence[str], special: Sequence[bool]) -> list[in
 
 
 def _comes_first(a: Sequence[Hashable], b: Sequence[Hashable]) -> bool:
-    """Whether `a` is before `b` in the order that makes the script independent of the order of the arguments."""
+    """Tell whether `a` comes before `b` in a fixed order, so that swapped arguments give the same script."""
     if len(a) != len(b):
         return len(a) < len(b)
-    # Integers and strings have a total order. Others may have none, or a partial one, as sets do.
+    # Integers and strings have a total order. Other types may have no order or, like sets, a partial order.
     for kind in (Integral, str):
         if all(isinstance(x, kind) for seq in (a, b) for x in seq):
             return list(a) < list(b)  # type: ignore[operator]
@@ -350,28 +353,28 @@ def _comes_first(a: Sequence[Hashable], b: Sequence[Hashable]) -> bool:
 
 def _encode(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[str, str, bool]:
     """
-    Write both sequences as strings in which two characters are equal exactly where two elements are.
+    Write both sequences as strings in which two characters are equal exactly if the two elements are equal.
 
-    rapidfuzz and editdistance compare the elements of other sequences by their hash alone, and -1 and -2 have the
-    same; strings are compared exactly, and faster. Token IDs are their own characters; the third value says whether
-    that is so, and the strings therefore have the order of the sequences.
+    rapidfuzz and editdistance compare the elements of other sequences by their hash only, and -1 and -2 have the same
+    hash. Strings are compared exactly, and faster. A token ID becomes the character with this code. The third value
+    tells whether all elements could be written in this way; then the strings sort in the same order as the sequences.
     """
     tokens: list[Any] = [*a, *b]
     try:
         text, same_order = _characters(tokens), True
-    except (TypeError, ValueError, OverflowError):  # not integers, or none that a character can have
+    except (TypeError, ValueError, OverflowError):  # not integers, or not codes of characters
         numbers: defaultdict[Hashable, int] = defaultdict(count().__next__)
         text, same_order = _characters([numbers[token] for token in tokens]), False
     return text[: len(a)], text[len(a) :], same_order
 
 
 def _characters(ids: list[int]) -> str:
-    """What `"".join(map(chr, ids))` gives, in a quarter of the time."""
-    return _decode_utf_32(array("I", ids), "surrogatepass")[0]  # surrogates are token IDs like others
+    """Return `"".join(map(chr, ids))`, in a quarter of the time."""
+    return _decode_utf_32(array("I", ids), "surrogatepass")[0]  # the codes of surrogates are token IDs too
 
 
 def _reference_alignment(chosen: str, rejected: str) -> Alignment:
-    """Masks of the scripts that the authors' tie order picks, one for each direction."""
+    """Return the masks of the two scripts that the authors' code finds, one for each direction."""
     prefix = 0
     shorter = min(len(chosen), len(rejected))
     while prefix < shorter and chosen[prefix] == rejected[prefix]:
@@ -388,14 +391,14 @@ def _reference_alignment(chosen: str, rejected: str) -> Alignment:
             blocks[-1] = (blocks[-1][0], i + 1, blocks[-1][2], j + 1)
         else:
             blocks.append((i, i + 1, j, j + 1))
-    # The table from wrong to right is this one mirrored: what is deleted there is inserted here.
+    # The table from the wrong chain to the right one is the transpose: its deletions are the insertions here.
     for _, j in _walk_back(a, b, above, left, insert_first=True):
         rejected_key[prefix + j] = False
     return Alignment(chosen_key, rejected_key, Levenshtein.distance(a, b), blocks)
 
 
 def _walk_back(a: str, b: str, above: list[int], left: list[int], insert_first: bool = False) -> list[tuple[int, int]]:
-    """Positions of `a` and `b` that match on the way from the last cell of the distance table to its first."""
+    """Return the matching positions of `a` and `b` on the path from the last cell of the table back to its first."""
     matches = []
     i, j = len(a), len(b)
     while i or j:
@@ -413,16 +416,18 @@ def _walk_back(a: str, b: str, above: list[int], left: list[int], insert_first: 
 
 def _smaller_neighbours(a: str, b: str) -> tuple[list[int], list[int]]:
     """
-    Where in the table of distances between prefixes of `a` and of `b` the cell above, and the cell to the left, is one
-    smaller: bit i of the j-th integer stands for cell (i, j).
+    Return which cells of the distance table have a cell above that is one smaller, and which have a cell to the left
+    that is one smaller.
 
-    Neighbours differ by at most one, so a column is two sets of rows, and a whole column follows from the one before
-    in a few operations on long integers (Myers 1999, in the form of Hyyrö 2003).
+    Cell (i, j) of the table is the distance between the first i characters of `a` and the first j of `b`. Bit i of the
+    j-th integer stands for cell (i, j). Neighbouring cells differ by at most one, so a column can be stored as two
+    sets of rows. Each column is computed from the column before in a few operations on long integers (Myers 1999, in
+    the form of Hyyrö 2003).
     """
     positions: defaultdict[str, int] = defaultdict(int)
     for i, character in enumerate(a, start=1):
         positions[character] |= 1 << i
-    rows = (1 << len(a) + 1) - 2  # all but row 0, which has nothing above
+    rows = (1 << len(a) + 1) - 2  # all rows except row 0, which has no cell above
     # In column 0 every cell is one more than the cell above.
     above_smaller, above_greater = rows, 0
     above, left = [rows], [0]

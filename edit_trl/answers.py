@@ -1,21 +1,21 @@
 r"""
-Read the final answer of a chain of thought, and compare it with the right one.
+Read the final answer of a chain of thought, and compare it with the right answer.
 
-A reading that is missing is counted; a reading that is wrong goes unnoticed. So `extract_answer` reads what a reply
-states as its answer (`the answer is ...`, `Answer: ...`, `#### 42`, `\boxed{...}`, `<answer>...</answer>`) and never
-picks the last number or letter of a reply that does not say which is the answer.
+`extract_answer` reads an answer only if the reply states it as its answer (`the answer is ...`, `Answer: ...`,
+`#### 42`, `\boxed{...}`, `<answer>...</answer>`). It never takes the last number or letter of a reply that does not
+say what the answer is: a missing answer is counted, but nobody notices an answer that was read wrongly.
 
 How a reply is read:
 
-- The last statement decides. Where it is cut off or denies an answer (`the answer is not clear`) there is no reading,
-  even if an earlier statement has one. Conditions (`if the answer is 5`) and remarks (`the answer is correct`) state
-  no answer and are passed over.
-- What a reply thinks is never read, and a thought that is not closed leaves no answer.
-- A reading is text. Which texts match is decided in comparison, and two that match a third need not match each other:
-  `"50%"` matches `"50"` and `"0.5"`.
+- The last statement of an answer decides. If it is cut off or denies an answer (`the answer is not clear`), no answer
+  is read, even if an earlier statement has one. Conditions (`if the answer is 5`) and remarks (`the answer is
+  correct`) do not state an answer and are ignored.
+- Thinking is never read. If the thinking of a reply is not closed, no answer is read.
+- The result is text. `answers_match` decides which texts match. Two texts that match a third text need not match each
+  other: `"50%"` matches `"50"` and `"0.5"`.
 
-Where a reply ends is for whoever generates it to say. A base model that goes on with a question of its own needs a
-stop string, or the answer to that question is read.
+The caller must end the reply at the right place. A base model may continue with a new question; it needs a stop
+string, because otherwise the answer to that new question is read.
 """
 
 import re
@@ -25,23 +25,23 @@ from fractions import Fraction
 from typing import Any
 
 
-# An answer has at most so many characters. The limit keeps the time linear in the length of the reply.
+# Maximum number of characters of an answer. The limit keeps the time linear in the length of the reply.
 _MAX_LENGTH = 2000
 
 
 def extract_answer(reply: str) -> str | None:
     r"""
-    Read the answer that a chain of thought ends with.
+    Read the final answer of a chain of thought.
 
-    The answer is what follows the last statement of one, up to the end of the sentence or line; numbers, dates,
-    abbreviations, lists and formulas stay whole. Markdown, quotes, dollar signs around formulas and closing
-    punctuation are dropped. Options are reduced to their letter in parentheses (`"B. Paris"` to `"(B)"`); yes, no,
-    true, false, valid, invalid and numbers lose the explanation after them. A reply that is nothing but the letter of
-    an option, such a word, a number, a date or brackets is its own answer.
+    The answer is the text after the last phrase such as "the answer is", up to the end of the sentence or line.
+    Numbers, dates, abbreviations, lists and formulas stay whole. Markdown, quotes, dollar signs around formulas and
+    closing punctuation are removed. Options are reduced to their letter in parentheses (`"B. Paris"` to `"(B)"`). An
+    explanation after yes, no, true, false, valid, invalid or a number is removed. If the whole reply is the letter of
+    an option, one of these words, a number, a date or brackets, the reply itself is the answer.
 
     Args:
         reply (`str`):
-            Chain of thought, or whatever a student wrote.
+            Chain of thought, or any other reply of a student.
 
     Returns:
         `str` or `None`: The answer, or `None` if the reply states none.
@@ -81,25 +81,26 @@ def extract_answer(reply: str) -> str | None:
 
 def answers_match(answer: str | None, reference: str) -> bool:
     r"""
-    Whether an answer is the right one, in whatever form it is written.
+    Tell whether an answer and the right answer mean the same, even if they are written differently.
 
-    - Options are compared by letter; an option and something that is none, by the text of the option.
-    - Yes, no, true, false, valid, invalid match themselves alone, in upper or lower case: yes does not match true.
-    - Numbers by exact value: `"1/2"` is `"0.5"`, `"0.33"` is not `"1/3"`. A unit counts only if both sides have one:
-      `"42 km"` matches `"42"`, not `"42 miles"`. A percentage matches the number of percent and the fraction.
-    - Dates by day. In `"05/01/2021"` the month comes first.
-    - Brackets without regard to whitespace; lists of words without regard to separators, but to order.
-    - Of an equation and something that is none, the last side of the equation: `"x = 5"` matches `"5"`.
-    - Formulas by mathematical equality, with the package `math-verify` (extra `math`). It is loaded when the strings
-      differ and one of them is LaTeX or algebra. In the main thread it gives up after some seconds; elsewhere it has
-      no limit. Without it algebra is compared as text, and LaTeX is an error.
-    - Other text without regard to case, a leading article, quotes, commas, whitespace and a closing period.
+    - Options are compared by letter. If only one side is an option, its text is compared with the other side.
+    - Yes, no, true, false, valid and invalid match only the same word, in any case: yes does not match true.
+    - Numbers are compared by exact value: `"1/2"` matches `"0.5"`, `"0.33"` does not match `"1/3"`. Units are compared
+      only if both sides have one: `"42 km"` matches `"42"`, but not `"42 miles"`. A percentage matches the number of
+      percent and the fraction.
+    - Dates are compared by day. In `"05/01/2021"` the month comes first.
+    - Brackets are compared without whitespace. Lists of words are compared without separators; their order matters.
+    - If only one side is an equation, its last side is compared: `"x = 5"` matches `"5"`.
+    - Formulas are compared by mathematical equality, with the package `math-verify` (extra `math`). It is loaded when
+      the strings differ and one of them is LaTeX or algebra. In the main thread it gives up after some seconds; in
+      other threads it has no time limit. Without the package, algebra is compared as text, and LaTeX is an error.
+    - Other text is compared without case, a leading article, quotes, commas, whitespace and a closing period.
 
-    The order of the two does not matter, except that only `answer` may be `None` or blank.
+    The order of the two answers does not matter, except that only `answer` may be `None` or blank.
 
     Args:
         answer (`str` or `None`):
-            Reading of a reply. `None` and blank ones match nothing.
+            Answer that was read from a reply. `None` and blank answers match nothing.
         reference (`str`):
             The right answer.
 
@@ -107,7 +108,7 @@ def answers_match(answer: str | None, reference: str) -> bool:
         `bool`: Whether they match.
 
     Raises:
-        ImportError: If only mathematics can tell, one of the two has a backslash, and `math-verify` is not installed.
+        ImportError: If a formula with a backslash must be compared and `math-verify` is not installed.
         ValueError: If `reference` is blank.
 
     Examples:
@@ -124,8 +125,8 @@ def answers_match(answer: str | None, reference: str) -> bool:
     """
     if not reference.strip():
         raise ValueError(
-            f"`reference` must be the right answer, got {reference!r}. A blank one would match nothing and count "
-            "every answer as wrong. Pass the text of the answer, or leave the question out."
+            f"`reference` must be the right answer, got {reference!r}. A blank reference would match nothing and "
+            "count every answer as wrong. Pass the text of the answer, or leave the question out."
         )
     if answer is None or not answer.strip():
         return False
@@ -147,15 +148,15 @@ def answers_match(answer: str | None, reference: str) -> bool:
 
 def reasoning(chain: str) -> str:
     """
-    What a chain of thought says before its conclusion.
+    Return the text of a chain of thought before its conclusion.
 
     Args:
         chain (`str`):
             The chain.
 
     Returns:
-        `str`: Its text up to the last "the answer is" and the word that leads to it, such as "Therefore,"; all of its
-        text if there is none.
+        `str`: The text before the last "the answer is". A word such as "Therefore," before these words is removed
+        too. The whole text if there is no "the answer is".
 
     Examples:
 
@@ -173,10 +174,10 @@ _CONCLUSION = re.compile(
     r"(?:\b(?:therefore|thus|so|hence)\b[\s,]*)?\bthe (?:correct |final )?answer is\b", re.IGNORECASE
 )
 
-# Reading. No pattern below looks at a character more than a fixed number of times, so that long replies take no longer
-# for each character than short ones.
+# Reading. Each pattern below looks at a character a limited number of times, so the time is linear in the length of
+# the reply.
 
-# What states an answer. Patterns whose first character is fixed are fast, since `re` skips to it.
+# Phrases that state an answer. Patterns with a fixed first character are fast, because `re` skips to this character.
 _STATEMENTS = [
     re.compile(pattern, re.MULTILINE | re.VERBOSE)
     for pattern in (
@@ -192,7 +193,7 @@ _STATEMENTS = [
         r"\#{4}(?<![^\n]\#{4})(?!\#)",
     )
 ]
-# An option before what is said of it: "(B) is the correct answer", "Option B is correct".
+# Statements that begin with the option: "(B) is the correct answer", "Option B is correct".
 _INVERTED = re.compile(
     r"(?<![\w'’])\(?([A-R])\)?[*_\"']{0,2}\ is\ the\ (?:correct|right|best)\ (?:answer|option|choice)\b"
     r"|\b(?:[Oo]ption|[Cc]hoice)\ \(?([A-R])\)?[*_\"']{0,2}\ is\ (?:correct|right)\b"
@@ -211,7 +212,7 @@ _THOUGHT = re.compile(r"<(/?)(think|thinking|thought|reasoning)>", re.I)
 _LEAD = re.compile(r"(?:[\s:*_=…→]+|\.{2,})*")
 _BULLET = re.compile(r"^[ \t]*(?:[-*•]|[0-9]{1,2}[.)])[ \t]+(\S.*)$", re.M)
 _BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")  # 2**3 stays
-# A dollar sign before or after a space is money.
+# A dollar sign next to a space does not delimit a formula: it is an amount of money.
 _FORMULA = re.compile(
     r"\$\$[^$]+\$\$|\$[^\s$](?:[^$\n]*[^\s$])?\$(?![0-9])|\\\((?:[^\\]|\\[^()])*\\\)|\\\[(?:[^\\]|\\[^\[\]])*\\\]"
 )
@@ -230,7 +231,7 @@ _NEW_SENTENCE = re.compile(
 )
 _ADVERB = re.compile(r"^(?:definitely|clearly|simply|most likely|probably)\s")
 _TRAILING_OPTION = re.compile(r"\S\s(\([A-HJ-R]\))$")
-# What comes after an answer, and after one that is a number, a verdict or the like.
+# Explanations after an answer: `_CLAUSE` after any text, `_SHORT_CLAUSE` after a number, a verdict and the like.
 _CLAUSE = re.compile(r",\s+(?:which|because|since|so|as|not|but|where)\s+\w")
 _SHORT_CLAUSE = re.compile(
     r"[,;]?\s+(?:which|because|since|so|as|not|but|where)\s|(?:;|\s[-–—])\s+(?=[A-Za-z]{2})|\s\((?=[A-Za-z]{2})"
@@ -238,13 +239,13 @@ _SHORT_CLAUSE = re.compile(
 
 
 def _outside_thoughts(reply: str) -> str:
-    """What is said outside of thoughts. A thought that is closed but was never opened began with the reply."""
+    """Return the text outside of thinking. If thinking is closed but never opened, it began with the reply."""
     said: list[str] = []
     start, thought = 0, None
     for tag in _THOUGHT.finditer(reply):
         closing, name = tag[1], tag[2].lower()
         if thought not in (None, name if closing else None):
-            continue  # part of the thought
+            continue  # a tag inside the thinking
         if closing:
             if thought is None:
                 said.clear()
@@ -256,7 +257,7 @@ def _outside_thoughts(reply: str) -> str:
 
 
 def _stated(text: str, statement: re.Match[str]) -> str:
-    """The answer after the words that introduce it. Empty if there is none, or if it is cut off."""
+    """Return the answer after the phrase `statement`. Empty if there is none or if it is cut off."""
     rest = text[statement.end() : statement.end() + _MAX_LENGTH]
     if statement[0].startswith("\\"):
         return _tidy(_up_to_closing_brace(rest))
@@ -267,7 +268,7 @@ def _stated(text: str, statement: re.Match[str]) -> str:
             return ", ".join(map(_tidy, items))
     answer = _tidy(_first_sentence(_LEAD.sub("", _BOLD.sub("", rest), count=1)))
     if answer.endswith((")", "]")) and re.search(r"\w", answer) and not re.search(r"[(\[{]", answer):
-        return _tidy(answer[:-1])  # of a bracket around the whole statement
+        return _tidy(answer[:-1])  # the bracket closes one that opens before the statement
     return answer
 
 
@@ -281,7 +282,7 @@ def _up_to_closing_brace(text: str) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    """The first sentence or line. Empty if it has no end within the limit."""
+    """Return the first sentence or line. Empty if it does not end within the limit."""
     hidden = _FORMULA.sub(lambda formula: "x" * len(formula[0]), text)
     for end in _END.finditer(hidden):
         position = end.start()
@@ -295,9 +296,9 @@ def _first_sentence(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Text without Markdown, quotes, formula delimiters and closing punctuation around it."""
+    """Remove Markdown, quotes, formula delimiters and closing punctuation around a text."""
     text = _BOLD.sub("", text)
-    for _ in range(4):  # layers, such as a formula in quotes before a period
+    for _ in range(4):  # there may be several layers, such as a formula in quotes before a period
         text = text.strip().strip("\"'`“”‘’*_")
         if not re.search(r"\b[A-Za-z]\.[A-Za-z]\.$", text):  # p.m. or U.S.
             text = text.rstrip(".,;: ")
@@ -307,7 +308,7 @@ def _tidy(text: str) -> str:
 
 
 def _reduced(text: str) -> str:
-    """An option as its letter; a verdict, number, date or brackets without what comes after it."""
+    """Reduce an option to its letter; remove the text after a verdict, a number, a date or brackets."""
     start = _tidy(_SHORT_CLAUSE.split(_ADVERB.sub("", text), maxsplit=1)[0])
     if option := _option(text) or _option(start):
         return f"({option[0]})"
@@ -360,7 +361,7 @@ _NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven tw
 _NUMBERS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS)}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _UNITS = {"$": "dollar", "usd": "dollar", "€": "euro", "£": "pound", "%": "percent", "°": "degree"}
-# Words that make a phrase or a formula of a number, not a quantity.
+# Words that are not units: with them the text is a phrase or a formula and not a quantity.
 _NO_UNITS = {"and", "or", "to", "plus", "minus", "times", "x", "y", "z", "n", "i", "than", "if", "mod", "out"}
 
 _CHARACTERS = str.maketrans("−–’\xa0", "--' ")
@@ -371,7 +372,7 @@ _LATEX = [
     (re.compile(r"\\([$%{}])|\{(,)\}"), r"\1\2"),
 ]
 _LOOSE_QUOTE = re.compile(r"(?<!\w)['‘’]|['‘’](?!\w)|[\"“”`]")
-# LaTeX; or a variable next to a digit or an operator, where there is no word.
+# LaTeX; or a variable next to a digit or an operator, in a text without words.
 _SYMBOLIC = re.compile(
     r"[\\^√π∞±]|\bsqrt\b|^(?!.*[A-Za-z]{3}).*(?:(?<![A-Za-z])[a-z]\s?[-+*/=]|[-+*/=0-9]\s?[a-z](?![A-Za-z]))",
     re.DOTALL,
@@ -380,13 +381,13 @@ _ROOT = re.compile(r"√\s?\(?([0-9a-z]+)\)?")
 
 
 def _last_side(text: str) -> str:
-    """What a chain of equations ends with; other text as it is."""
+    """Return the last side of a chain of equations; other text as it is."""
     several = re.search(r"[<>!]=|[,;]\s| or | and ", text[max(text.find("=") - 1, 0) :])
     return text if several else text.rpartition("=")[2].strip() or text
 
 
 def _kind(text: str) -> tuple[str, Any]:
-    """The kind of an answer, and a value that is equal where two answers of that kind are."""
+    """Return the kind of an answer and a value. Two answers of the same kind match if their values are equal."""
     if option := _option(text):
         return "option", option
     if (verdict := _VERDICT.match(text)) and not _SINGLE_WORDS.fullmatch(text):
@@ -406,7 +407,7 @@ def _kind(text: str) -> tuple[str, Any]:
 
 
 def _option(text: str) -> tuple[str, str] | None:
-    """Letter and text of an option."""
+    """Return the letter and the text of an option; `None` for other text."""
     match = _OPTION.match(_STYLED.sub(r"\1", text))
     if match is None:
         return None
@@ -415,7 +416,7 @@ def _option(text: str) -> tuple[str, str] | None:
 
 
 def _same_option(left: str, right: str) -> bool:
-    """Equal letters; or an option, and its letter or description alone."""
+    """Tell whether two options have the same letter, or one side is the letter or the text of the other."""
     left_option, right_option = _option(left), _option(right)
     if left_option and right_option:
         return left_option[0] == right_option[0]
@@ -438,7 +439,7 @@ def _date(text: str) -> date | None:
 
 
 def _quantity(text: str) -> tuple[Fraction, str] | None:
-    """Value and unit of a number. The unit is empty where there is none."""
+    """Return the value and the unit of a number. The unit is empty if there is none."""
     first, space, rest = text.partition(" ")
     match = _NUMBER.fullmatch(_NUMBERS.get(first.lower(), first) + space + rest)
     units = [_UNITS.get(unit, unit) for unit in match["units"].lower().replace(".", "").split()] if match else []
@@ -449,7 +450,7 @@ def _quantity(text: str) -> tuple[Fraction, str] | None:
         value *= _SCALES[units.pop(0)]
     if "-" in (match["sign"], match["inner_sign"]):
         value = -value
-    # Without a final "s" and "e", mile and miles, inch and inches are the same.
+    # A final "s" and "e" is removed, so that mile and miles, inch and inches are the same unit.
     return value, _UNITS.get(match["currency"]) or " ".join(unit.rstrip("s").rstrip("e") for unit in units)
 
 
@@ -462,7 +463,7 @@ def _same_quantity(value: Fraction, unit: str, other_value: Fraction, other_unit
 
 
 def _plain(text: str) -> str:
-    """Text without what does not matter in prose and in lists of words."""
+    """Remove from a text what does not matter in prose and in lists of words."""
     plain = _LOOSE_QUOTE.sub("", text.casefold())
     if plain.startswith("[") and plain.endswith("]") and not re.search(r"[0-9]", plain):
         plain = plain[1:-1]  # a list of words, as Python writes it
@@ -486,7 +487,7 @@ def _same_formula(left: str, right: str) -> bool:
             "`answers_match` needs the `math-verify` package to compare LaTeX. Install it with "
             "`pip install 'edit-trl[math]'`."
         ) from error
-    # `math-verify` keeps its time limit with an alarm signal, which only the main thread may set.
+    # `math-verify` limits its time with an alarm signal, and only the main thread may set one.
     limit = 5 if threading.current_thread() is threading.main_thread() else None
     sides = [_ROOT.sub(r"\\sqrt{\1}", side.replace("$", "").replace("∞", r"\infty")) for side in (left, right)]
     config = [LatexExtractionConfig()]

@@ -1,13 +1,14 @@
 """
 Turn dual chains-of-thought into batches.
 
-Which tokens of a pair are key, what they weigh and what truncation keeps is decided in `weighting.py`. The collator
-gathers the tokens to be scored and lays the chains out in rows. It leaves tokenization to `data_utils.py` and the loss
-to `loss.py`.
+The collator puts the chains into rows and lists the tokens to be scored. `weighting.py` decides which tokens of a pair
+are key tokens, their weights, and what truncation keeps. Tokenization happens in `data_utils.py`; the loss is in
+`loss.py`.
 
-A batch lists the tokens that are scored (key or weighted) instead of carrying `labels`: each names the row and the
-position of the hidden state that predicts it. So the trainer builds logits for those alone, and the same list serves
-every layout: two rows per pair, one row that holds the common start once (`layouts.py`), or no padding.
+A batch has no `labels`. It lists the tokens that are scored, which are the key tokens and the tokens with a weight.
+For each of them it has the row and the position of the hidden state that predicts it. So the trainer computes logits
+for these tokens only, and the same list works for every layout: two rows per pair, one row per pair that has the
+common start once (`layouts.py`), or no padding.
 """
 
 from collections.abc import Sequence
@@ -61,34 +62,36 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     Data collator for dual chains-of-thought: aligns the two completions of each pair and weights their key tokens.
 
     Expects examples with `"prompt_ids"`, `"chosen_ids"` and `"rejected_ids"`, each a list of token IDs, not truncated.
-    With `"chosen_weights"` and `"rejected_weights"`, one signed float per completion token, these replace the
-    alignment; a token is then key where its weight is not zero. Other columns are ignored. No example is ever dropped:
-    a pair without weighted tokens adds zero to the loss.
+    `"chosen_weights"` and `"rejected_weights"`, one signed float per completion token, replace the alignment; a token
+    is then a key token if its weight is not zero. Other columns are ignored. No example is dropped: a pair without
+    weighted tokens adds zero to the loss.
 
-    Returns a dictionary of tensors for B examples. Chain b is the right chain of example b, chain B + b its wrong one,
-    each with the prompt in front. They are laid out in rows, with padding on the right:
+    Returns a dictionary of tensors for B examples. Chain b is the right chain of example b, chain B + b is its wrong
+    chain. Each chain begins with the prompt. The layout says how chains become rows; padding is on the right:
 
     - `"padded"`: row c is chain c.
-    - `"shared_prefix"`: row b is pair b, the common start of its chains once, see [`~layouts.share_prefix`].
+    - `"shared_prefix"`: row b is pair b, with the common start of its chains once, see [`~layouts.share_prefix`].
     - `"padding_free"`: one row with all chains, without padding.
 
-    - `"input_ids"`, `"attention_mask"`, `"position_ids"` of shape (2B, length), (B, length) or (1, length); no
-      attention mask if padding-free.
-    - `"branch_ids"` of shape (B, length), in shared rows: 0 for what both chains share, 1 for the right, 2 for the
-      wrong.
-    - `"cu_seq_lens_q"`, `"cu_seq_lens_k"` of shape (2B + 1,), `"max_length_q"`, `"max_length_k"` (`int`), if
-      padding-free: where each chain begins, and the longest one.
-    - `"scored_rows"`, `"scored_positions"` of shape (num_scored,): where the hidden state is that predicts the token,
-      one position before the token itself.
+    The dictionary has these keys:
+
+    - `"input_ids"`, `"attention_mask"`, `"position_ids"` of shape (2B, length), (B, length) or (1, length). A
+      padding-free batch has no attention mask.
+    - `"branch_ids"` of shape (B, length), only with `"shared_prefix"`: 0 for tokens that both chains share, 1 for the
+      rest of the right chain, 2 for the rest of the wrong chain.
+    - `"cu_seq_lens_q"`, `"cu_seq_lens_k"` of shape (2B + 1,), `"max_length_q"`, `"max_length_k"` (`int`), only with
+      `"padding_free"`: the positions at which chains begin, and the length of the longest chain.
+    - `"scored_rows"`, `"scored_positions"` of shape (num_scored,): row and position of the hidden state that predicts
+      each scored token, one position before the token itself.
     - `"scored_ids"`, `"scored_weights"`, `"scored_key"`, `"scored_chains"` of shape (num_scored,): token ID, signed
       weight, whether it is a key token, and its chain: b for the right and B + b for the wrong chain of example b.
-    - `"num_completion_tokens"` of shape (2B,): completion tokens of each chain that truncation leaves.
+    - `"num_completion_tokens"` of shape (2B,): completion tokens of each chain after truncation.
     - `"num_key_tokens"` of shape (2B,): key tokens of each chain before truncation.
     - `"num_tokens"` of shape (): tokens that go through the model, without padding.
     - `"layout"` (`str`): name of the layout.
 
-    A completion token at the very start of a row is predicted by nothing and cannot be scored. That happens with an
-    empty prompt, or when `truncation_mode="keep_end"` cuts the whole prompt away.
+    The first token of a chain has no hidden state before it, so it cannot be scored. It is a completion token if the
+    prompt is empty or if `truncation_mode="keep_end"` removes the whole prompt.
 
     Args:
         pad_token_id (`int`):
@@ -100,26 +103,29 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         chosen_other_weight (`float`, *optional*, defaults to `0.0`):
             Weight of the other tokens of the right chain, γ in the authors' code.
         alignment_level (`str`, *optional*, defaults to `"token"`):
-            What the edit script deletes, inserts and replaces: `"token"`, or `"word"` for runs of tokens between
-            whitespace borders. Words are compared by their exact text, and all tokens of a key word are key.
+            Unit that the edit script deletes, inserts and replaces: `"token"`, or `"word"` for runs of tokens from
+            one whitespace to the next. Words are compared by their exact text, and all tokens of a key word are key
+            tokens.
         tie_break (`str`, *optional*, defaults to `"symmetric"`):
-            Which of several minimum edit scripts counts, see [`align`].
+            Which minimum edit script is used if there are several, see [`align`].
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Needed for `alignment_level="word"` only, to read the text of the tokens.
+            Tokenizer that made the token IDs. Needed only for `alignment_level="word"`, to read the text of the
+            tokens.
         max_length (`int`, *optional*):
-            Maximum length of prompt and completion together, in tokens, for each chain. `None` keeps all.
+            Maximum length of prompt and completion together, in tokens, for each chain. `None` keeps all tokens.
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
-            Which end of a longer chain to keep: `"keep_start"` or `"keep_end"`.
+            Which end of a chain longer than `max_length` to keep: `"keep_start"` or `"keep_end"`.
         pad_to_multiple_of (`int`, *optional*):
             If set, the rows are padded to a multiple of this value. Not used by `"padding_free"`.
         layout (`str`, *optional*, defaults to `"padded"`):
             How chains become rows: `"padded"`, `"shared_prefix"` or `"padding_free"`. [`EDITTrainer`] passes the
-            cheapest that is right for the model.
+            fastest layout that works with the model.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of tensor to return. Only `"pt"` is supported.
 
     Raises:
-        ValueError: If a column is missing, weights do not fit their chain or are not finite, or an option is unknown.
+        ValueError: If a column is missing, if the number of weights differs from the number of tokens or a weight is
+            not finite, or if the value of an option is unknown.
 
     Examples:
 
@@ -158,8 +164,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         if self.layout not in LAYOUTS:
             raise ValueError(
                 f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, got {self.layout!r}. It is how chains "
-                "become "
-                'rows; pass `layout="padded"`, which every model takes.'
+                'become rows; pass `layout="padded"`, which every model takes.'
             )
         check_tokenizer(self, self.tokenizer)
 
@@ -177,7 +182,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         for number, chain in enumerate(chains):
             for place in chain.completion:
                 weight, is_key = chain.weights[place - chain.prompt_length], chain.is_key[place - chain.prompt_length]
-                # The first token of a row is predicted by nothing.
+                # The first token of a chain has no hidden state before it.
                 if (is_key or weight) and place > chain.start:
                     scored.append((number, place - 1 - chain.start, chain.ids[place], weight, is_key))
 
@@ -197,15 +202,17 @@ class DataCollatorForDualCoT(DataCollatorMixin):
 
     def row_length(self, example: dict[str, Any]) -> int:
         """
-        Width of the row of an example, for samplers that group examples by length. It is not aligned.
+        Return the number of tokens that an example takes, for samplers that group examples by length.
+
+        The example is not aligned for this.
 
         Args:
             example (`dict[str, Any]`):
                 Tokenized pair.
 
         Returns:
-            `int`: Tokens of the longer of its two rows (`"padded"`), of its one row (`"shared_prefix"`), or of what it
-            adds to the row of all (`"padding_free"`).
+            `int`: Number of tokens of the longer of its two rows (`"padded"`), of its one row (`"shared_prefix"`), or
+            of both chains together (`"padding_free"`).
         """
         rows = ([*example["prompt_ids"], *example[column]] for column in ("chosen_ids", "rejected_ids"))
         chains = [row[slice(*kept_range(len(row), self))] for row in rows]
@@ -214,7 +221,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         return sum(map(len, chains)) - (common_prefix_length(*chains) if self.layout == "shared_prefix" else 0)
 
     def _lay_out(self, chains: list[list[int]]) -> tuple[dict[str, Any], Sequence[int], list[Sequence[int]]]:
-        """Model inputs; the row of each chain; the place in its row of each token of each chain."""
+        """Return the model inputs, the row of each chain, and the position in its row of each token of each chain."""
         if self.layout == "padding_free":
             borders = list(accumulate(map(len, chains), initial=0))
             output: dict[str, Any] = {
@@ -222,7 +229,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 "position_ids": torch.tensor([[t for chain in chains for t in range(len(chain))]], dtype=torch.long),
                 "num_tokens": torch.tensor(borders[-1]),
             }
-            # Names of transformers' FlashAttention arguments. No attention mask: it would hide the borders.
+            # Names of transformers' FlashAttention arguments. With an attention mask the borders would be ignored.
             output["cu_seq_lens_q"] = output["cu_seq_lens_k"] = torch.tensor(borders, dtype=torch.int32)
             output["max_length_q"] = output["max_length_k"] = max(map(len, chains))
             return output, [0] * len(chains), [range(i, j) for i, j in pairwise(borders)]

@@ -1,8 +1,8 @@
 """
-Old names that still work for one release, with a warning that says the new one.
+Keep old names working for one release, with a warning that gives the new name.
 
-A module that renamed something sets `__getattr__ = renamed(__name__, {...})`. Nothing else is needed: the old name is
-looked up there when it is not found in the module itself. A function that renamed an argument is decorated with
+A module with renamed attributes sets `__getattr__ = renamed(__name__, {...})`. Nothing else is needed: Python calls
+`__getattr__` for names that the module does not have. A function with a renamed argument is decorated with
 [`renamed_argument`].
 """
 
@@ -25,11 +25,12 @@ def warn_of_old_name(old: str, new: str, stacklevel: int = 3) -> None:
 
     Args:
         old (`str`):
-            The old name, as it was written.
+            The old name.
         new (`str`):
-            What to write instead.
+            The new name.
         stacklevel (`int`, *optional*, defaults to `3`):
-            How many calls up the old name was written, as for `warnings.warn`: 3 is the caller of the caller.
+            Number of calls up to the code that used the old name, as for `warnings.warn`: 3 is the caller of the
+            caller.
     """
     warnings.warn(
         f"`{old}` is now `{new}`. The old name will be removed in {REMOVED_IN}.", FutureWarning, stacklevel=stacklevel
@@ -38,18 +39,18 @@ def warn_of_old_name(old: str, new: str, stacklevel: int = 3) -> None:
 
 def renamed(module: str, names: Mapping[str, str], stacklevel: int = 3) -> Callable[[str], Any]:
     """
-    A `__getattr__` for a module in which names have changed.
+    Make a `__getattr__` function for a module with renamed attributes.
 
     Args:
         module (`str`):
-            The module, its `__name__`.
+            The `__name__` of the module.
         names (`Mapping[str, str]`):
-            New name by old name. A new name with dots is that of another module: `"edit_trl.chat.ChatClient"`.
+            New name for each old name. A new name with dots is in another module: `"edit_trl.chat.ChatClient"`.
         stacklevel (`int`, *optional*, defaults to `3`):
-            As for [`warn_of_old_name`]: 4 where the module's own `__getattr__` calls the result.
+            As for [`warn_of_old_name`]. Pass 4 if the module's own `__getattr__` calls the result.
 
     Returns:
-        `Callable[[str], Any]`: What gives the value of an old name, with a `FutureWarning`, and raises
+        `Callable[[str], Any]`: Function that returns the value of an old name, with a `FutureWarning`, and raises
         `AttributeError` for any other name.
 
     Examples:
@@ -80,11 +81,11 @@ def renamed(module: str, names: Mapping[str, str], stacklevel: int = 3) -> Calla
 
 def renamed_argument(**names: str) -> Callable[[_F], _F]:
     """
-    A decorator for a function whose keyword arguments have changed their names.
+    Make a decorator for a function with renamed keyword arguments.
 
     Args:
         **names (`str`):
-            New name by old name.
+            New name for each old name.
 
     Returns:
         `Callable`: The decorator. The decorated function also takes the old names, with a `FutureWarning`.
@@ -110,7 +111,7 @@ def renamed_argument(**names: str) -> Callable[[_F], _F]:
         @functools.wraps(function)
         def call(*args: Any, **options: Any) -> Any:
             for old, new in names.items():
-                # With both names the call fails below, as with any argument that there is not.
+                # If both names are given, the old one stays, and the call below fails as for any unknown argument.
                 if old in options and new not in options:
                     warn_of_old_name(f"{function.__name__}({old}=...)", f"{function.__name__}({new}=...)")
                     options[new] = options.pop(old)

@@ -1,11 +1,10 @@
 """
-Key-step accuracy: does the student prefer the right chain's token to the wrong chain's where the two part?
+Key-step accuracy: how often a student prefers the right token at the first point where the chains of a pair differ.
 
-Measured on held-back pairs, at the first point where the chains of a pair part. Behind it each chain has a context of
-its own, and two probabilities under different contexts do not say which token a student would choose.
+It is measured on held-back pairs. Only the first difference is scored: after it, the two chains have different
+contexts, and probabilities in different contexts do not tell which token a student would choose.
 
-This is measured during training too, so it stands beside the callbacks and not in `evaluation`, which training does
-not import.
+It is also measured during training, and training does not import `evaluation`, so this file is not in that folder.
 """
 
 from collections import Counter
@@ -25,25 +24,25 @@ from .scoring import eval_mode, score_tokens
 
 # Why a pair has no key step that can be scored.
 LEFT_OUT = {
-    "too_long": "the chains part beyond `max_length`",
-    "ended": "one chain ends where they part",
-    "no_context": "nothing comes before the point where the chains part",
+    "too_long": "the chains differ only beyond `max_length`",
+    "ended": "one chain is the start of the other",
+    "no_context": "there is no token before the first difference",
 }
 
 
 @dataclass(frozen=True)
 class KeyStepScores:
     """
-    How a student ranks the two tokens at the point where the chains of each pair part.
+    How a student ranks the right and the wrong token at the first difference of each pair.
 
     Args:
         margins (`list[float | None]`):
-            For each pair, log p(right token) - log p(wrong token), in nats: above zero where the student prefers the
-            right one. `None` for a pair that was left out. Pairs that preparation drops are not in the list.
+            For each pair, log p(right token) - log p(wrong token), in nats. It is above zero if the student prefers
+            the right token, and `None` for a pair that was left out. Pairs that preparation drops are not in the list.
         left_out (`dict[str, int]`):
-            Number of pairs left out by reason: `"too_long"` (the chains part beyond `max_length`), `"ended"` (one
-            chain ends where they part, without an end-of-sequence token), `"no_context"` (no prompt, and the chains
-            part at their first token). Reasons that did not occur are not in it.
+            Number of pairs left out, by reason: `"too_long"` (the chains differ only beyond `max_length`), `"ended"`
+            (one chain is the start of the other and has no end-of-sequence token), `"no_context"` (there is no prompt,
+            and the chains differ at their first token). Reasons that did not occur are not in the dictionary.
 
     Examples:
 
@@ -65,12 +64,12 @@ class KeyStepScores:
 
     @property
     def num_right(self) -> int:
-        """Number of pairs in which the student prefers the right token. With `num_pairs`, enough for an interval."""
+        """Number of pairs in which the student prefers the right token. Use it with `num_pairs` for an interval."""
         return sum(margin > 0 for margin in self._known)
 
     @property
     def num_ties(self) -> int:
-        """Number of pairs in which both tokens have the same log-probability. In bf16, some do."""
+        """Number of pairs in which both tokens have the same log-probability. This happens in bf16."""
         return sum(margin == 0 for margin in self._known)
 
     @property
@@ -96,45 +95,45 @@ def key_step_accuracy(
     batch_size: int = 8,
 ) -> KeyStepScores:
     """
-    How often a student ranks the right chain's token above the wrong one's at the first point where they part.
+    Score how often a student prefers the right chain's token at the first point where the chains of a pair differ.
 
-    Both tokens are compared under one context, the prompt and all tokens that the chains share from their start. There
-    the student prefers one or the other, whatever its first choice in the whole vocabulary is. It makes no difference
-    whether an edit script replaces, inserts or deletes at this point: both chains have a next token, which may be the
-    end-of-sequence token. What counts is the first token of what differs, so a tokenizer that splits " 42" and " 43"
-    into " 4" + "2" and " 4" + "3" asks at the second digit.
+    The context is the prompt and all tokens that the chains share from their start. The student's probabilities of the
+    next token of the right chain and of the next token of the wrong chain are compared in this context; other tokens
+    do not matter. It makes no difference whether an edit script replaces, inserts or deletes here: each chain has a
+    next token, which may be the end-of-sequence token. If a tokenizer splits " 42" and " 43" into " 4" + "2" and
+    " 4" + "3", the second digits are compared.
 
-    Later differences are not scored, not even single replaced tokens: behind the first one the chains have different
-    contexts. The trainer's `edit/key_token_accuracy` is another measure: it takes all key tokens of the right chain,
-    each behind its own chain, and asks whether it is the first choice of the student. `edit/key_margin` likewise
-    compares tokens behind different chains.
+    Later differences are not scored, because the chains have different contexts after the first one. The trainer logs
+    two other metrics. `edit/key_token_accuracy` counts how often a key token of the right chain is the student's most
+    likely token, for all key tokens, each in the context of its own chain. `edit/key_margin` compares key tokens of
+    both chains, also each in the context of its own chain.
 
-    Needs one forward pass over the context of each pair, without generation. All pairs are scored by the process that
-    calls; [`KeyStepAccuracyCallback`] shares them out.
+    Needs one forward pass over the context of each pair, without generation. The calling process scores all pairs;
+    [`KeyStepAccuracyCallback`] divides them among the processes.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Causal language model. It runs on its device without gradients and dropout, and is left in the mode that it
-            was in.
+            Causal language model. It runs on its device without gradients and dropout. Afterwards it is in the same
+            mode as before.
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             Held-back preference dataset with `prompt`, `chosen` and `rejected`, as text or messages; or tokenized,
-            with `prompt_ids`, `chosen_ids` and `rejected_ids`. Pairs that [`~data_utils.prepare_dual_cots`] drops
-            (missing or equal chains) are not scored, with a warning.
+            with `prompt_ids`, `chosen_ids` and `rejected_ids`. [`~data_utils.prepare_dual_cots`] drops pairs with
+            missing or equal chains, with a warning; they are not scored.
         processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`], *optional*):
             Tokenizer of the model. Not needed for tokenized data.
         max_length (`int`, *optional*):
-            Pairs whose chains part at a later token than this, counted from the start of the prompt, are left out: of
-            what training with `truncation_mode="keep_start"` cuts away. The context is never cut. Defaults to the
-            positions that the model has.
+            Maximum length in tokens, counted from the start of the prompt. Pairs whose first difference is beyond it
+            are left out, because training with `truncation_mode="keep_start"` does not see this difference. The
+            context is never truncated. Defaults to the number of positions of the model.
         batch_size (`int`, *optional*, defaults to `8`):
-            Contexts per forward pass.
+            Number of contexts per forward pass.
 
     Returns:
-        [`KeyStepScores`]: The margin of each pair, in the order of the dataset, with the share and the counts.
+        [`KeyStepScores`]: The margin of each pair, in the order of the dataset, with the accuracy and the counts.
 
     Raises:
-        ValueError: If columns are missing, there is no pair to score, text comes without `processing_class`, tokens
-            are not the model's, or `batch_size` is below 1.
+        ValueError: If columns are missing, there is no pair to score, the dataset has text and `processing_class` is
+            `None`, a token ID is not in the model's vocabulary, or `batch_size` is below 1.
         FloatingPointError: If a margin is not finite.
 
     Examples:
@@ -164,15 +163,15 @@ def key_step_accuracy(
 
 class KeyStep(NamedTuple):
     """
-    The point where the chains of a pair part.
+    The first point where the chains of a pair differ.
 
     Args:
         context (`list[int]`):
-            Token IDs of the prompt and of what both chains begin with.
+            Token IDs of the prompt and of the common start of both chains.
         chosen (`int`):
-            Token with which the right chain goes on.
+            Next token of the right chain.
         rejected (`int`):
-            Token with which the wrong chain goes on.
+            Next token of the wrong chain.
     """
 
     context: list[int]
@@ -187,36 +186,36 @@ class KeySteps:
 
     Args:
         by_pair (`list[KeyStep | str]`):
-            For each pair its key step, or the reason, a key of `LEFT_OUT`, why there is none to score.
+            For each pair its key step, or a key of `LEFT_OUT`: the reason why it has no key step that can be scored.
     """
 
     by_pair: list[KeyStep | str]
 
     @property
     def scored(self) -> list[KeyStep]:
-        """`list[KeyStep]`: Those that can be scored."""
+        """`list[KeyStep]`: The key steps that can be scored."""
         return [step for step in self.by_pair if isinstance(step, KeyStep)]
 
     @property
     def left_out(self) -> dict[str, int]:
-        """`dict[str, int]`: Number of pairs without one, by reason."""
+        """`dict[str, int]`: Number of pairs without a key step, by reason."""
         counts = Counter(step for step in self.by_pair if isinstance(step, str))
         return {reason: counts[reason] for reason in LEFT_OUT if reason in counts}
 
     @property
     def left_out_text(self) -> str:
-        """`str`: The same in words."""
+        """`str`: The numbers of `left_out` and their reasons in words."""
         return "; ".join(f"{number} where {LEFT_OUT[reason]}" for reason, number in self.left_out.items())
 
     def with_margins(self, margins: torch.Tensor, step: int | None = None) -> KeyStepScores:
         """
-        The scores of the pairs.
+        Make the scores of the pairs from the margins of their key steps.
 
         Args:
             margins (`torch.Tensor` of shape `(num_scored,)`):
-                Margins of `scored`, see [`score_key_steps`].
+                Margins of the key steps `scored`, see [`score_key_steps`].
             step (`int`, *optional*):
-                Step of the training, for the error.
+                Training step, for the error message.
 
         Returns:
             [`KeyStepScores`]: The scores.
@@ -229,7 +228,8 @@ class KeySteps:
             where = "" if step is None else f" at step {step}"
             raise FloatingPointError(
                 f"Margins of key steps must be finite, got {num_bad} of {len(margins)} that are not{where}. The "
-                "student is lost or computes in fp16 beyond its range; look at its loss, or use bf16 or fp32."
+                "student's weights have diverged, or it computes in fp16 beyond its range; look at its loss, or use "
+                "bf16 or fp32."
             )
         values = iter(margins.tolist())
         return KeyStepScores(
@@ -257,7 +257,7 @@ def read_key_steps(
     Raises:
         ValueError: As for [`key_step_accuracy`].
     """
-    PartialState()  # the logger asks it for the main process
+    PartialState()  # the logger needs it to find the main process
     name = "held-back"
     if processing_class is None and not is_tokenized(get_column_names(dataset, name), name):
         raise ValueError(
@@ -265,7 +265,7 @@ def read_key_steps(
             "tokenizer, or a dataset with `prompt_ids`, `chosen_ids` and `rejected_ids`."
         )
     tokenizer = getattr(processing_class, "tokenizer", processing_class)
-    # Without `max_length`: what it cuts away is counted here.
+    # Without `max_length`: pairs that it would drop are counted here as `"too_long"`.
     prepared = prepare_dual_cots(
         dataset, processing_class, eos_token=getattr(tokenizer, "eos_token", None), dataset_name=name
     )
@@ -275,29 +275,29 @@ def read_key_steps(
     key_steps = KeySteps([_key_step(example, max_length) for example in prepared.select_columns(list(ID_COLUMNS))])
     if not key_steps.scored:
         raise ValueError(
-            f"The {name} dataset must have at least one pair whose chains part where a model can be asked, got none: "
+            f"The {name} dataset must have at least one pair whose first difference can be scored, got none: "
             f"{key_steps.left_out_text or 'it is empty'}. Look at its first rows, and at `max_length` ({max_length})."
         )
     largest = max(max(*step.context, step.chosen, step.rejected) for step in key_steps.scored)
     if largest >= config.vocab_size:
         raise ValueError(
-            f"The tokens of the {name} dataset must be the model's, got token {largest}, and the model has "
-            f"{config.vocab_size}. Pass the tokenizer of the model, or data that it tokenized."
+            f"The tokens of the {name} dataset must be in the model's vocabulary, got token {largest}, and the model "
+            f"has {config.vocab_size} tokens. Pass the tokenizer of the model, or data that it tokenized."
         )
     return key_steps
 
 
 def score_key_steps(model: Any, key_steps: Sequence[KeyStep], batch_size: int) -> torch.Tensor:
     """
-    By how much a model prefers the right token at each key step.
+    Compute the margin of each key step: by how much a model prefers the right token.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Causal language model, run in the mode that it is in.
+            Causal language model. Its mode (training or evaluation) is not changed.
         key_steps (`Sequence[KeyStep]`):
             The key steps.
         batch_size (`int`):
-            Contexts per forward pass.
+            Number of contexts per forward pass.
 
     Returns:
         `torch.Tensor` of shape `(num_key_steps,)`: log p(right token) - log p(wrong token), in nats, in fp32 on the
@@ -305,7 +305,7 @@ def score_key_steps(model: Any, key_steps: Sequence[KeyStep], batch_size: int) -
     """
     contexts = [step.context for step in key_steps]
     targets = [[(len(step.context) - 1, token) for token in (step.chosen, step.rejected)] for step in key_steps]
-    # Log-probabilities of one distribution differ as its logits do.
+    # In the same context, the difference of two logits is the difference of the log-probabilities.
     logits = torch.stack([scores.logits for scores in score_tokens(model, contexts, targets, batch_size)])
     return logits[:, 0] - logits[:, 1]
 

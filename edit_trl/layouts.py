@@ -1,17 +1,18 @@
 """
-Compute what the two chains of a pair share only once.
+Layouts of a batch that compute the common start of the two chains of a pair only once.
 
-A pair in one row: the common start of both chains, then what is left of the right one, then of the wrong one.
-Positions restart where a branch begins, and an attention mask lets a token see its own branch and the common start, so
-that every token gets the hidden state that it has in a row of its own. FlashAttention takes no such mask; there the
-chains follow one another in a single row without padding, as in TRL's padding-free batches.
+A shared row holds one pair: the common start of both chains, then the rest of the right chain, then the rest of the
+wrong chain. These two rests are the branches. Positions restart at the beginning of each branch, and an attention mask
+lets a token see only its own branch and the common start. So every token gets the same hidden state as in a row of its
+own chain. FlashAttention takes no such mask. With it, all chains are in one row without padding, as in TRL's
+padding-free batches.
 
-The last token of the common start predicts the first one of either branch: a batch lists the tokens that it scores,
-and where each of them is predicted, rather than one label per position.
+The last token of the common start predicts the first token of both branches, so one label per position is not enough.
+A batch therefore lists the tokens that it scores and the position that predicts each of them.
 
-Wrong masks train a wrong model in silence. So [`choose_layout`] refuses every model that is known to mix tokens other
-than by a mask, with the reason; and before it trains, `EDITTrainer` compares both layouts on a real pair, the
-[`telling_pair`] of its first batch, by [`layout_difference`].
+A wrong mask would train a wrong model without any error. So [`choose_layout`] refuses, with a reason, every model that
+is known to combine tokens in other ways than attention with a mask. And before `EDITTrainer` trains, it compares both
+layouts on a real pair, the [`telling_pair`] of its first batch, with [`layout_difference`].
 """
 
 import inspect
@@ -26,16 +27,16 @@ from trl.data_utils import common_prefix_length
 
 LAYOUTS = ("padded", "shared_prefix", "padding_free")
 
-# Branches of a row, as `branch_ids` number them.
+# Numbers of the branches of a row in `branch_ids`.
 SHARED, CHOSEN, REJECTED = 0, 1, 2
 
-# Names of transformers' FlashAttention arguments, which padding-free batches hold.
+# Names of transformers' FlashAttention arguments in padding-free batches.
 FLASH_ATTENTION_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
-# Tokens after the point where the chains part that are scored to compare two layouts.
+# About how many tokens after the first difference of the chains are scored to compare two layouts.
 _NUM_COMPARED = 256
 
-# Options of attention windows that a model applies by itself, by a token's place in the row.
+# Config options of attention windows that a model applies itself, by the position of a token in the row.
 _OTHER_WINDOWS = (
     "window_size",
     "attention_window_size",
@@ -47,7 +48,7 @@ _OTHER_WINDOWS = (
 
 def share_prefix(chosen: list[int], rejected: list[int]) -> tuple[list[int], list[int], list[int]]:
     """
-    Put two chains into one row that holds their common start once.
+    Put two chains into one row that has their common start once.
 
     Args:
         chosen (`list[int]`):
@@ -57,7 +58,7 @@ def share_prefix(chosen: list[int], rejected: list[int]) -> tuple[list[int], lis
 
     Returns:
         `tuple[list[int], list[int], list[int]]`: Token IDs of the row; position of each token in its own chain; branch
-        of each token: 0 for the common start, 1 for the rest of the right chain, 2 for the rest of the wrong one.
+        of each token: 0 for the common start, 1 for the rest of the right chain, 2 for the rest of the wrong chain.
         Token t of the right chain is token t of the row.
 
     Examples:
@@ -85,10 +86,10 @@ def attention_masks(
     branch_ids: torch.Tensor, position_ids: torch.Tensor, config: Any, dtype: torch.dtype
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """
-    Attention masks of shared rows, in the form that transformers hands on to the layers as it is.
+    Make the attention masks of shared rows, in a form that transformers passes to the layers unchanged.
 
-    A token sees the tokens before it in its own branch and in the common start. Padding, at the end of a row, counts
-    as common start: no real token comes after it.
+    A token sees the tokens before it in its own branch and in the common start. Padding is marked as common start;
+    this has no effect, because padding is at the end of a row and no real token comes after it.
 
     Args:
         branch_ids (`torch.Tensor` of shape `(B, length)`):
@@ -98,11 +99,11 @@ def attention_masks(
         config ([`~transformers.PreTrainedConfig`]):
             Config of the (text) model: its attention implementation, layer types and sliding window.
         dtype (`torch.dtype`):
-            Type of the hidden states. Eager attention adds its mask to the scores.
+            Type of the hidden states. Eager attention adds its mask to the scores, so the mask needs this type.
 
     Returns:
-        `torch.Tensor` of shape `(B, 1, length, length)`, or a `dict` of them by layer type for a model that has
-        several: of booleans for sdpa, of 0 and the type's minimum for eager attention.
+        `torch.Tensor` of shape `(B, 1, length, length)`, or a `dict` of such tensors by layer type if the model has
+        several types: booleans for sdpa, 0 and the minimum of `dtype` for eager attention.
     """
     length = branch_ids.size(1)
     causal = torch.ones(length, length, dtype=torch.bool, device=branch_ids.device).tril()
@@ -113,7 +114,7 @@ def attention_masks(
     if sliding_window is not None:
         distance = position_ids[:, :, None] - position_ids[:, None, :]
         masks["sliding_attention"] = full & (distance < sliding_window)
-    # Without layer types, as in Mistral, a window holds for all layers.
+    # In models without layer types, such as Mistral, a window applies to all layers.
     layer_types = set(getattr(config, "layer_types", None) or list(masks)[-1:])
     masks = {name: masks[name][:, None] for name in layer_types}
     if config._attn_implementation == "eager":
@@ -131,11 +132,12 @@ def to_padded(batch: dict[str, Any]) -> dict[str, Any]:
             Batch of [`DataCollatorForDualCoT`] with `layout="shared_prefix"` or `layout="padding_free"`.
 
     Returns:
-        `dict[str, Any]`: The same pairs with `layout="padded"`, but for the value and the multiple of the padding.
+        `dict[str, Any]`: The same pairs with `layout="padded"`. Rows are padded with zeros to the longest chain. The
+        collator's `pad_token_id` and `pad_to_multiple_of` are not used.
     """
     num_chains = len(batch["num_completion_tokens"])
     input_ids = batch["input_ids"]
-    # Which tokens of which row each chain consists of, in order.
+    # For each chain, the row that it comes from, and which tokens of this row belong to it.
     if batch["layout"] == "shared_prefix":
         branch_ids, chains = batch["branch_ids"].repeat(2, 1), torch.arange(num_chains, device=input_ids.device)
         sides = torch.where(chains < num_chains // 2, CHOSEN, REJECTED)[:, None]
@@ -147,7 +149,7 @@ def to_padded(batch: dict[str, Any]) -> dict[str, Any]:
         sources = torch.zeros(num_chains, dtype=torch.long, device=input_ids.device)
         belongs = (borders[:-1] <= places) & (places < borders[1:])
     rows, columns = belongs.nonzero(as_tuple=True)
-    positions = belongs.cumsum(dim=1) - 1  # of each token in its chain
+    positions = belongs.cumsum(dim=1) - 1  # position of each token in its chain
     shape = (num_chains, int(belongs.sum(dim=1).max()))
 
     padded: dict[str, torch.Tensor] = {}
@@ -171,21 +173,21 @@ def to_padded(batch: dict[str, Any]) -> dict[str, Any]:
 
 def choose_layout(model: PreTrainedModel, aux_loss_enabled: bool = False) -> tuple[str, str | None]:
     """
-    The cheapest layout that is right for a model.
+    Choose the fastest layout that works with a model.
 
-    Shared rows need attention that takes a mask (sdpa or eager), positions that are given, and no other way for tokens
-    to meet: no recurrence, no convolution, no windows but those that a mask makes. Padding-free rows are for
-    FlashAttention.
+    Shared rows need attention that takes a mask (sdpa or eager) and a forward that takes positions. Tokens must not
+    influence each other in any other way: no recurrence, no convolution, and no attention window except one that is
+    part of the mask. Padding-free rows are used with FlashAttention.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Causal language model, not wrapped.
         aux_loss_enabled (`bool`, *optional*, defaults to `False`):
-            Whether the load-balancing loss of a mixture of experts is part of the loss. It counts each token that is
-            in the batch, so a shared token would count once.
+            Whether the load-balancing loss of a mixture of experts is part of the loss. It counts the tokens of the
+            batch, so a shared token would count once instead of twice.
 
     Returns:
-        `tuple[str, str | None]`: `"shared_prefix"`, `"padding_free"` or `"padded"`, and the reason for the last.
+        `tuple[str, str | None]`: The layout, and the reason if it is `"padded"`, otherwise `None`.
     """
     config = model.config.get_text_config()
     attention = str(config._attn_implementation)
@@ -220,18 +222,19 @@ def choose_layout(model: PreTrainedModel, aux_loss_enabled: bool = False) -> tup
 
 def telling_pair(batch: dict[str, Any]) -> tuple[dict[str, list], bool]:
     """
-    The pair of a batch that tells most about its layout.
+    Choose the pair of a batch that shows best whether a layout is right.
 
-    A wrong mask, or positions that do not restart, change what follows the first token of the second branch, if there
-    are tokens of the first one that it should not see.
+    A wrong mask or wrong positions change the predictions after the first token of the second branch, if the first
+    branch has tokens that the second one must not see.
 
     Args:
         batch (`dict[str, Any]`):
             Batch of [`DataCollatorForDualCoT`] with `layout="padded"`.
 
     Returns:
-        `tuple[dict[str, list], bool]`: The pair, tokenized, without a prompt and with weights that have its tokens
-        scored from the point where its chains part; and whether a wrong layout would show in it.
+        `tuple[dict[str, list], bool]`: The tokenized pair, and whether a wrong layout would change its scores. The
+        pair has no prompt: the prompt is part of its chains. Its weights are 1 for the tokens to score, which come
+        after the common start.
     """
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     chains = [ids[:length] for ids, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
@@ -253,22 +256,23 @@ def layout_difference(
     score: Callable[[str], torch.Tensor], layout: str, config: Any, longest: int
 ) -> tuple[float, str | None]:
     """
-    How far the log-probabilities of the same tokens differ between a layout and two padded rows.
+    Measure how much the log-probabilities of the same tokens differ between a layout and two padded rows.
 
     Args:
         score (`Callable[[str], torch.Tensor]`):
-            Log-probabilities, in nats, of the scored tokens of a [`telling_pair`] in the layout of that name.
+            Function that takes the name of a layout and returns the log-probabilities, in nats, of the scored tokens
+            of a [`telling_pair`] in this layout.
         layout (`str`):
             The layout to check.
         config ([`~transformers.PreTrainedConfig`]):
-            Config of the (text) model. Its sliding window is narrowed meanwhile: a window that the masks do not make
-            shows only in chains that are longer.
+            Config of the (text) model. Its sliding window is made narrower during the check, because an error in the
+            window has an effect only in chains longer than the window.
         longest (`int`):
-            Tokens of the longer chain of the pair.
+            Number of tokens of the longer chain of the pair.
 
     Returns:
-        `tuple[float, str | None]`: Root mean square of the differences, in nats; infinity, and what happened, if the
-        model fails on the layout, in whatever way.
+        `tuple[float, str | None]`: Root mean square of the differences, in nats, and `None`. If the model raises an
+        exception with the layout, infinity and a description of the exception.
     """
     window = getattr(config, "sliding_window", None)
     if window is not None:
@@ -279,7 +283,7 @@ def layout_difference(
             found = score(layout).float()
         except torch.OutOfMemoryError:
             raise
-        except Exception as exception:  # a model that cannot read the mask may fail in any way
+        except Exception as exception:  # a model that cannot use the mask may raise any exception
             return math.inf, f"it fails on one with `{type(exception).__name__}: {exception}`"
     finally:
         if window is not None:
@@ -290,10 +294,11 @@ def layout_difference(
 
 def layout_tolerance(is_exact: bool) -> float:
     """
-    How far log-probabilities may differ between layouts by rounding.
+    Return how much log-probabilities may differ between layouts because of rounding.
 
     Rounding gives up to 4e-6 in fp32 and 6e-2 in bf16 (SmolLM2-135M). A mask that lets branches see each other gives
-    0.9 and more, and 5e-4 in a model with random weights; positions that do not restart 0.3 and 1e-4.
+    0.9 and more (5e-4 in a model with random weights). Positions that do not restart give 0.3 (1e-4 in a model with
+    random weights).
 
     Args:
         is_exact (`bool`):

@@ -1,12 +1,12 @@
 """
 Key reasoning steps learning (KRSL) loss: a signed, weighted sum of per-token losses.
 
-One convention everywhere: a token weight multiplies that token's negative log-likelihood or, for a negative weight
-under `rejected_loss="unlikelihood"`, its absolute value multiplies the bounded stand-in. Positive pulls towards the
-token, negative pushes away, zero ignores it.
+The whole package uses one convention. A token weight multiplies the negative log-likelihood of its token. With
+`rejected_loss="unlikelihood"`, the absolute value of a negative weight multiplies the unlikelihood loss of the token
+instead. A positive weight pulls towards the token, a negative weight pushes away, zero ignores it.
 
-Pure torch, no model: which tokens are scored, and their log-probabilities, come from `data_collator.py` and
-`edit_trainer.py`.
+Uses torch and no model. `data_collator.py` decides which tokens are scored, and `edit_trainer.py` computes their
+log-probabilities.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -29,38 +29,39 @@ def krsl_loss(
     rejected_nll_threshold: float | None = None,
 ) -> torch.Tensor:
     r"""
-    Key reasoning steps learning (KRSL) loss of the scored tokens of a batch of pairs.
+    Compute the key reasoning steps learning (KRSL) loss of the scored tokens of a batch of pairs.
 
-    Each chain contributes `sum_t(weight_t * -log_prob_t)` divided by its number of completion tokens; the chains of
-    all pairs are added and divided by the number of pairs. Dividing by completion tokens rather than key tokens gives
-    each key token of a chain the same pull however many there are. The loss is linear in the tokens, so a chain may
-    also be spread over several rows, each with that chain's number of completion tokens.
+    Each chain contributes `sum_t(weight_t * -log_prob_t)` divided by its number of completion tokens. The
+    contributions of all chains are added and divided by the number of pairs. The divisor is the number of completion
+    tokens and not of key tokens, so that the pull on a key token does not depend on how many key tokens its chain has.
+    The loss is a sum over tokens, so a chain may also be divided among several rows, each with the number of
+    completion tokens of the whole chain.
 
     Args:
         log_probs (`torch.Tensor` of shape `(num_chains, num_scored)`):
-            Log-probability, in nats, of each scored token. Any value where the weight is zero.
+            Log-probability, in nats, of each scored token. It may have any value if the weight is zero.
         token_weights (`torch.Tensor` of shape `(num_chains, num_scored)`):
             Signed weight of each scored token. Zero on padding.
         num_completion_tokens (`torch.Tensor` of shape `(num_chains,)`):
-            Completion tokens of each chain, scored or not. A chain without any adds zero.
+            Number of completion tokens of each chain, scored or not. A chain without completion tokens adds zero.
         num_pairs (`int` or `torch.Tensor` of shape `()`):
-            Pairs of the whole optimiser step, over accumulation steps and processes.
+            Number of pairs in the whole optimizer step, over accumulation steps and processes.
         rejected_loss (`str`, *optional*, defaults to `"nll"`):
-            What a token of negative weight adds: `"nll"` adds weight times negative log-likelihood, which is unbounded
-            below; `"unlikelihood"` adds absolute weight times `-log(1 - p)`, which is never negative ([Neural Text
-            Generation with Unlikelihood Training](https://huggingface.co/papers/1908.04319)).
+            Loss of a token with negative weight: `"nll"` adds the weight times the negative log-likelihood, which has
+            no lower bound; `"unlikelihood"` adds the absolute weight times `-log(1 - p)`, which is never negative
+            ([Neural Text Generation with Unlikelihood Training](https://huggingface.co/papers/1908.04319)).
         rejected_nll_threshold (`float`, *optional*):
-            A token of negative weight whose negative log-likelihood, in nats, is above this adds nothing and gets no
-            gradient: it has been pushed away far enough. `None` pushes without limit.
+            A token with negative weight adds nothing and gets no gradient if its negative log-likelihood, in nats, is
+            above this value: it has been pushed away far enough. `None` pushes without limit.
 
     Returns:
         `torch.Tensor` of shape `()`: This batch's share of the loss, in nats.
 
     Raises:
-        ValueError: If the shapes do not fit together, or `rejected_loss` is unknown.
+        ValueError: If the shapes do not fit together, or if `rejected_loss` has an unknown value.
 
     Paper: [Capture the Key in Reasoning to Enhance CoT Distillation
-    Generalization](https://huggingface.co/papers/2405.19737), equation 6, as minimisation.
+    Generalization](https://huggingface.co/papers/2405.19737), equation 6, written as a loss to minimize.
 
     Examples:
 
@@ -95,7 +96,7 @@ def weighted_token_losses(
     rejected_nll_threshold: float | None = None,
 ) -> torch.Tensor:
     """
-    What each scored token adds to its chain's sum in [`krsl_loss`].
+    Compute the weighted loss of each scored token, which [`krsl_loss`] adds up.
 
     Args:
         log_probs (`torch.Tensor`):
@@ -108,11 +109,11 @@ def weighted_token_losses(
             As in [`krsl_loss`].
 
     Returns:
-        `torch.Tensor` of the same shape: Weighted losses, in nats. Zero, with zero gradient, where the weight is zero
-        or the threshold leaves the token alone, even where the log-probability is not finite.
+        `torch.Tensor` of the same shape: Weighted losses, in nats. Loss and gradient are zero if the weight is zero or
+        if the token is above the threshold, even if its log-probability is not finite.
 
     Raises:
-        ValueError: If the shapes differ, or `rejected_loss` is unknown.
+        ValueError: If the shapes differ, or if `rejected_loss` has an unknown value.
 
     Examples:
 
@@ -136,7 +137,7 @@ def weighted_token_losses(
             '`rejected_loss="nll"` for the loss of the paper.'
         )
     ignored = (token_weights == 0) | is_gated(log_probs, token_weights, rejected_nll_threshold)
-    # Filled before use: zero times infinity would be NaN in the loss and in its gradient.
+    # Ignored tokens are filled first: zero times infinity would be NaN in the loss and in its gradient.
     log_probs = log_probs.masked_fill(ignored, -1.0)
     weights = token_weights.masked_fill(ignored, 0.0)
     if rejected_loss == "nll":
@@ -151,7 +152,7 @@ def is_gated(
     log_probs: torch.Tensor, token_weights: torch.Tensor, rejected_nll_threshold: float | None
 ) -> torch.Tensor:
     """
-    Which tokens of negative weight the threshold leaves alone, as they are unlikely enough already.
+    Return which tokens with negative weight are above the threshold. They are unlikely enough and are not trained.
 
     Args:
         log_probs (`torch.Tensor`):
@@ -159,10 +160,10 @@ def is_gated(
         token_weights (`torch.Tensor` of the same shape):
             Signed weight of each scored token.
         rejected_nll_threshold (`float` or `None`):
-            Negative log-likelihood, in nats, above which a token is left alone; `None` leaves none alone.
+            Negative log-likelihood, in nats, above which a token is not trained; `None` for no threshold.
 
     Returns:
-        `torch.Tensor` of the same shape, of booleans.
+        `torch.Tensor` of the same shape: Booleans, true for tokens that are not trained.
 
     Examples:
 
@@ -181,11 +182,12 @@ def is_gated(
 
 def _log1m_exp(log_probs: torch.Tensor) -> torch.Tensor:
     """
-    `log(1 - exp(x))` for x <= 0, with finite values and gradients at both ends.
+    Compute `log(1 - exp(x))` for x <= 0, with finite values and gradients at both ends.
 
-    The slope by x, p / (1 - p), grows without bound as p goes to 1, where log-probabilities round to zero. Values
-    closer to zero than the type's resolution are moved to it and keep their slope, so nothing becomes infinite. (By
-    the logits the push fades there all the same: the softmax's own derivative, 1 - p, has rounded to zero.)
+    The derivative, p / (1 - p), has no limit as p goes to 1, and log-probabilities near there round to zero. Values
+    closer to zero than the resolution of the type are moved to the resolution and keep their gradient, so nothing
+    becomes infinite. (The gradient with respect to the logits is still zero there, because the derivative of the
+    softmax, 1 - p, has rounded to zero.)
     """
     eps = torch.finfo(log_probs.dtype).eps
     x = log_probs - (log_probs.detach() + eps).clamp(min=0)

@@ -1,8 +1,8 @@
 """
-The help of an option, read from the docstring of its dataclass.
+Read the help text of options from the docstring of their dataclass.
 
-Options are described once, in the `Args:` of a dataclass. Command lines take their help from there: a flag's text is
-what `--help` of `edit-trl` and of `examples/train.py` shows, and `docs/cli.md` is made of the same.
+Each option is described once, in the `Args:` of a dataclass. `--help` of `edit-trl` and of `examples/train.py` shows
+this text, and `docs/cli.md` is generated from it.
 """
 
 import dataclasses
@@ -14,21 +14,21 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 
-# `name (`type`, *optional*, defaults to `1`):`, or several names with commas between.
+# Matches `name (`type`, *optional*, defaults to `1`):`, or several names with commas between them.
 _ENTRY = re.compile(r"^ {4}((?:\w+, )*\w+)(?: \(.*\))?:\n((?: {8}.*\n|\n)+)", re.MULTILINE)
 
 
 def described_options(cls: type) -> dict[str, str]:
     """
-    What the docstring of a dataclass says of each of its fields.
+    Read the description of each field from the docstring of a dataclass.
 
     Args:
         cls (`type`):
             The dataclass.
 
     Returns:
-        `dict[str, str]`: Description by field, in one line each, with quotes in place of Markdown. Empty where Python
-        runs without docstrings (`-OO`).
+        `dict[str, str]`: Description of each field, on one line, with quotes instead of Markdown. Empty if Python runs
+        without docstrings (`-OO`).
 
     Examples:
 
@@ -61,13 +61,14 @@ def described_options(cls: type) -> dict[str, str]:
 
 def help_from_docstring(cls: type[_T]) -> type[_T]:
     """
-    Give the fields of a dataclass the help that its docstring holds, as `metadata["help"]`.
+    Set `metadata["help"]` of the fields of a dataclass to their descriptions in its docstring.
 
-    Fields of a base class keep what they have.
+    Fields that the docstring does not describe, such as fields of a base class, keep their metadata. Use it as a
+    decorator above `@dataclass`.
 
     Args:
         cls (`type`):
-            The dataclass. Stands above `@dataclass`, as a decorator.
+            The dataclass.
 
     Returns:
         `type`: The same class.

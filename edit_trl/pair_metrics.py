@@ -1,8 +1,8 @@
 """
-The metrics that training on pairs logs: sums by named columns, and ratios of them.
+Compute the metrics that the trainer logs: sums in named columns, and ratios of these sums.
 
-Each scored token adds to the sums of its chain. Chains are added over batches and processes, and only then divided, so
-a logged metric is a mean over all tokens, or over all pairs, and not a mean of means.
+Each scored token adds to the sums of its chain. The sums are added over batches and processes and are divided only
+then. So a logged metric is a mean over all tokens or over all pairs, and not a mean of means.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from .loss import is_gated, weighted_token_losses
 
 
-# What each scored token adds.
+# Sums of values that each scored token has.
 TOKEN_COLUMNS = (
     "loss",
     "scored",
@@ -24,7 +24,7 @@ TOKEN_COLUMNS = (
     "pushed_away",
     "gated",
 )
-# What each chain adds besides.
+# Sums of values that each chain has.
 CHAIN_COLUMNS = ("chains", "completion_tokens", "key_before_truncation", "in_pair_without_key", "aux_loss")
 COLUMNS = TOKEN_COLUMNS + CHAIN_COLUMNS
 
@@ -41,7 +41,7 @@ def pair_sums(
     aux_loss: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    What each pair of a batch adds to the sums.
+    Compute the sums of each pair of a batch.
 
     Args:
         batch (`dict[str, torch.Tensor]`):
@@ -49,9 +49,9 @@ def pair_sums(
         log_probs (`torch.Tensor` of shape `(num_scored,)`):
             Log-probability, in nats, of each scored token.
         entropy (`torch.Tensor` of shape `(num_scored,)`):
-            Entropy, in nats, of the distribution that predicts it.
+            Entropy, in nats, of the distribution that predicts each scored token.
         is_top1 (`torch.Tensor` of shape `(num_scored,)`, of booleans):
-            Whether it is the model's first choice.
+            Whether each scored token is the most likely token.
         rejected_loss (`str`), rejected_nll_threshold (`float` or `None`):
             As for [`krsl_loss`].
         aux_loss (`torch.Tensor` of shape `()`, *optional*):
@@ -72,7 +72,7 @@ def pair_sums(
         "entropy": entropy,
         "top1": is_top1,
         "key": is_key,
-        # `where`, not a product: the infinite log-probability of another token must not make the sum NaN.
+        # `where` and not a product, because an infinite log-probability times zero would make the sum NaN.
         "key_log_probs": torch.where(is_key, log_probs, 0.0),
         "key_top1": is_key & is_top1,
         "pushed_away": weights < 0,
@@ -81,7 +81,7 @@ def pair_sums(
     num_chains = len(num_completion_tokens)
     token_values = torch.stack([by_token[name].float() for name in TOKEN_COLUMNS], dim=1)
     token_sums = token_values.new_zeros(num_chains, len(TOKEN_COLUMNS)).index_add_(0, chains, token_values)
-    num_key = token_sums[:, TOKEN_COLUMNS.index("key")].view(2, -1).sum(dim=0)  # of each pair
+    num_key = token_sums[:, TOKEN_COLUMNS.index("key")].view(2, -1).sum(dim=0)  # key tokens of each pair
     by_chain = {
         "chains": torch.ones_like(num_completion_tokens),
         "completion_tokens": num_completion_tokens,
@@ -95,7 +95,7 @@ def pair_sums(
 
 class PairMetrics:
     """
-    Sums of the pairs since the last log, and the metrics that they make.
+    Sums of the pairs since the last log, and the metrics computed from them.
 
     Examples:
 
@@ -121,13 +121,13 @@ class PairMetrics:
 
     def add(self, sums: torch.Tensor, where: str = "") -> None:
         """
-        Count some pairs.
+        Add the sums of some pairs.
 
         Args:
             sums (`torch.Tensor` of shape `(2, num_columns)`):
-                What [`pair_sums`] returns, added over pairs and processes.
+                Output of [`pair_sums`], added over pairs and processes.
             where (`str`, *optional*, defaults to `""`):
-                Where the run is, for the error.
+                Step and mode of the run, for the error message.
 
         Raises:
             FloatingPointError: If the loss is not finite.
@@ -135,20 +135,19 @@ class PairMetrics:
         loss = sums[:, COLUMNS.index("loss")].sum().item()
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"The loss must be finite, got {loss}{where and ' '}{where}. The student would be lost; lower "
-                "`learning_rate` or "
-                '`rejected_key_weight`, bound the push with `rejected_loss="unlikelihood"`, clip with '
-                "`max_grad_norm`, or "
-                "train in bf16 instead of fp16."
+                f"The loss must be finite, got {loss}{where and ' '}{where}. Its gradient would destroy the student's "
+                "weights; lower `learning_rate` or `rejected_key_weight`, use the bounded "
+                '`rejected_loss="unlikelihood"`, clip gradients with `max_grad_norm`, or train in bf16 instead of '
+                "fp16."
             )
         self._sums += sums.to("cpu", torch.float64)
 
     def pop(self) -> dict[str, float]:
         """
-        The metrics of all that was counted, which is forgotten.
+        Return the metrics of all pairs since the last call, and set the sums to zero.
 
         Returns:
-            `dict[str, float]`: Metrics by name. A mean over nothing is left out.
+            `dict[str, float]`: Metrics by name. A metric whose divisor is zero is left out.
         """
         if not self.num_pairs:
             return {}

@@ -1,8 +1,8 @@
 """
-Tables of questions with their right answers, and the prompt in which a student sees a question.
+Check tables of questions with their right answers, and write the prompt of a question.
 
-Synthesis asks a teacher such questions and makes pairs of its replies; evaluation asks a student. Both must mean the
-same by a question, and write the same prompt.
+Synthesis asks a teacher these questions and makes pairs from its replies; evaluation asks a student. Both use this
+file, so that both read the same columns and write the same prompt.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,13 +16,13 @@ __getattr__ = renamed(__name__, {"check_questions": "normalize_questions"})
 
 def student_prompt(question: str, task_description: str = "") -> str:
     """
-    The prompt of a question, as in the paper: zero-shot, under the description of its task if there is one.
+    Write the prompt of a question as in the paper: zero-shot, after the description of its task if there is one.
 
     Args:
         question (`str`):
             The question.
         task_description (`str`, *optional*, defaults to `""`):
-            What the task is.
+            Description of the task.
 
     Returns:
         `str`: The prompt.
@@ -41,7 +41,7 @@ def student_prompt(question: str, task_description: str = "") -> str:
 
 def normalize_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """
-    Questions that can be asked, each once.
+    Check questions and bring them into one form.
 
     Args:
         questions ([`~datasets.Dataset`] or `Iterable[dict]`):
@@ -51,8 +51,8 @@ def normalize_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, A
         `list[dict[str, Any]]`: The rows with these four columns, without spaces around question and answer.
 
     Raises:
-        TypeError: If they are not rows.
-        ValueError: If there is none, or a question or answer is missing, or a question is there twice.
+        TypeError: If an element is not a row.
+        ValueError: If there is no question, a question or answer is missing, or a question is repeated.
     """
     rows: list[dict[str, Any]] = []
     missing: dict[str, list[int]] = {"question": [], "answer": []}
@@ -60,8 +60,8 @@ def normalize_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, A
     for number, row in enumerate(questions):
         if not isinstance(row, Mapping):
             raise TypeError(
-                f"`questions` must be rows with `question` and `answer`, got {row!r}. Of a `DatasetDict`, pass one "
-                'split: `questions["train"]`, say.'
+                f"`questions` must be rows with `question` and `answer`, got {row!r}. If it is a `DatasetDict`, pass "
+                'one split, for example `questions["train"]`.'
             )
         texts = {name: row.get(name) for name in ("question", "answer")}
         for name, text in texts.items():
@@ -81,8 +81,8 @@ def normalize_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, A
         if numbers:
             raise ValueError(
                 f"Each question must have a text `{name}`, but {len(numbers)} of {len(rows)} have none, the first in "
-                f"rows {', '.join(map(str, numbers[:5]))} (from 0). It could be neither asked nor judged; rename the "
-                "columns to `question` and `answer`, make answers text, or leave these rows out."
+                f"rows {', '.join(map(str, numbers[:5]))} (from 0). Such a row cannot be used; rename the columns to "
+                "`question` and `answer`, make answers text, or leave these rows out."
             )
     repeated = {question: numbers for question, numbers in places.items() if len(numbers) > 1}
     if repeated:

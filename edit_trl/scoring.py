@@ -1,9 +1,9 @@
 """
-Logits of chosen tokens alone: the forward pass that training, callbacks, key-step accuracy and the report share.
+Compute logits for selected tokens only. Training, callbacks, key-step accuracy and the HTML report use this file.
 
-About one token in twenty of a pair has a weight, and a vocabulary has a hundred thousand tokens. So a hook on the
-language-model head hands it the hidden states that predict the wanted tokens, and no others. The rest of the model's
-forward runs as it is, with its own scaling, soft-capping, casting and sharding.
+About one token in twenty of a pair has a weight, and a vocabulary has about a hundred thousand tokens, so most logits
+would be computed for nothing. A hook on the language-model head gives it only the hidden states that predict the
+selected tokens. The rest of the model's forward is unchanged, including scaling, soft-capping, casting and sharding.
 """
 
 import inspect
@@ -16,20 +16,20 @@ from accelerate.utils import is_peft_model
 from trl.trainer.utils import pad
 
 
-# Logits of one forward pass of `score_tokens`: a gigabyte in 32 bits.
+# Maximum number of logits in one forward pass of `score_tokens`: a gigabyte in fp32.
 _MAX_LOGITS_OF_A_PASS = 2**28
 
 
 class TokenScores(NamedTuple):
     """
-    How likely a model finds some tokens.
+    Logits of some tokens, and what is needed to make log-probabilities of them.
 
     Args:
         logits (`torch.Tensor` of shape `(num_tokens,)`):
-            Logit of each token, in fp32 on the CPU. Two tokens at the same place differ by what their
-            log-probabilities differ by.
+            Logit of each token, in fp32 on the CPU. At the same position, the difference of two logits is the
+            difference of the log-probabilities.
         log_normalizers (`torch.Tensor` of shape `(num_tokens,)`):
-            Logarithm of the sum of the exponentials of all logits at the place of each token.
+            Logarithm of the sum of the exponentials of all logits at the position of each token.
     """
 
     logits: torch.Tensor
@@ -46,24 +46,24 @@ def score_tokens(
     model: Any, sequences: Sequence[list[int]], targets: Sequence[list[tuple[int, int]]], batch_size: int
 ) -> list[TokenScores]:
     """
-    Score tokens of some sequences, without gradients, in the mode that the model is in.
+    Score tokens of some sequences, without gradients. The mode of the model (training or evaluation) is not changed.
 
-    Sequences are padded on the right, where no causal model looks. The longest come first: where memory is short, it
-    shows at once.
+    Sequences are padded on the right, which has no effect on the tokens of a causal model. The longest sequences come
+    first, so that missing memory is found at once.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Causal language model, run on its device.
+            Causal language model. It runs on its device.
         sequences (`Sequence[list[int]]`):
             Token IDs of each sequence, at least one.
         targets (`Sequence[list[tuple[int, int]]]`):
-            For each sequence the tokens to score: the place of the token that predicts, and the token ID. A token need
-            not stand in the sequence.
+            For each sequence, the tokens to score as `(position, token ID)`. The hidden state at this position
+            predicts the token, which need not be in the sequence.
         batch_size (`int`):
-            Sequences per forward pass; fewer where their logits would take more than a gigabyte.
+            Number of sequences per forward pass. It is reduced if the logits would take more than a gigabyte.
 
     Returns:
-        `list[TokenScores]`: The scores of each sequence's targets, in order.
+        `list[TokenScores]`: For each sequence, the scores of its targets in order.
 
     Raises:
         ValueError: If the model calls its output embeddings more than once in a forward pass.
@@ -100,11 +100,11 @@ def score_tokens(
             torch.tensor([place for number in batch for place in places[number]]),
             input_ids=pad(input_ids, padding_value=0, padding_side="right").to(model.device),
             attention_mask=pad([torch.ones_like(ids) for ids in input_ids], 0, padding_side="right").to(model.device),
-            use_cache=False,  # a cache warns under gradient checkpointing
+            use_cache=False,  # with gradient checkpointing, a cache causes a warning
         )
         parts = outputs.logits[0].split([len(places[number]) for number in batch])
         for number, part in zip(batch, parts, strict=True):
-            logits = part.float()  # one sequence at a time, since this is a copy in 32 bits
+            logits = part.float()  # one sequence at a time, because this copies the logits to fp32
             row_of = {place: row for row, place in enumerate(places[number])}
             rows = torch.tensor([row_of[place] for place, _ in targets[number]], device=logits.device)
             tokens = torch.tensor([token for _, token in targets[number]], device=logits.device)
@@ -116,17 +116,17 @@ def forward_scored(
     model: Any, rows: torch.Tensor, places: torch.Tensor, head: torch.nn.Module | None = None, **inputs: Any
 ) -> Any:
     """
-    A forward pass of which only the logits at some places are computed.
+    Run a forward pass that computes logits only at some positions.
 
     Args:
         model ([`~torch.nn.Module`]):
-            Causal language model, wrapped for training or not.
+            Causal language model, with or without the wrappers of distributed training.
         rows (`torch.Tensor` of shape `(num_scored,)`):
-            Row of each place.
+            Row of each position.
         places (`torch.Tensor` of shape `(num_scored,)`):
-            Places within the rows.
+            Positions within the rows.
         head ([`~torch.nn.Module`], *optional*):
-            The output embeddings. Defaults to those of `model`, which a wrapped model does not give.
+            The output embeddings. Defaults to the output embeddings of `model`. Needed for a wrapped model.
         **inputs:
             Inputs of the model.
 
@@ -149,10 +149,10 @@ def forward_scored(
     if num_calls > 1:
         raise ValueError(
             f"{type(model).__name__} must call its output embeddings once per forward pass, got {num_calls} calls. "
-            "The logits of the scored tokens are taken there; pass a causal language model whose "
+            "This call computes the logits of the scored tokens; pass a causal language model whose "
             "`get_output_embeddings()` is the module that computes its logits."
         )
-    if num_calls == 0:  # its logits come from elsewhere, at all places
+    if num_calls == 0:  # the model computes its logits in another way, at all positions
         outputs.logits = select_positions(outputs.logits, rows, places)
     return outputs
 
@@ -162,7 +162,7 @@ def scored_positions_only(
     head: torch.nn.Module, rows: torch.Tensor, positions: torch.Tensor
 ) -> Iterator[list[torch.Size]]:
     """
-    Let the language-model head see the hidden states at `(rows, positions)` alone, as one row.
+    Make the language-model head compute logits only for the hidden states at `(rows, positions)`, as one row.
 
     Args:
         head ([`~torch.nn.Module`]):
@@ -170,15 +170,15 @@ def scored_positions_only(
         rows (`torch.Tensor` of shape `(num_scored,)`):
             Row of each hidden state.
         positions (`torch.Tensor` of shape `(num_scored,)`):
-            Position of each within its row.
+            Position of each hidden state within its row.
 
     Yields:
-        `list[torch.Size]`: Shape of the hidden states of each call of the head, filled as they come.
+        `list[torch.Size]`: Shape of the hidden states of each call of the head. Each call adds one element.
     """
     calls: list[torch.Size] = []
 
     def select(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if not args:  # called by keyword: the first parameter of `forward` is the hidden states
+        if not args:  # called with keywords only; the first parameter of `forward` is the hidden states
             name, *_ = inspect.signature(module.forward).parameters
             args = (kwargs.pop(name),)
         hidden_states, *rest = args
@@ -194,30 +194,30 @@ def scored_positions_only(
 
 def select_positions(states: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """
-    What a tensor holds at some positions, as one row.
+    Select some positions of a tensor as one row.
 
     Args:
         states (`torch.Tensor` of shape `(num_rows, length, size)`):
             Hidden states or logits. With `device_map` they may be on another device than the positions.
         rows, positions (`torch.Tensor` of shape `(num_scored,)`):
-            Which to take.
+            Row and position of each element to select.
 
     Returns:
-        `torch.Tensor` of shape `(1, num_scored, size)`.
+        `torch.Tensor` of shape `(1, num_scored, size)`: The selected states.
     """
     return states[rows.to(states.device), positions.to(states.device)][None]
 
 
 def without_adapter(model: Any) -> Any:
     """
-    The model below an adapter.
+    Return the base model of a model with an adapter.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Model, not wrapped for training.
+            Model without the wrappers of distributed training.
 
     Returns:
-        [`~transformers.PreTrainedModel`]: The model itself, if it has no adapter.
+        [`~transformers.PreTrainedModel`]: The base model, or `model` itself if it has no adapter.
     """
     return model.get_base_model() if is_peft_model(model) else model
 
@@ -225,7 +225,9 @@ def without_adapter(model: Any) -> Any:
 @contextmanager
 def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     """
-    Evaluation mode. Afterwards each module is back in its own: frozen parts may have been in it before.
+    Set a model to evaluation mode, and set each module back to its own mode afterwards.
+
+    The modes are restored one by one, because frozen modules may have been in evaluation mode before.
 
     Args:
         model ([`~torch.nn.Module`]):

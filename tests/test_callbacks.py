@@ -368,7 +368,7 @@ class TestKeyStepAccuracyCallback:
         trainer.args.max_length = 4
         caplog.set_level("WARNING", logger=LOGGER)
         callback = KeyStepAccuracyCallback(trainer, Dataset.from_list(ids))
-        assert "leaves out 3 of 6 held-back pairs: 3 where the chains part beyond `max_length`" in caplog.text
+        assert "leaves out 3 of 6 held-back pairs: 3 where the chains differ only beyond `max_length`" in caplog.text
         callback.on_evaluate(trainer.args, trainer.state, trainer.control, metrics={})
         assert (callback.scores.num_pairs, callback.scores.left_out) == (3, {"too_long": 3})
 

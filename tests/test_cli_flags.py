@@ -33,7 +33,7 @@ class TestHelp:
         for field in [*fields(ChatClient), *fields(SynthesisConfig)]:
             assert f"--{field.name} " in text
             assert field.metadata["help"].rstrip(".").replace("'None'", "'none'") in text
-        assert "the paper's by default. 'none' leaves it to the endpoint (default: 0.2)" in text
+        assert "The default is the paper's. 'none' uses the default of the endpoint (default: 0.2)" in text
 
     @pytest.mark.parametrize("command", COMMANDS, ids=lambda module: module.__name__.rpartition(".")[2])
     def test_values_are_named_as_one_types_them(self, command):
@@ -48,7 +48,7 @@ class TestHelp:
         with pytest.raises(SystemExit):
             main(["evaluate", "--help"])
 
-        assert "zero is greedy (default: 0.0)" in " ".join(capsys.readouterr().out.split())
+        assert "Zero means greedy decoding (default: 0.0)" in " ".join(capsys.readouterr().out.split())
 
     def test_percent_sign_is_shown(self, capsys):
         """argparse formats help texts, and would take the sign for the beginning of a field."""

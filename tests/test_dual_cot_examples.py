@@ -138,7 +138,7 @@ class TestContrastiveExamples:
             assert len(set(shown(request))) == 3
         (note,) = result.report["notes"]
         assert note.startswith(
-            "3 rectified questions are too few to draw 3 examples for the contrastive prompt from; those"
+            "3 rectified questions are too few to draw 3 examples for the contrastive prompt from; the examples"
         )
         assert "that come with the package were used" in note
 
@@ -167,7 +167,7 @@ class TestContrastiveExamples:
         assert [shown(request) for request in contrastive] == [
             [("Question 0", "Right 0", "Wrong 0"), ("Question 1", "Right 1", "Wrong 1")]
         ] * 2
-        assert "those of `examples` were used" in result.report["notes"][0]
+        assert "the examples of `examples` were used" in result.report["notes"][0]
 
     def test_too_few_given_ones_are_refused_and_the_replies_stay(self, tmp_path):
         examples = examples_file(tmp_path, num=3, num_wrong=2)

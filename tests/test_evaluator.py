@@ -155,5 +155,5 @@ class TestScoreGenerations:
     def test_unfinished_run_is_refused(self, num_rows, numbers, tmp_path):
         evaluate(QUESTIONS, Scripted(), config(tmp_path, num_paths=2))
 
-        with pytest.raises(ValueError, match=f"equally many replies to each question, got {numbers}"):
+        with pytest.raises(ValueError, match=f"must have the same number of replies, got {numbers}"):
             score_generations(lines(tmp_path / "scores")[:num_rows])

@@ -272,7 +272,7 @@ class TestLeftOut:
         assert "Dropped 1 of 3 pairs of the held-back dataset" in caplog.text
 
     def test_no_pair_left(self, model):
-        with pytest.raises(ValueError, match=r"got none: 1 where the chains part beyond .max_length.*\(2\)"):
+        with pytest.raises(ValueError, match=r"got none: 1 where the chains differ only beyond .max_length.*\(2\)"):
             key_step_accuracy(model, tokenized(((5, 6), (7, 8), (7, 9))), max_length=2)
 
     def test_batch_size_below_one(self, model):

@@ -217,7 +217,7 @@ class TestExamples:
             (None, "`examples` must be a JSON Lines file, got .*examples.jsonl"),
             (b"question,answer\n", "`examples` must be a JSON Lines file"),
             (b"\xff\xfe", "`examples` must be a JSON Lines file"),
-            (b"[1, 2]\n", "number 1 of .* has not"),
+            (b"[1, 2]\n", "number 1 of .* does not"),
             (b'"text"\n', "number 1 of"),
             (b'{"question": "Why?", "answer": "5"}', "texts `question`, `answer` and `chosen`, but number 1 of"),
             (b'{"question": "Why?", "answer": 5, "chosen": "It is 5."}', "number 1 of"),

@@ -138,7 +138,7 @@ class TestTerminal:
         print_statistics(summary, Console(file=file, width=120))
 
         assert summary["one_sided"] == {"chosen": 1, "rejected": 0}
-        assert "Without key words in the right chain (the wrong one only adds): 1 pairs" in file.getvalue()
+        assert "Without key words in the right chain (the wrong chain only adds words): 1 pairs" in file.getvalue()
 
     def test_negative_fold_is_refused(self):
         with pytest.raises(ValueError, match="`fold` must be at least 0, got -1"):

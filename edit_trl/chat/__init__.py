@@ -1,5 +1,5 @@
 """
-Chat calls to OpenAI-compatible endpoints, and the prompts that are sent. For teacher, judge and student alike.
+Chat calls to OpenAI-compatible endpoints, and prompt templates. Used for the teacher, the judge and the student.
 """
 
 from .client import ChatClient

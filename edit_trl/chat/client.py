@@ -1,11 +1,11 @@
 """
-Ask an OpenAI-compatible endpoint many questions, pay for each reply once, and stop at a budget.
+`ChatClient`: send many chat requests to an OpenAI-compatible endpoint, store each reply, and stop at a budget.
 
-Serves vLLM, llama.cpp, TGI and commercial services alike, through the official `openai` package. What is asked, and
-what a reply is worth, is for others: `synthesis/dual_cot.py` asks for chains-of-thought.
+Works with vLLM, llama.cpp, TGI and commercial services, through the official `openai` package. The modules that use
+the client make the messages and judge the replies: `synthesis/dual_cot.py` asks for chains-of-thought, for example.
 
-The client holds the options and the store. Killed at any moment and started again, it sends again at most the requests
-that were in flight. Several samples of one question are as many requests, since many servers ignore `n`.
+The client has the options and the store. If a run is killed and started again, only the requests that were in flight
+are sent again. Each sample of a question is a request of its own, because many servers ignore `n`.
 """
 
 import asyncio
@@ -31,56 +31,56 @@ _R = TypeVar("_R")
 @dataclass
 class ChatClient:
     """
-    Chat calls to an OpenAI-compatible endpoint: stored, limited, retried, counted.
+    Client for chat requests to an OpenAI-compatible endpoint. It stores replies, limits the rate, retries and counts.
 
     Needs `pip install 'edit-trl[openai]'`.
 
     Args:
         model (`str`):
-            Name of the model, as the endpoint knows it.
+            Name of the model at the endpoint.
         base_url (`str`, *optional*, defaults to `"https://api.openai.com/v1"`):
-            URL of the endpoint, up to and with `/v1`.
+            URL of the endpoint, including `/v1`.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
             Name of the environment variable that holds the key. `None` for an endpoint without keys.
         store (`str`, *optional*):
-            SQLite file for the replies; made if it does not exist. `None` keeps them in memory.
+            SQLite file for the replies. It is created if it does not exist. `None` keeps the replies in memory.
         temperature (`float`, *optional*, defaults to `0.2`):
-            Sampling temperature, the paper's by default. `None` leaves it to the endpoint.
+            Sampling temperature. The default is the paper's. `None` uses the default of the endpoint.
         top_p (`float`, *optional*):
-            Nucleus sampling. `None` leaves it to the endpoint.
+            Nucleus sampling. `None` uses the default of the endpoint.
         max_tokens (`int`, *optional*, defaults to `2048`):
-            Longest reply, in tokens, the paper's by default. `None` leaves it to the endpoint.
+            Maximum length of a reply, in tokens. The default is the paper's. `None` uses the default of the endpoint.
         seed (`int`, *optional*):
-            Seed of the sampling; the number of the sample is added to it. `None` sends none.
+            Seed of the sampling. The number of the sample is added to it. `None` sends no seed.
         extra_body (`dict`, *optional*):
             More fields of the request, such as `{"max_completion_tokens": 4096}`, or `{"chat_template_kwargs":
             {"enable_thinking": false}}` for vLLM.
         max_concurrency (`int`, *optional*, defaults to `16`):
-            Requests in flight at a time.
+            Maximum number of requests in flight at the same time.
         requests_per_minute (`float`, *optional*):
-            Most requests per minute, evenly spaced.
+            Maximum number of requests per minute. They are evenly spaced.
         tokens_per_minute (`float`, *optional*):
-            Most tokens per minute, of requests and replies.
+            Maximum number of tokens per minute, in requests and replies together.
         max_retries (`int`, *optional*, defaults to `5`):
-            Further attempts after a server error, a cut connection, a timeout or an unreadable reply.
+            Number of further attempts after a server error, a lost connection, a timeout or an unreadable reply.
         max_wait (`float`, *optional*, defaults to `900.0`):
             Seconds that the endpoint may ask to wait, without any reply in between, before the run ends.
         connect_timeout (`float`, *optional*, defaults to `10.0`):
-            Seconds to connect.
+            Maximum time to connect, in seconds.
         timeout (`float`, *optional*, defaults to `300.0`):
-            Seconds for a whole reply.
+            Maximum time for a whole reply, in seconds.
         prompt_price (`float`, *optional*):
             Price of a million tokens of requests, in any currency.
         completion_price (`float`, *optional*):
-            Price of a million tokens of replies.
+            Price of a million tokens of replies, in the same currency.
         max_cost (`float`, *optional*):
-            Stop before the replies in the store, old and new, cost more than this.
+            Maximum cost of all replies in the store, old and new. The run stops before the cost is exceeded.
         max_requests (`int`, *optional*):
-            Stop before more requests than this were sent for the replies in the store.
+            Maximum number of requests for the replies in the store, old and new. The run stops before it is exceeded.
 
     Raises:
-        ImportError: When the first request is sent, if `openai` is missing.
-        ValueError: If an option cannot work, the key is missing, or the store cannot be used.
+        ImportError: When the first request is sent, if `openai` is not installed.
+        ValueError: If an option has a value that cannot work, the key is missing, or the store cannot be used.
 
     Examples:
 
@@ -128,7 +128,7 @@ class ChatClient:
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(
                 f"`base_url` must be a URL that starts with http:// or https://, got {self.base_url!r}. Pass "
-                '`base_url="http://localhost:8000/v1"`, say.'
+                '`base_url="http://localhost:8000/v1"`, for example.'
             )
         if url.username or url.password or url.query:
             raise ValueError(
@@ -161,16 +161,16 @@ class ChatClient:
         taken = [f"`{name}`" for name in OWN_FIELDS if name in (self.extra_body or {})]
         if taken:
             raise ValueError(
-                f"`extra_body` must not hold {', '.join(taken)}. The client sets these itself: each sample is a "
-                "request of its own, and a reply is read as a whole. Use the client's options, and leave out what has "
-                "none."
+                f"`extra_body` must not hold {', '.join(taken)}. The client sets these fields itself: each sample is "
+                "a request of its own, and a reply is read as a whole. Use the client's options of the same name, and "
+                "leave out the fields that have no option."
             )
         try:
             json.dumps(self.extra_body)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"`extra_body` must be what JSON can hold, got something else ({error}). It is sent and stored as "
-                "JSON; pass lists, dictionaries, text and numbers."
+                f"`extra_body` must be what JSON can hold, but it is not ({error}). It is sent and stored as JSON; "
+                "pass lists, dictionaries, text and numbers."
             ) from None
 
     @property
@@ -179,27 +179,28 @@ class ChatClient:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`dict[str, Any]`: The options that the replies depend on, by name. A store holds replies of one such set."""
+        """`dict[str, Any]`: The options that change the replies. They are the same for all replies of a store."""
         names = ("base_url", "model", "temperature", "top_p", "max_tokens", "seed", "extra_body")
         return {name: getattr(self, name) for name in names}
 
     async def chat(self, messages: list[dict[str, str]], sample: int = 0) -> ChatReply:
         """
-        The reply to some messages, from the store or from the endpoint. To be called inside [`~ChatClient.for_each`].
+        Return the reply to some messages, from the store or from the endpoint. Call it inside
+        [`~ChatClient.for_each`].
 
         Args:
             messages (`list[dict[str, str]]`):
                 Messages with `role` and `content`.
             sample (`int`, *optional*, defaults to `0`):
-                Number of the sample. The same messages with another number are asked again.
+                Number of the sample. The same messages with another number are sent as a new request.
 
         Returns:
             [`ChatReply`]: The reply.
 
         Raises:
-            BudgetReached: If the reply is not in the store, and to ask for it would exceed the budget.
-            EndpointError: If there is no usable reply after all attempts, or the endpoint refuses.
-            RuntimeError: If it is called elsewhere.
+            BudgetReached: If the reply is not in the store, and the request would exceed the budget.
+            EndpointError: If there is no usable reply after all attempts, or the endpoint refuses the request.
+            RuntimeError: If it is called outside [`~ChatClient.for_each`].
         """
         if self._run is None:
             raise RuntimeError("`chat` must be called inside `ChatClient.for_each`, which opens the connection.")
@@ -207,20 +208,20 @@ class ChatClient:
 
     def num_attempts(self, max_attempts: int) -> int:
         """
-        How many samples of one reply it makes sense to ask for, until one is good enough.
+        Return how many samples to ask for until one is good enough.
 
         Args:
             max_attempts (`int`):
-                How many to ask for at most.
+                Maximum number of samples.
 
         Returns:
-            `int`: `max_attempts`; at temperature zero 1, since the same reply would come again.
+            `int`: `max_attempts`, or 1 at temperature zero, where every sample would be the same reply.
         """
         return 1 if self.temperature == 0 else max_attempts
 
     def price(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """
-        Price of some tokens.
+        Compute the price of a number of tokens.
 
         Args:
             prompt_tokens (`int`):
@@ -237,29 +238,31 @@ class ChatClient:
 
     @property
     def cost(self) -> float | None:
-        """`float` or `None`: What the replies in the store cost, old and new; `None` without prices."""
+        """`float` or `None`: Cost of all replies in the store, old and new; `None` without prices."""
         return self.price(self.usage.prompt_tokens, self.usage.completion_tokens)
 
     def for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R | Exception]:
         """
-        Do some work for each item, `max_concurrency` at a time.
+        Call a coroutine function on each item, `max_concurrency` items at a time.
 
-        Work may call [`~ChatClient.chat`] any number of times. Where an item's requests fail, or are not sent because
-        the budget is reached, its place holds the exception; the others go on, as far as the store has their replies.
+        `work` may call [`~ChatClient.chat`] any number of times. If a request of an item fails, or is not sent because
+        the budget is reached, the exception is the result of this item. The other items are still processed: after
+        the budget is reached, they get the replies that are already in the store.
 
         Args:
             items (`Iterable`):
-                What to work on.
+                Items to process.
             work (`Callable`):
-                Coroutine function of one item.
+                Coroutine function that takes one item.
 
         Returns:
-            `list`: For each item, in order, what `work` returned, or its [`EndpointError`] or [`BudgetReached`].
+            `list`: For each item, in order, the result of `work`, or the [`EndpointError`] or [`BudgetReached`] that
+            it raised.
 
         Raises:
-            EndpointError: If the endpoint fails for all requests. Replies so far are in the store.
-            ImportError: If `openai` is missing, and not all replies are in the store.
-            ValueError: Likewise, if the key is missing.
+            EndpointError: If the endpoint fails for all requests. The replies so far are in the store.
+            ImportError: If a reply is not in the store and `openai` is not installed.
+            ValueError: If a reply is not in the store and the key is missing.
         """
         tasks: list[Any] = []
 
@@ -275,7 +278,8 @@ class ChatClient:
             asyncio.get_running_loop()
         except RuntimeError:
             return asyncio.run(run())
-        # A notebook has a loop of its own. An interrupt comes to the notebook's thread, which passes it on.
+        # A notebook already runs a loop, so this run gets another thread. An interrupt reaches the thread of the
+        # notebook, which cancels the run.
         with ThreadPoolExecutor(1) as executor:
             future = executor.submit(lambda: asyncio.run(run()))
             try:
@@ -298,23 +302,23 @@ class ChatClient:
 
     def remember(self, name: str, value: Any = None) -> Any:
         """
-        What the store holds under a name; if nothing yet, the given value, which it then holds unless it is `None`.
+        Return the value stored under a name. If there is none and `value` is not `None`, store `value` first.
 
-        For choices that later requests depend on, so that each is made once.
+        Use it for choices on which later requests depend, so that a continued run makes the same choices.
 
         Args:
             name (`str`):
-                Any name.
+                Name of the value.
             value (`Any`, *optional*):
-                Anything that JSON can hold.
+                Any value that JSON can hold.
 
         Returns:
-            `Any`: What is stored; `None` if nothing is.
+            `Any`: The stored value; `None` if there is none.
         """
         return self._store.remember(name, value)
 
     def close(self) -> None:
-        """Close the store, so that another process may use it. A `with` statement does so at its end."""
+        """Close the store, so that another process may use it. A `with` statement does this at its end."""
         self._store.close()
 
     def __enter__(self) -> "ChatClient":

@@ -1,12 +1,12 @@
 """
-One request to an OpenAI-compatible endpoint: what is sent, what comes back, and what an error means.
+Send one request to an OpenAI-compatible endpoint, read the reply, and classify errors.
 
-A request ends in a reply or in one of three exceptions: the endpoint asks to wait ([`AskedToWait`]), this attempt
-failed and another one may not ([`AttemptFailed`]), or there is no point in asking again ([`EndpointError`]). When to
-send, and how often to try, is decided in `run.py`.
+A request returns a reply or raises one of three exceptions: [`AskedToWait`] if the endpoint asks to wait,
+[`AttemptFailed`] if another attempt may succeed, and [`EndpointError`] if another attempt cannot succeed. `run.py`
+decides when to send a request and how often to try.
 
-The key is read from the environment when the connection is opened. Where a message quotes the endpoint, the key is
-taken out.
+The key is read from the environment when the connection is opened. If an error message quotes the endpoint, the key
+is removed from the quote.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from .store import ChatReply
 # Fields of a request that the client sets itself.
 OWN_FIELDS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens")
 
-# Bytes of text per token, to estimate what a request will take before its usage is known.
+# Bytes of text per token, to estimate the tokens of a request before the endpoint counts them.
 BYTES_PER_TOKEN = 4
 
-# Statuses that any other request would meet as well: wrong key, no credit, no right, no such model or path.
+# Statuses with which every other request would fail too: wrong key, no credit, no permission, no such model or path.
 _FATAL_STATUSES = (401, 402, 403, 404, 405)
 
-# What stands between the tags. Without an opening tag, all that stands before the closing one; without a closing tag,
-# all that follows.
+# The text between the tags. Without an opening tag, the text before the closing tag; without a closing tag, all text
+# after the opening tag.
 _THINKING = re.compile(r"(?:<think(?:ing)?>|\A(?=(?:(?!<think).)*?</think))(.*?)(?:</think(?:ing)?>|\Z)", re.DOTALL)
 
 
@@ -41,13 +41,13 @@ class EndpointError(Exception):
 
     Args:
         message (`str`):
-            What happened, and what to do. Never holds the key.
+            What happened and what to do. Never contains the key.
         url (`str`):
             Base URL of the endpoint.
         status_code (`int`, *optional*):
             HTTP status, if there was a response.
         is_fatal (`bool`, *optional*, defaults to `False`):
-            Whether other requests would fail as well.
+            Whether all other requests would fail too.
     """
 
     def __init__(self, message: str, url: str, status_code: int | None = None, is_fatal: bool = False) -> None:
@@ -63,7 +63,7 @@ class AskedToWait(Exception):
 
     Args:
         seconds (`float` or `None`):
-            For how long, if it says so.
+            How long to wait; `None` if the endpoint does not say.
         status_code (`int`):
             HTTP status.
     """
@@ -76,7 +76,7 @@ class AskedToWait(Exception):
 
 class AttemptFailed(Exception):
     """
-    An attempt failed; another one may not.
+    An attempt failed, but another attempt may succeed.
 
     Args:
         message (`str`):
@@ -92,18 +92,18 @@ class AttemptFailed(Exception):
 
 class Endpoint:
     """
-    An endpoint, and the connection to it.
+    An endpoint and the connection to it.
 
     Args:
         settings (`dict[str, Any]`):
-            What the replies depend on: `base_url`, `model`, `temperature`, `top_p`, `max_tokens`, `seed` and
+            Options that change the replies: `base_url`, `model`, `temperature`, `top_p`, `max_tokens`, `seed` and
             `extra_body`.
         api_key_env (`str` or `None`):
             Name of the environment variable that holds the key; `None` for an endpoint without keys.
         connect_timeout (`float`):
-            Seconds to connect.
+            Maximum time to connect, in seconds.
         timeout (`float`):
-            Seconds for a whole reply.
+            Maximum time for a whole reply, in seconds.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Endpoint:
         self._models: list[str] = []
 
     async def open(self) -> None:
-        """Connect, and ask for the list of models: a wrong address or key shows before anything else is sent."""
+        """Connect and ask for the list of models, so that a wrong URL or key is found before any other request."""
         self._connection = self._connect()
         import openai
 
@@ -127,17 +127,17 @@ class Endpoint:
             models = await asyncio.wait_for(self._connection.models.list(), self.connect_timeout + 20)
             self._models = [str(model.id) for model in models.data or []]
         except openai.APIStatusError as error:
-            if error.status_code in (401, 403):  # with other statuses, an endpoint without such a list
+            if error.status_code in (401, 403):  # any other status may mean that the endpoint has no such list
                 raise self._read_status(error) from None
         except openai.APIConnectionError as error:
-            # One that is too busy to list its models did connect.
+            # If the connection was made and only the list is late, the endpoint is busy and not unreachable.
             if not isinstance(error, openai.APITimeoutError) or "Connect" in type(error.__cause__).__name__:
                 raise self.error(
                     f"Cannot reach the endpoint ({self._reason(error)}). Check `base_url`, and that the server runs.",
                     is_fatal=True,
                 ) from None
         except (TimeoutError, ValueError, TypeError, AttributeError, openai.OpenAIError):
-            pass  # no list that we can read
+            pass  # the list of models cannot be read; it is optional
         self.is_open = True
 
     async def ask(self, messages: list[dict[str, str]], sample: int) -> ChatReply:
@@ -155,8 +155,8 @@ class Endpoint:
 
         Raises:
             AskedToWait: If the endpoint asks to wait.
-            AttemptFailed: If there was no reply, or none that can be read.
-            EndpointError: If the endpoint refuses.
+            AttemptFailed: If there was no reply, or the reply cannot be read.
+            EndpointError: If the endpoint refuses the request.
         """
         import openai
 
@@ -182,7 +182,7 @@ class Endpoint:
 
     def error(self, message: str, status_code: int | None = None, is_fatal: bool = False) -> EndpointError:
         """
-        An error of this endpoint, which begins with its URL.
+        Make an error whose message begins with the URL of the endpoint.
 
         Args:
             message, status_code, is_fatal:
@@ -211,16 +211,17 @@ class Endpoint:
         return openai.AsyncOpenAI(
             api_key=key,
             base_url=self.url,
-            max_retries=0,  # retries are `run.py`'s, which knows of the store and of the other requests
+            max_retries=0,  # `run.py` retries, because it knows the budget and the other requests
             timeout=openai.Timeout(self.timeout, connect=self.connect_timeout),
         )
 
     def _read_status(self, error: Any) -> Exception:
-        """What an HTTP status means: wait, try again, give up on this request, or on all."""
+        """Turn an HTTP status into an exception: wait, try again, give up this request, or give up all requests."""
         status = error.status_code
         detail = self._redact(_error_detail(error))
         if status in (429, 503, 529):
-            # Without credit no waiting helps. The message does not tell: rate limits advertise the paid plan.
+            # Waiting does not help without credit. Only code and type show this: messages of rate limits mention
+            # the paid plan too.
             if re.search("insufficient_quota|billing", f"{error.code} {error.type}"):
                 return self.error(f"The account has no credit left: {detail}.", status, is_fatal=True)
             seconds = _retry_after(error.response.headers)
@@ -242,15 +243,15 @@ class Endpoint:
         return self.error(f"The endpoint refused the request: {detail}.", status, is_fatal=status in _FATAL_STATUSES)
 
     def _reason(self, error: Any) -> str:
-        """Why there was no connection."""
+        """Return the reason why there was no connection."""
         return self._redact(str(error.__cause__ or error) or type(error.__cause__).__name__)
 
     def _redact(self, text: str) -> str:
-        """A text from outside, without the key, on one line."""
+        """Remove the key from a text of the endpoint, and put the text on one line."""
         key = self._key()
         if key:
             text = text.replace(key, "***")
-        # Services quote a wrong key in part.
+        # Services quote parts of a wrong key.
         return " ".join(re.sub(r"\b(sk[-_]|hf_|Bearer )[\w*.-]{6,}", r"\1***", text).split())[:500]
 
     def _key(self) -> str:
@@ -259,11 +260,11 @@ class Endpoint:
 
 def request_body(settings: dict[str, Any], messages: list[dict[str, str]], sample: int) -> dict[str, Any]:
     """
-    Body of a request, `extra_body` aside.
+    Make the body of a request, without `extra_body`.
 
     Args:
         settings (`dict[str, Any]`):
-            As for [`Endpoint`]. Those that are `None` are left out.
+            As for [`Endpoint`]. Settings that are `None` are left out.
         messages (`list[dict[str, str]]`):
             Messages with `role` and `content`.
         sample (`int`):
@@ -291,19 +292,19 @@ def request_body(settings: dict[str, Any], messages: list[dict[str, str]], sampl
 
 def read_reply(text: str, prompt_tokens: int) -> ChatReply:
     """
-    The reply in the body of a response.
+    Read the reply from the body of a response.
 
     Args:
         text (`str`):
             The body.
         prompt_tokens (`int`):
-            Estimated tokens of the request, for an endpoint that does not count them.
+            Estimated number of tokens of the request, used if the endpoint does not count them.
 
     Returns:
-        [`ChatReply`]: The reply, its thinking apart.
+        [`ChatReply`]: The reply, with its thinking in a field of its own.
 
     Raises:
-        AttemptFailed: If there is none.
+        AttemptFailed: If the body has no reply that can be read.
     """
     unreadable = AttemptFailed(f"an unreadable reply ({text})")
     try:
@@ -311,7 +312,7 @@ def read_reply(text: str, prompt_tokens: int) -> ChatReply:
         choice = body["choices"][0]
         message = choice["message"]
         texts = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
-        # One that is cut may end in half a character, which cannot be stored.
+        # A reply that is cut at the limit may end in half a character, which cannot be stored.
         content, thinking = [(text or "").encode(errors="replace").decode() for text in texts]
         usage = body.get("usage") or {}
         finish_reason = choice.get("finish_reason")
@@ -325,7 +326,7 @@ def read_reply(text: str, prompt_tokens: int) -> ChatReply:
         raise unreadable
     if not (content or thinking) and finish_reason not in ("length", "content_filter"):
         raise AttemptFailed("an empty reply")
-    # Some endpoints leave the thinking in the content, some of them without the opening tag.
+    # Some endpoints leave the thinking in the content, sometimes without the opening tag.
     parts = [thinking, *_THINKING.findall(content)]
     answer = _THINKING.sub("", content)
     return ChatReply(answer.strip(), "\n".join(part.strip() for part in parts if part), finish_reason, *tokens)
@@ -333,7 +334,7 @@ def read_reply(text: str, prompt_tokens: int) -> ChatReply:
 
 def estimate_tokens(messages: list[dict[str, str]]) -> int:
     """
-    About how many tokens some messages take: a token per four bytes, and a few per message.
+    Estimate the number of tokens of some messages: one token per four bytes, and four tokens per message.
 
     Args:
         messages (`list[dict[str, str]]`):
@@ -354,7 +355,7 @@ def estimate_tokens(messages: list[dict[str, str]]) -> int:
 
 
 def _error_detail(error: Any) -> str:
-    """What a service says about an error."""
+    """Return the message of the endpoint about an error."""
     body = error.body if isinstance(error.body, dict) else {}
     message = body.get("message") or body.get("error") or body.get("detail") or error.message
     code = body.get("code")
@@ -362,7 +363,7 @@ def _error_detail(error: Any) -> str:
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds that a response asks to wait, given as seconds or as a date."""
+    """Return the seconds that a response asks to wait. The header gives them as a number or as a date."""
     value = headers.get("retry-after")
     milliseconds = headers.get("retry-after-ms")
     try:

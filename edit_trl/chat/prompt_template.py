@@ -1,8 +1,8 @@
 """
-Prompts as files: Jinja's syntax, and lines `[system]`, `[user]` or `[assistant]` that begin a message.
+Prompts in files: Jinja's syntax, and lines `[system]`, `[user]` or `[assistant]` that begin a message.
 
-Synthesis asks its teacher with such prompts, evaluation its judge. What is filled in is never taken for a part of the
-template: a question may hold a line `[assistant]` or `{{ braces }}` of its own.
+Synthesis uses such prompts for its teacher, evaluation for its judge. A value that is filled in is never read as a
+part of the template: a question may contain a line `[assistant]` or `{{ braces }}`.
 """
 
 import re
@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 
-# Lines of a template that begin a message; what they are while values are filled in.
+# Lines of a template that begin a message. While values are filled in, such a line is `_FILLED_ROLE`, which no value
+# can contain.
 _ROLE = re.compile(r"^\[(system|user|assistant)\][ \t]*\n", re.MULTILINE)
 _FILLED_ROLE = re.compile("\0(system|user|assistant)\0")
 
 
 class PromptTemplate:
     """
-    A prompt.
+    A prompt in a file.
 
     Args:
         path (`str` or `Path`):
-            Its file.
+            The file.
 
     Raises:
         ValueError: If the file is not text in Jinja's syntax.
@@ -54,17 +55,18 @@ class PromptTemplate:
 
     def render(self, **values: Any) -> list[dict[str, str]]:
         """
-        Messages of the prompt.
+        Fill in the variables of the template.
 
         Args:
             **values:
-                What its variables stand for.
+                Values of the variables, by name.
 
         Returns:
-            `list[dict[str, str]]`: Messages with `role` and `content`. A template without roles is one of the user.
+            `list[dict[str, str]]`: Messages with `role` and `content`. A template without roles is one message of the
+            user.
 
         Raises:
-            ValueError: If the template uses a variable that there is not.
+            ValueError: If the template uses a variable that is not in `values`.
         """
         import jinja2
 

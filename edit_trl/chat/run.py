@@ -1,13 +1,13 @@
 """
-Requests on their way to the endpoint, from the start of `ChatClient.for_each` to its end.
+Run all requests of one call of `ChatClient.for_each`: when to send, when to wait, when to retry and when to stop.
 
-Before a request is sent, it needs a place in the budget, one of the places in flight, its turn by requests and tokens
-per minute, and an endpoint that does not ask to wait. [`Budget`], [`Pace`] and [`Cooldown`] each know one of these;
-[`Run`] asks them in turn, tries again what failed, and ends when nothing more can succeed.
+A request is sent when the budget allows it, when fewer than `max_concurrency` requests are in flight, when the limits
+per minute allow it, and when the endpoint does not ask to wait. [`Budget`], [`Pace`] and [`Cooldown`] check one of
+these each. [`Run`] asks them in turn, retries failed attempts, and ends when no request can succeed any more.
 
-An endpoint that asks to wait makes all requests wait, and that is no failed attempt. Some failures concern one request
-(its context is too long, say) and leave the others alone; some concern all (a wrong key, an unknown model, an endpoint
-that is gone) and end the run.
+If the endpoint asks to wait, all requests wait; this does not count as a failed attempt. Some errors concern one
+request (for example, its context is too long), and the other requests continue. Some errors concern all requests (a
+wrong key, an unknown model, an endpoint that is down) and end the run.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from .store import ChatReply, ReplyStore, Usage
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-# Requests in a row that may fail, each after all its attempts, before the endpoint counts as gone.
+# If this many requests in a row fail, each after all its attempts, the endpoint counts as down.
 _MAX_FAILURES = 10
 
 # Longest wait that the client chooses itself, in seconds.
@@ -36,21 +36,21 @@ class BudgetReached(Exception):
 
 class Budget:
     """
-    Keeps requests, those in flight included, within the limits.
+    Keeps the number and the cost of requests within the limits, including the requests in flight.
 
-    A request in flight counts with what it may cost at worst: a token per byte, and the longest reply.
+    A request in flight counts with the highest cost that it may have: one token per byte, and the longest reply.
 
     Args:
         usage (`Usage`):
-            What was used so far. Its `requests` are counted here, its tokens by the run.
+            Usage so far. The budget counts its `requests`, the run counts its tokens.
         price (`Callable[[int, int], float | None]`):
-            Price of some tokens of requests and of replies; `None` without prices.
+            Function that computes the price of tokens of requests and tokens of replies; `None` without prices.
         longest_reply (`int` or `None`):
-            Tokens of the longest reply.
+            Maximum number of tokens of a reply.
         max_requests (`int` or `None`):
-            Most requests.
+            Maximum number of requests.
         max_cost (`float` or `None`):
-            Highest cost.
+            Maximum cost.
     """
 
     def __init__(
@@ -67,19 +67,21 @@ class Budget:
         self.max_requests = max_requests
         self.max_cost = max_cost
         self._num_in_flight = 0
-        self._reserved = 0.0  # cost of the requests in flight, at worst
+        self._reserved = 0.0  # highest possible cost of the requests in flight
         self._released = asyncio.Event()
 
     async def reserve(self, prompt_tokens: int) -> float:
         """
-        Count a request before it is sent. Waits while those in flight may turn out cheaper than at worst.
+        Count a request before it is sent.
+
+        If the cost would be exceeded, waits for the requests in flight: they may cost less than their highest cost.
 
         Args:
             prompt_tokens (`int`):
                 Estimated tokens of the request.
 
         Returns:
-            `float`: What the request may cost, to be released when it has ended.
+            `float`: Reserved cost of the request. Pass it to `release` when the request has ended.
 
         Raises:
             BudgetReached: If the request would exceed a limit.
@@ -100,7 +102,7 @@ class Budget:
             await self._released.wait()
 
     def release(self, cost: float, was_sent: bool) -> None:
-        """Take back the reserved `cost` of a request that has ended; one that never `was_sent` is not counted."""
+        """Free the reserved `cost` of a request that has ended. It does not count if it never `was_sent`."""
         if not was_sent:
             self.usage.requests -= 1
         self._reserved -= cost
@@ -110,7 +112,7 @@ class Budget:
 
 class Pace:
     """
-    Spaces requests, or their tokens, evenly, so that no minute sees more than a limit.
+    Spaces requests or their tokens evenly, so that no minute has more than the limit.
 
     Args:
         per_minute (`float` or `None`):
@@ -122,14 +124,14 @@ class Pace:
         self._next_time = 0.0
 
     async def take(self, amount: float) -> None:
-        """Wait for one's turn, and take some `amount`."""
+        """Wait until the next free moment, and reserve the time for an `amount`."""
         if self._seconds_each:
             start = max(self._next_time, time.monotonic())
             self._next_time = start + amount * self._seconds_each
             await asyncio.sleep(start - time.monotonic())
 
     def charge(self, amount: float) -> None:
-        """Take some `amount` afterwards, which later turns wait for. It may be negative."""
+        """Add an `amount` afterwards, which delays later calls of `take`. It may be negative."""
         self._next_time += amount * self._seconds_each
 
 
@@ -144,9 +146,9 @@ class Cooldown:
 
     def __init__(self, max_wait: float) -> None:
         self.max_wait = max_wait
-        self._until = 0.0  # before which nothing is sent
+        self._until = 0.0  # nothing is sent before this time
         self._since: float | None = None
-        self._num_waits = 0  # without a reply in between
+        self._num_waits = 0  # since the last reply
 
     def start(self, seconds: float | None) -> float:
         """
@@ -154,14 +156,14 @@ class Cooldown:
 
         Args:
             seconds (`float` or `None`):
-                What the endpoint asks for. `None` doubles the wait each time, from about 2 seconds to 60.
+                Seconds that the endpoint asks for. `None` doubles the wait each time, from about 2 seconds to 60.
 
         Returns:
-            `float`: Seconds from the start of the first wait since the last reply to the end of this one. There is no
-            wait if they are more than `max_wait`.
+            `float`: Seconds from the start of the first wait since the last reply to the end of this wait. If the
+            value is more than `max_wait`, the wait does not begin.
         """
         now = time.monotonic()
-        if now >= self._until:  # the first to hear of it, not one that was in flight already
+        if now >= self._until:  # requests that were in flight during a wait do not count as another wait
             self._num_waits += 1
         if self._since is None:
             self._since = now
@@ -173,35 +175,35 @@ class Cooldown:
         return total
 
     def reset(self) -> None:
-        """Forget the waits so far: a reply came."""
+        """Forget the waits so far, after a reply."""
         self._since, self._num_waits = None, 0
 
     async def wait(self) -> None:
         """Wait until the endpoint may be asked."""
         while (seconds := self._until - time.monotonic()) > 0:
-            # Not all at once: they would meet the same limit again.
+            # The requests wake up at different times. All at once, they would reach the same limit again.
             await asyncio.sleep(seconds + random.uniform(0.0, min(seconds, 1.0)))
 
 
 class Run:
     """
-    One run: workers that do their items, and the requests that these need.
+    One run: the workers that process the items, and their requests.
 
     Args:
         endpoint ([`Endpoint`]):
-            What is asked.
+            Endpoint that gets the requests.
         store ([`ReplyStore`]):
-            Where replies are.
+            Store of the replies.
         budget ([`Budget`]):
-            What may be spent.
+            Limits on requests and cost.
         request_pace, token_pace ([`Pace`]):
-            Requests and tokens per minute.
+            Limits on requests and tokens per minute.
         cooldown ([`Cooldown`]):
             Waits that the endpoint asks for.
         max_concurrency (`int`):
-            Workers, and requests in flight at a time.
+            Number of workers, and maximum number of requests in flight.
         max_retries (`int`):
-            Further attempts of a request.
+            Number of further attempts after a failed one.
     """
 
     def __init__(
@@ -227,11 +229,11 @@ class Run:
         self._slots = asyncio.Semaphore(max_concurrency)  # for requests in flight
         self._opening = asyncio.Lock()
         self._pending: dict[str, asyncio.Event] = {}  # requests that a worker has begun, by key
-        self._stop: EndpointError | None = None  # why nothing more is sent
-        self._num_failures = 0  # requests in a row
+        self._stop: EndpointError | None = None  # the error that ends the run
+        self._num_failures = 0  # failed requests in a row
 
     async def for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R | Exception]:
-        """Do the `work` for all `items`; the rest is as `ChatClient.for_each` says."""
+        """Call `work` on all `items`, as `ChatClient.for_each` describes."""
         results: dict[int, _R | Exception] = {}
         numbered = enumerate(items)
 
@@ -247,7 +249,7 @@ class Run:
         workers = [asyncio.create_task(worker()) for _ in range(self.max_concurrency)]
         try:
             await asyncio.gather(*workers)
-            # Work that sends several requests at a time may have ended before they have.
+            # `work` may start several requests and return before they have ended.
             while self._pending:
                 await asyncio.gather(*(event.wait() for event in self._pending.values()))
         finally:
@@ -260,9 +262,9 @@ class Run:
         return [results[index] for index in range(len(results))]
 
     async def chat(self, messages: list[dict[str, str]], sample: int) -> ChatReply:
-        """The reply to some `messages`, with the number of a `sample`, as `ChatClient.chat` says."""
+        """Return the reply to `messages` with the number of a `sample`, as `ChatClient.chat` describes."""
         key = self.store.key(messages, sample)
-        while key in self._pending:  # asked by another worker at this moment
+        while key in self._pending:  # another worker has sent the same request
             await self._pending[key].wait()
         reply = self.store.get(key)
         if reply is not None:
@@ -296,14 +298,14 @@ class Run:
                     raise self._give_up(self.endpoint.error(message, failure.status_code)) from None
                 await asyncio.sleep(min(_MAX_BACKOFF, 0.5 * 2 ** (num_failed - 1)) * random.uniform(0.5, 1.5))
             except EndpointError as error:
-                # Once these settings have had replies, a refusal is about the request.
+                # If the store has a reply with these settings, the refusal is due to this request.
                 raise self._give_up(error, counts=not self.usage.replies) from None
             finally:
                 self.budget.release(cost, is_sent)
         raise self._stop
 
     async def _wait_for_turn(self, prompt_tokens: int) -> None:
-        """Wait until the endpoint may be asked. The first to come here connects."""
+        """Wait until the request may be sent. The first request opens the connection."""
         if self._stop is None:
             await self.request_pace.take(1)
             await self.token_pace.take(prompt_tokens)
@@ -315,7 +317,7 @@ class Run:
             raise self._stop
 
     def _keep(self, key: str, reply: ChatReply, num_sent: int, estimate: int) -> None:
-        """Store a reply, and note that the endpoint is well."""
+        """Store a reply, count its tokens, and forget earlier waits and failures."""
         self.store.put(key, reply, num_sent)
         self.usage.replies += 1
         self.usage.prompt_tokens += reply.prompt_tokens
@@ -337,7 +339,7 @@ class Run:
             raise self._give_up(error) from None
 
     def _give_up(self, error: EndpointError, counts: bool = True) -> EndpointError:
-        """The error of a request that failed for good. Where many do so in a row, it is fatal."""
+        """Record and return the `error` of a request that will not be retried. Many in a row end the run."""
         self._num_failures += counts
         error.is_fatal = error.is_fatal or self._num_failures >= _MAX_FAILURES
         if error.is_fatal and self._stop is None:

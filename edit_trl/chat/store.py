@@ -1,8 +1,8 @@
 """
-Replies in an SQLite file, so that each is paid for once.
+Store replies in an SQLite file, so that no reply is paid twice.
 
-A reply is stored before anyone sees it, under a key made of what the replies of this store depend on (endpoint, model,
-sampling), the messages and the number of the sample. One process at a time: the file is locked while it is in use.
+A reply is stored before it is returned. Its key is made of the settings that change replies (endpoint, model,
+sampling), the messages and the number of the sample. Only one process can use the file at a time: it is locked.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ class ChatReply(NamedTuple):
 
     Args:
         text (`str`):
-            What the model answered, without its thinking. Empty if it never got to an answer.
+            Text of the reply without the model's thinking. Empty if the reply ended before the thinking did.
         thinking (`str`):
-            What a reasoning model thought before: the field `reasoning_content` or `reasoning`, or what stood between
-            `<think>` and `</think>`.
+            Thinking of a reasoning model: the field `reasoning_content` or `reasoning`, or the text between `<think>`
+            and `</think>`.
         finish_reason (`str` or `None`):
-            `"stop"`, `"length"` for a reply cut at the limit, `"content_filter"`, or what else the endpoint says.
+            `"stop"`, `"length"` for a reply cut at the limit, `"content_filter"`, or another value of the endpoint.
         prompt_tokens (`int`):
-            Tokens of the request, as the endpoint counts them; estimated if it does not.
+            Number of tokens of the request, as the endpoint counts them; an estimate if it does not count them.
         completion_tokens (`int`):
-            Tokens of the reply, thinking included; estimated likewise.
+            Number of tokens of the reply, including its thinking; an estimate if the endpoint does not count them.
     """
 
     text: str
@@ -42,15 +42,15 @@ class ChatReply(NamedTuple):
 @dataclass
 class Usage:
     """
-    What an endpoint was asked for.
+    Number of requests, replies and tokens.
 
     Args:
         requests (`int`):
-            Requests sent, failed attempts included.
+            Requests sent, including failed attempts.
         replies (`int`):
             Replies received.
         prompt_tokens (`int`):
-            Tokens of their requests.
+            Tokens of the requests that got a reply.
         completion_tokens (`int`):
             Tokens of the replies.
     """
@@ -67,19 +67,20 @@ class ReplyStore:
 
     Args:
         path (`str` or `None`):
-            SQLite file, made if it does not exist. `None` keeps the replies in memory.
+            SQLite file. It is created if it does not exist. `None` keeps the replies in memory.
         settings (`dict[str, Any]`):
-            What the replies depend on. A file holds replies of one such set alone.
+            Settings that change the replies. All replies of a file have the same settings.
 
     Raises:
         ValueError: If the file cannot be used, is in use, or holds replies that were made with other settings.
     """
 
     def __init__(self, path: str | None, settings: dict[str, Any]) -> None:
-        self._lock = threading.Lock()  # a notebook's run has a thread of its own
+        self._lock = threading.Lock()  # in a notebook, a run has a thread of its own
         try:
             self._db = sqlite3.connect(path or ":memory:", timeout=0.0, isolation_level=None, check_same_thread=False)
-            # Exclusive before the first write in WAL mode: held until closed, and let go when the process is killed.
+            # Set before the first write in WAL mode, so the lock is held until the file is closed. It is also released
+            # if the process is killed.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -112,12 +113,12 @@ class ReplyStore:
             )
 
     def key(self, messages: list[dict[str, str]], sample: int) -> str:
-        """Key of the reply to some `messages`, for the number of the `sample`."""
+        """Return the key of the reply to `messages` with the number of the `sample`."""
         asked = json.dumps([self._made_with, messages, sample], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(asked.encode()).hexdigest()
 
     def get(self, key: str) -> ChatReply | None:
-        """The reply under a `key`; `None` if there is none."""
+        """Return the reply stored under a `key`; `None` if there is none."""
         with self._lock, closing(self._db.cursor()) as cursor:
             row = cursor.execute(
                 "SELECT text, thinking, finish_reason, prompt_tokens, completion_tokens FROM replies WHERE key = ?",
@@ -126,20 +127,20 @@ class ReplyStore:
         return ChatReply(*row) if row else None
 
     def put(self, key: str, reply: ChatReply, num_requests: int) -> None:
-        """Store a `reply` under its `key`, with the number of requests that it took, `num_requests`."""
+        """Store a `reply` under its `key`, and `num_requests`, the number of requests that were sent for it."""
         with self._lock:
             self._db.execute(
                 "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", (key, *reply, num_requests)
             )
 
     def usage(self) -> Usage:
-        """What all replies in the store took."""
+        """Return the requests, replies and tokens of the whole store."""
         with self._lock, closing(self._db.cursor()) as cursor:
             sums = "SUM(requests), COUNT(*), SUM(prompt_tokens), SUM(completion_tokens)"
             return Usage(*(value or 0 for value in cursor.execute(f"SELECT {sums} FROM replies").fetchone()))
 
     def remember(self, name: str, value: Any) -> Any:
-        """What is noted under a `name`; if nothing yet, the `value`, which is noted unless it is `None`."""
+        """Return the value stored under a `name`. If there is none, store `value` first, unless it is `None`."""
         with self._lock, closing(self._db.cursor()) as cursor:
             if value is not None:
                 cursor.execute("INSERT OR IGNORE INTO notes VALUES (?, ?)", (name, json.dumps(value)))

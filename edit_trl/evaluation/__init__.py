@@ -1,6 +1,5 @@
 """
-Measure what a student has learned: ask it questions, compare its answers with the right ones, and say how sure the
-result is.
+Evaluate a student: ask it questions, compare its answers with the right answers, and give confidence intervals.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -58,7 +57,7 @@ _old_name = renamed(__name__, {"compare": "compare_runs", "score": "score_genera
 
 
 def __getattr__(name: str) -> Any:
-    """`AnswerAccuracy` on first use, since the `evaluate` library takes seconds to import; and old names."""
+    """Import `AnswerAccuracy` on first use, because the `evaluate` library is slow to import; resolve old names."""
     if name != "AnswerAccuracy":
         return _old_name(name)
     from .answer_accuracy import AnswerAccuracy

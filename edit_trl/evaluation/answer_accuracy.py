@@ -1,8 +1,8 @@
 """
-Accuracy of raw replies as a metric of the `evaluate` library, without anything from the Hub.
+Accuracy of raw replies as a metric of the `evaluate` library. It needs nothing from the Hub.
 
-The numbers are those of `metrics.py`. This is a module of its own, since the `evaluate` library takes seconds to
-import. The class is at the top of the module, since it is sent to other processes by its name.
+`metrics.py` computes the numbers. The metric is in a module of its own because the `evaluate` library takes seconds to
+import. The class is at the top level of the module because it is pickled by name for other processes.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from ..deprecation import warn_of_old_name
 from .metrics import accuracy
 
 
-_DESCRIPTION = "Accuracy of the answers that chains of thought end with, by task, with confidence intervals."
+_DESCRIPTION = "Accuracy of the final answers of chains of thought, by task, with confidence intervals."
 _INPUTS = """
 Args:
-    predictions (list of str): replies, as they were generated.
+    predictions (list of str): replies of the student.
     references (list of str): right answers.
     tasks (list of str or None, optional): task of each question.
     confidence_level (float, optional, defaults to 0.95): confidence level of the intervals.
@@ -39,12 +39,13 @@ _CITATION = """\
 
 class AnswerAccuracy(evaluate.Metric):
     """
-    Accuracy of raw replies: reads each answer, compares it with the right one, counts.
+    Accuracy of raw replies: reads the answer of each reply and compares it with the right answer.
 
     `compute` takes replies as `predictions`, right answers as `references` and, optionally, `tasks` and the
-    `confidence_level` of the intervals, and returns what [`~edit_trl.evaluation.metrics.accuracy`] does. Batches can
-    be added before with `add_batch`. With several processes, each passes `num_process`, its `process_id` and the same
-    `experiment_id`, and adds at least one reply; the one with `process_id=0` gets the numbers, the others `None`.
+    `confidence_level` of the intervals. It returns the same dictionary as [`~edit_trl.evaluation.metrics.accuracy`].
+    Batches can be added before with `add_batch`. With several processes, each process passes `num_process`, its
+    `process_id` and the same `experiment_id`, and adds at least one reply. The process with `process_id=0` gets the
+    numbers, the other processes get `None`.
 
     Args:
         **options:
@@ -81,7 +82,7 @@ class AnswerAccuracy(evaluate.Metric):
         level: float | None = None,
     ) -> dict[str, Any] | None:
         """
-        Accuracy of the replies given here and added before.
+        Compute the accuracy of the replies given here and of all replies added before.
 
         Args:
             predictions (`Sequence[str]`, *optional*):
@@ -98,7 +99,8 @@ class AnswerAccuracy(evaluate.Metric):
         Returns:
             `dict[str, Any]` or `None`: The numbers; `None` in processes other than the first.
         """
-        # Not by `renamed_argument`: `evaluate` copies the code of this method, and a decorated one has no docstring.
+        # `renamed_argument` cannot be used: `evaluate` copies the code of this method, and the copy of a decorated
+        # method has no docstring.
         if level is not None:
             warn_of_old_name("compute(level=...)", "compute(confidence_level=...)")
             confidence_level = level
@@ -125,7 +127,7 @@ class AnswerAccuracy(evaluate.Metric):
                 Task of each question.
 
         Raises:
-            ValueError: If there are not equally many, or they are not text.
+            ValueError: If the lists have different lengths, or an element is not text.
         """
         # The table of the metric always has a column of tasks, which holds text and no `None`.
         names = [""] * len(predictions) if tasks is None else ["" if task is None else task for task in tasks]
@@ -144,7 +146,7 @@ class AnswerAccuracy(evaluate.Metric):
                 Task of the question.
 
         Raises:
-            ValueError: If they are not text.
+            ValueError: If an argument is not text.
         """
         self.add_batch(predictions=[prediction], references=[reference], tasks=[task])
 

@@ -1,17 +1,18 @@
 r"""
 The benchmarks of the paper: BIG-Bench Hard, AGIEval (English multiple choice), ARC-Easy, ARC-Challenge and GSM8K.
 
-Their datasets come from the Hub through `datasets`, or from copies. Rows are asked and judged as all questions are: a
-zero-shot `Q: ...\nA:`, with `Options:` and a line `(A) ...` for each option, and `extract_answer`. [`harness_tasks`]
-has the same questions as tasks of lm-evaluation-harness, to compare with its models and its own tasks.
+The datasets are loaded from the Hub with `datasets`, or from copies in a folder. Questions are asked and judged as in
+`evaluate`: a zero-shot prompt `Q: ...\nA:`, with `Options:` and a line `(A) ...` for each option; `extract_answer`
+reads the answer. [`harness_tasks`] gives the same questions as tasks of lm-evaluation-harness, for its models and for
+comparison with its own tasks.
 
 Notes:
 
-- The numbers are not comparable with those of the harness's own tasks of the same benchmarks, which ask and read
-  differently. The tasks here have names of their own there: `edit_gsm8k`, not `gsm8k`.
-- The paper trained on four fifths of BIG-Bench Hard and tested on the rest. Pass what the student was trained on as
-  `leave_out`; nothing is left out by default.
-- The reference of an option has its text, so that both "(B)" and "Paris" are right where option (B) is Paris.
+- The numbers cannot be compared with the harness's own tasks of the same benchmarks, because these use other prompts
+  and read answers in another way. So the tasks made here have other names: `edit_gsm8k`, not `gsm8k`.
+- The paper trained on four fifths of BIG-Bench Hard and tested on the rest. Pass the training questions of the student
+  as `leave_out`; nothing is left out by default.
+- The reference of an option contains its text, so that both "(B)" and "Paris" are right if option (B) is Paris.
 
 Papers: BIG-Bench Hard, https://huggingface.co/papers/2210.09261; AGIEval, https://huggingface.co/papers/2304.06364;
 ARC, https://huggingface.co/papers/1803.05457; GSM8K, https://huggingface.co/papers/2110.14168
@@ -36,7 +37,7 @@ _SHUFFLING = (
     "A task requiring determining the final positions of a set of objects given their initial positions and a "
     "description of a sequence of swaps."
 )
-# What BIG-Bench Hard says of its tasks, by the name of their configurations.
+# Descriptions of the tasks of BIG-Bench Hard, by the name of their configurations.
 _BBH = {
     "boolean_expressions": "Evaluate the result of a random Boolean expression.",
     "causal_judgement": "Answer questions about causal attribution.",
@@ -72,13 +73,13 @@ _BBH = {
     "web_of_lies": "Evaluate a random boolean function expressed as a word problem.",
     "word_sorting": "Sort a list of words.",
 }
-# The English multiple choice sets. The English exam of Gaokao counts among the Chinese ones; MATH has no options.
+# The English multiple-choice sets. The English exam of Gaokao is one of the Chinese sets; MATH has no options.
 _AGIEVAL = ("aqua-rat", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", "sat-en-without-passage", "sat-math")
 
 
 class BenchmarkTask(NamedTuple):
     """
-    A dataset, and how to read its rows.
+    A dataset and how to read its rows.
 
     Args:
         path (`str`):
@@ -86,9 +87,9 @@ class BenchmarkTask(NamedTuple):
         config (`str` or `None`):
             Name of its configuration.
         read (`Callable`):
-            Makes question and answer of a row.
+            Function that takes a row and returns question and answer.
         description (`str`, *optional*, defaults to `""`):
-            What the benchmark says of the task.
+            Description of the task in the benchmark.
     """
 
     path: str
@@ -98,14 +99,14 @@ class BenchmarkTask(NamedTuple):
 
 
 def _read_bbh(row: dict[str, Any]) -> tuple[str, str]:
-    """`input`, with any options; `target`, such as "(A)", "True", "valid", "24" or "] }"."""
+    """Read `input`, which includes the options, and `target`, such as "(A)", "True", "valid", "24" or "] }"."""
     question, answer = row["input"].strip(), row["target"].strip()
     options = re.findall(rf"^{re.escape(answer)}[ \t]+\S.*$", question, re.MULTILINE) if answer[:1] == "(" else []
     return question, _reference(options[-1].strip()) if options else answer
 
 
 def _read_agieval(row: dict[str, Any]) -> tuple[str, str]:
-    """`query`, AGIEval's own prompt with passage and question; `choices`, with letters; `gold`, which are right."""
+    """Read `query` (AGIEval's prompt with passage and question), `choices` (with letters) and `gold` (right ones)."""
     match = re.fullmatch(
         r"(.*?)Q: (.*)\sAnswer Choices:.*\nA: Among A through [A-Z], the answer is\s*", row["query"], re.DOTALL
     )
@@ -113,7 +114,7 @@ def _read_agieval(row: dict[str, Any]) -> tuple[str, str]:
         raise ValueError(
             "A row must have a `query` of AGIEval, '...Q: ... Answer Choices: ...' and 'A: Among A through E, the "
             f"answer is', and one right answer, got {row['query'][-300:]!r} with `gold={row['gold']}`. The dataset "
-            "has changed; it could be neither asked nor judged."
+            "has changed, and its questions cannot be read any more."
         )
     passage, question = (part.strip() for part in match.groups())
     options = [re.sub(r"^\(?[A-Z]\)\s*", "", choice.strip()) for choice in row["choices"]]
@@ -121,13 +122,13 @@ def _read_agieval(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _read_arc(row: dict[str, Any]) -> tuple[str, str]:
-    """`question`, `choices` with `text` and `label`, `answerKey`. Labels are letters or numbers."""
+    """Read `question`, `choices` with `text` and `label`, and `answerKey`. Labels are letters or numbers."""
     choices = row["choices"]
     return _with_options(row["question"].strip(), choices["text"], choices["label"].index(row["answerKey"]))
 
 
 def _read_gsm8k(row: dict[str, Any]) -> tuple[str, str]:
-    """`question`; `answer`, a solution with the number behind "####"."""
+    """Read `question`, and `answer`, a solution with the number after "####"."""
     return row["question"].strip(), row["answer"].rpartition("####")[2].strip()
 
 
@@ -137,7 +138,7 @@ def _with_options(question: str, options: Sequence[str], gold: int) -> tuple[str
 
 
 def _reference(option: str) -> str:
-    """An option with its text, or the letter alone where its text would be read as another: "(A) and (C) only"."""
+    """Return the option, or only its letter if its text would be read as another answer: "(B) (A) and (C) only"."""
     return option if answers_match(option[:3], option) else option[:3]
 
 
@@ -170,39 +171,39 @@ def evaluate_benchmarks(
     """
     Ask a student the questions of benchmarks and score its answers.
 
-    The files are those of [`evaluate`], and an interrupted run goes on as there. In `generations.jsonl` the `question`
-    is the whole prompt. Two runs can be compared, see [`compare_runs`].
+    Writes the same files as [`evaluate`]. An interrupted run continues in the same way. In `generations.jsonl` the
+    `question` is the whole prompt. Two runs can be compared, see [`compare_runs`].
 
     Args:
         student (`Callable`):
             As for [`evaluate`].
         benchmarks (`Sequence[str]`, *optional*):
-            Names of benchmarks, the keys of `BENCHMARKS`, or of tasks of theirs, such as `"bbh_navigate"`. Defaults to
-            all benchmarks.
+            Names of benchmarks (the keys of `BENCHMARKS`), or names of their tasks, such as `"bbh_navigate"`. Defaults
+            to all benchmarks.
         config ([`EvaluationConfig`], *optional*):
             Options.
         limit (`int`, *optional*):
-            Ask the first so many questions of each task only.
+            Maximum number of questions of each task. The first ones are asked.
         data_dir (`str`, *optional*):
-            Folder with copies of the datasets, each under its name on the Hub: `data_dir/openai/gsm8k`, say. Defaults
-            to the Hub, or what the cache has of it.
+            Folder with copies of the datasets, each under its name on the Hub, for example `data_dir/openai/gsm8k`.
+            Defaults to the Hub or its local cache.
         leave_out (`Iterable[str]`, *optional*):
-            Questions, or prompts of training, that are not to be asked.
+            Questions, or training prompts with these questions, that are not asked.
         task_descriptions (`bool`, *optional*, defaults to `False`):
-            Whether a question of BIG-Bench Hard has the description of its task as its head, as in the paper. It
-            replaces that of the options.
+            Whether to put the description of its task before each question of BIG-Bench Hard, as in the paper. It
+            replaces the `task_description` of the config.
         on_progress (`Callable`, *optional*):
-            Called after each batch with the number of replies there are, and of those there will be.
+            Called after each batch with the number of replies that exist and the total number of replies.
 
     Returns:
-        `dict[str, Any]`: What [`score_generations`] returns, with the benchmarks as the `tasks`: `macro_accuracy` is
-        the mean of the benchmarks, the average of the paper's table. Each of the `tasks` has `tasks` of its own, and
-        `macro_accuracy`, their mean, with its `macro_interval`. With `settings` and `num_left_out`, the number of
-        questions of `leave_out`. Also in `results.json`.
+        `dict[str, Any]`: The dictionary of [`score_generations`], with the benchmarks as its `tasks`. `macro_accuracy`
+        is the mean over the benchmarks, the average of the paper's table. Each benchmark has `tasks` of its own, and
+        their mean as `macro_accuracy` with its `macro_interval`. Also has `settings` and `num_left_out`, the number of
+        questions left out because of `leave_out`. The results are also written to `results.json`.
 
     Raises:
-        ValueError: If there is no such benchmark, its dataset cannot be loaded, no question is left, an option cannot
-            work, or the folder holds generations of other settings.
+        ValueError: If a benchmark is unknown, its dataset cannot be loaded, no question is left, an option has a value
+            that cannot work, or the folder has generations made with other settings.
 
     Examples:
 
@@ -228,9 +229,9 @@ def evaluate_benchmarks(
 
 
 def _score_by_benchmark(records: list[dict[str, Any]], num_paths: int) -> dict[str, Any]:
-    """Scores with the benchmarks as tasks, each of which has its own tasks."""
+    """Compute scores with the benchmarks as tasks. Each benchmark has tasks of its own."""
     benchmark_of = {name: benchmark for benchmark, tasks in BENCHMARKS.items() for name in tasks}
-    # By number, since benchmarks ask some questions twice, and each counts.
+    # Grouped by number and not by text, because benchmarks contain some questions twice, and each of them counts.
     records = [{**record, "question": str(number // num_paths)} for number, record in enumerate(records)]
     results = score_generations([{**record, "task": benchmark_of[record["task"]]} for record in records])
     for benchmark, scores in results["tasks"].items():
@@ -248,31 +249,31 @@ def harness_tasks(
     task_descriptions: bool = False,
 ) -> dict[str, Any]:
     """
-    The benchmarks as tasks of lm-evaluation-harness, for its own models and commands.
+    Make tasks of lm-evaluation-harness from the benchmarks, for its own models and commands.
 
-    Their metrics are `acc` and `unparsed`, the share of questions without an answer that could be read. Generation is
-    greedy, of up to 1024 tokens, as in the paper, unless the harness is told otherwise.
+    The metrics are `acc` and `unparsed`, the share of questions without an answer that can be read. Generation is
+    greedy with up to 1024 tokens, as in the paper, unless the options of the harness change it.
 
     Args:
         benchmarks (`Sequence[str]`, *optional*):
             As for [`evaluate_benchmarks`].
         num_paths (`int`, *optional*, defaults to `1`):
-            Replies to each question, whose majority vote is the answer.
+            Number of replies to each question. Their majority vote is the answer.
         data_dir (`str`, *optional*):
             As for [`evaluate_benchmarks`].
         leave_out (`Iterable[str]`, *optional*):
             As for [`evaluate_benchmarks`].
         task_description (`str`, *optional*, defaults to `""`):
-            Head of the prompts.
+            Text at the start of the prompts.
         task_descriptions (`bool`, *optional*, defaults to `False`):
             As for [`evaluate_benchmarks`].
 
     Returns:
-        `dict[str, lm_eval.api.task.Task]`: The tasks by name, which is `"edit_"` and the name of the task.
+        `dict[str, lm_eval.api.task.Task]`: The tasks by name. A name is `"edit_"` followed by the name of the task.
 
     Raises:
         ImportError: If `lm-eval` is not installed.
-        ValueError: If there is no such benchmark, its dataset cannot be loaded, or no question is left.
+        ValueError: If a benchmark is unknown, its dataset cannot be loaded, or no question is left.
 
     Examples:
 
@@ -338,7 +339,7 @@ def _load_tasks(
     task_description: str,
     task_descriptions: bool,
 ) -> tuple[dict[str, list[dict[str, Any]]], int]:
-    """Rows of each task as `ask` takes them, and how many questions were left out."""
+    """Return the rows of each task, in the form that `ask` takes, and the number of questions left out."""
     left_out = set(map(_question_of, leave_out))
     loaded: dict[str, list[dict[str, Any]]] = {}
     num_left_out = 0
@@ -361,7 +362,7 @@ def _load_tasks(
 
 
 def _load_questions(name: str, task: BenchmarkTask, data_dir: str | None) -> list[tuple[str, str]]:
-    """Questions and answers of a task, from the Hub or from a copy of its dataset."""
+    """Load the questions and answers of a task from the Hub or from a copy of its dataset."""
     path = task.path if data_dir is None else str(Path(data_dir, task.path))
     try:
         from datasets import load_dataset
@@ -370,10 +371,10 @@ def _load_questions(name: str, task: BenchmarkTask, data_dir: str | None) -> lis
             return [task.read(row) for row in load_dataset(path, task.config, split="test")]
         if not Path(path).is_dir():
             raise FileNotFoundError("there is no such folder")
-        # In its own cache `datasets` would take the data of another folder of this name for that of this one.
+        # In its usual cache, `datasets` would confuse this folder with another folder of the same name.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
             return [task.read(row) for row in load_dataset(path, task.config, split="test", cache_dir=cache)]
-    except Exception as error:  # whatever `datasets`, the Hub's client and their HTTP library raise
+    except Exception as error:  # `datasets`, the Hub's client and their HTTP library raise many types
         raise ValueError(
             f"The task {name!r} needs the dataset {path!r}, configuration {task.config!r}, split 'test', which could "
             f"not be used: {' '.join(str(error).split())[:300]} ({type(error).__name__}). Without a network pass "
@@ -382,19 +383,19 @@ def _load_questions(name: str, task: BenchmarkTask, data_dir: str | None) -> lis
 
 
 def _question_of(text: str) -> str:
-    """The question of a prompt of training; another text is a question."""
+    """Return the question of a training prompt. A text that is not such a prompt is the question itself."""
     return re.split(r"^Q: ", text, maxsplit=1, flags=re.MULTILINE)[-1].strip().removesuffix("\nA:").strip()
 
 
 def _selected(names: Sequence[str] | None) -> dict[str, BenchmarkTask]:
-    """The tasks that are meant, by name."""
+    """Return the selected tasks by name."""
     tasks = {name: task for members in BENCHMARKS.values() for name, task in members.items()}
     chosen: dict[str, BenchmarkTask] = {}
     for name in BENCHMARKS if names is None else [names] if isinstance(names, str) else names:
         if name not in BENCHMARKS and name not in tasks:
             raise ValueError(
-                f"`benchmarks` must be among {', '.join(BENCHMARKS)}, or tasks of theirs such as 'bbh_navigate', got "
-                f"{name!r}."
+                f"`benchmarks` must be among {', '.join(BENCHMARKS)}, or names of their tasks such as 'bbh_navigate', "
+                f"got {name!r}."
             )
         chosen.update(BENCHMARKS.get(name) or {name: tasks[name]})
     if not chosen:

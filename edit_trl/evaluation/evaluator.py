@@ -1,9 +1,9 @@
 """
 Ask a student questions, read its answers and score them.
 
-[`evaluate`] asks questions with known answers; `benchmarks.py` asks those of the paper in the same way. What generates
-is in `students.py`, what is on disk in `runs.py`. Answers are read again from the replies whenever a run is scored, so
-that an old run can be scored with newer reading.
+[`evaluate`] asks questions with known answers; `benchmarks.py` asks the questions of the paper's benchmarks in the
+same way. The students are in `students.py`, the files of a run in `runs.py`. Answers are read again from the replies
+each time a run is scored, so an old run can be scored with a newer version of `extract_answer`.
 """
 
 import statistics
@@ -34,18 +34,18 @@ class EvaluationConfig:
         output_dir (`str`, *optional*, defaults to `"evaluation"`):
             Folder for generations and results.
         num_paths (`int`, *optional*, defaults to `1`):
-            Replies to each question. With several the answer is their majority vote (self-consistency); they need a
-            temperature above zero.
+            Number of replies to each question. If there are several, the answer is their majority vote
+            (self-consistency). Several replies need a temperature above zero.
         batch_size (`int`, *optional*, defaults to `16`):
-            Replies that are generated together.
+            Number of replies that are generated together.
         chat (`bool`, *optional*, defaults to `False`):
-            Whether to ask through the student's chat template. By default it sees the prompt that it was trained on,
-            as plain text.
+            Whether to use the student's chat template. By default the student gets the same plain-text prompt as in
+            training.
         task_description (`str`, *optional*, defaults to `""`):
-            Head of the prompt, for questions without a `task_description` of their own.
+            Text at the start of the prompt, for questions without a `task_description` of their own.
 
     Raises:
-        ValueError: If an option cannot work.
+        ValueError: If an option has a value that cannot work.
     """
 
     output_dir: str = "evaluation"
@@ -71,27 +71,28 @@ def evaluate(
     """
     Ask a student questions and score its answers.
 
-    Every reply is in `generations.jsonl`, with what was read from it and its verdict. Interrupted, the same call goes
-    on and generates nothing twice.
+    Every reply is written to `generations.jsonl`, with the answer that was read from it and its verdict. After an
+    interruption, the same call continues and generates only the missing replies.
 
     Args:
         questions ([`~datasets.Dataset`] or `Iterable[dict]`):
             Questions with `question` and `answer`, both text; optionally `task` and `task_description`.
         student (`Callable`):
-            [`LocalStudent`], [`VLLMStudent`], [`EndpointStudent`], or anything else that takes prompts and sample
+            [`LocalStudent`], [`VLLMStudent`], [`EndpointStudent`], or any other callable that takes prompts and sample
             numbers and returns a [`Generation`] for each.
         config ([`EvaluationConfig`], *optional*):
             Options.
         on_progress (`Callable`, *optional*):
-            Called after each batch with the number of replies there are, and of those there will be.
+            Called after each batch with the number of replies that exist and the total number of replies.
 
     Returns:
-        `dict[str, Any]`: The results, see [`score_generations`], with the `settings` and, if anything was generated,
-        `tokens_per_second`. Also in `results.json`.
+        `dict[str, Any]`: The results, see [`score_generations`], with the `settings` and, if a reply was generated,
+        `tokens_per_second`. They are also written to `results.json`.
 
     Raises:
         TypeError: If the questions are not rows.
-        ValueError: If questions lack something or are repeated, or the folder holds generations of other settings.
+        ValueError: If a question or answer is missing, a question is repeated, or the folder has generations made
+            with other settings.
 
     Examples:
 
@@ -116,7 +117,7 @@ def evaluate(
 
 def run_settings(student: Student, config: EvaluationConfig) -> dict[str, Any]:
     """
-    What the replies of a run depend on.
+    Return the settings that change the replies of a run.
 
     Args:
         student (`Callable`):
@@ -125,10 +126,10 @@ def run_settings(student: Student, config: EvaluationConfig) -> dict[str, Any]:
             Options.
 
     Returns:
-        `dict[str, Any]`: The settings of the student, and those options that change what it is asked.
+        `dict[str, Any]`: The settings of the student, and the options that change its prompts.
 
     Raises:
-        ValueError: If several paths are to be sampled at temperature zero.
+        ValueError: If `num_paths` is above 1 and the temperature is zero.
     """
     settings = {
         **getattr(student, "settings", {}),
@@ -151,16 +152,16 @@ def ask(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """
-    Ask what has not been asked in a run, and judge all its replies.
+    Generate the replies that a run does not have yet, and judge all its replies.
 
     Args:
         rows (`list[dict]`):
-            What to ask: `question`, the text that identifies it in the run; `prompt`; `answer`; and `task`. Rows with
-            the same `question` share their replies.
+            Questions to ask, with `question`, the text that identifies the question in the run; `prompt`; `answer`;
+            and `task`. Rows with the same `question` share their replies.
         student (`Callable`):
             As for [`evaluate`].
         run ([`Run`]):
-            The run. Its generations get their verdicts.
+            The run. Verdicts are added to its generations.
         config ([`EvaluationConfig`]):
             Options.
         on_progress (`Callable`, *optional*):
@@ -182,26 +183,26 @@ def ask(
 
 def score_generations(records: list[dict[str, Any]]) -> dict[str, Any]:
     """
-    Score generations with their verdicts, those of `generations.jsonl`.
+    Compute the scores of generations that have verdicts, such as the rows of `generations.jsonl`.
 
     Args:
         records (`list[dict]`):
             Rows with `question`, `answer`, `task`, `sample`, `finish_reason`, `extracted` and `is_right`.
 
     Returns:
-        `dict[str, Any]`: What [`~metrics.accuracy`] returns, of the majority's answers if there are several paths; and
-        `truncated_rate`, the share of replies that were truncated at the limit. With several paths also `num_paths`,
-        `single_path_accuracy` with its `single_path_interval`, and `pass_at_k` by k.
+        `dict[str, Any]`: The dictionary of [`~metrics.accuracy`], computed on the majority answers if there are
+        several paths; and `truncated_rate`, the share of replies that were truncated at the limit. With several paths
+        also `num_paths`, `single_path_accuracy`, `single_path_interval`, and `pass_at_k`, a dictionary by k.
 
     Raises:
-        ValueError: If there are no records, or not equally many of each question.
+        ValueError: If there are no records, or questions have different numbers of records.
     """
     by_question = list(group_by_question(records).values())
     num_paths = {len(paths) for paths in by_question}
     if len(num_paths) != 1:
         raise ValueError(
-            f"There must be equally many replies to each question, got {sorted(num_paths)}. Finish the run before it "
-            "is scored."
+            f"Each question must have the same number of replies, got {sorted(num_paths)}. Finish the run before you "
+            "score it."
         )
     tasks = [paths[0]["task"] for paths in by_question]
     has_tasks = any(task is not None for task in tasks)
@@ -228,7 +229,7 @@ def score_generations(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _judged(row: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
-    """A reply with what is read from it and its verdict."""
+    """Add the answer that is read from a reply, and its verdict."""
     extracted = extract_answer(reply["text"].split(STOP)[0])
     return {
         **{name: row[name] for name in ("question", "answer", "task")},

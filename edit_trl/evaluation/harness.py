@@ -1,4 +1,4 @@
-"""The old place of what is now in `edit_trl.evaluation.benchmarks`. It will be removed in 0.3.0."""
+"""The old name of the module `edit_trl.evaluation.benchmarks`. It will be removed in 0.3.0."""
 
 from ..deprecation import renamed
 

@@ -1,12 +1,12 @@
 """
 Ask a judge model how well chains of thought show the key steps of reasoning.
 
-The question is that of the EDIT paper, with scores from 1 to 10. The judge sees the responses of all students to one
-question together, without names, in an order that is shuffled by a seed. A verdict that cannot be read is asked for
-again, then recorded as missing: it is never guessed, and counts for no student.
+As in the EDIT paper, scores go from 1 to 10. The judge sees the responses of all students to one question together,
+without names, in an order that is shuffled with a seed. If a verdict cannot be read, the judge is asked again. If no
+verdict can be read, it is recorded as missing: it is never guessed and counts for no student.
 
-Responses are quoted, each line behind `> `, since a response may have headings and scores of its own. So they are not
-mistaken for the prompt or, where the judge repeats them, for its verdict.
+Responses are quoted: each line begins with `> `. A response may contain headings and scores, and the quotes keep them
+apart from the prompt and, if the judge repeats them, from its verdict.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -38,42 +38,42 @@ def judge_chains(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """
-    Let a judge score the chains of some students, from 1 to 10.
+    Let a judge score the chains of several students, from 1 to 10.
 
-    Judges prefer some places in the list, often the first. Shuffling, by seed and question, spreads the places evenly
-    over many questions. With as many orders as students, each student takes each place once, and the preference
-    cancels exactly.
+    Judges prefer some positions in the list, often the first. The order is shuffled by seed and question, so over many
+    questions each student is about equally often at each position. With as many orders as students, each student is at
+    each position once, and the preference cancels exactly.
 
     Args:
         prompts (`Sequence[str]`):
             Questions.
         responses (`Mapping[str, Sequence[str]]`):
-            Chains of each student, by its name: one for each question, in order.
+            Chains of each student, by the name of the student: one chain for each question, in order.
         client ([`~chat.ChatClient`]):
             The judge.
         num_orders (`int`, *optional*, defaults to `1`):
-            Orders in which the responses to each question are judged, at most as many as students. A score is the mean
-            over them.
+            Number of orders in which the responses to each question are judged, at most the number of students. A
+            score is the mean over the orders.
         max_attempts (`int`, *optional*, defaults to `3`):
-            Verdicts to ask for until one can be read. One, if the client's temperature is zero.
+            Maximum number of verdicts to ask for until one can be read. If the client's temperature is zero, only one.
         seed (`int`, *optional*, defaults to `42`):
             Seed of the orders.
         template_dir (`str`, *optional*):
             Folder with a `judge.txt` of your own. Its reply must end with a line such as `Scores: 7, 3`.
         on_progress (`Callable`, *optional*):
-            Called after each verdict, missing ones included, with how many of how many are done.
+            Called after each verdict, also a missing one, with the number of verdicts done and the total number.
 
     Returns:
-        `dict[str, dict[str, Any]]`: For each student `mean_score`; its `interval` of 95 percent (list of two, by
-        [`bootstrap_interval`] over the questions); `num_questions`; `num_missing`, questions without a score; and
-        `scores`, that of each question, `None` where the verdict on one of its orders is missing: it could not be
-        read, or its request failed, or the budget was reached. Without any score, `mean_score` and `interval` are
-        `None`.
+        `dict[str, dict[str, Any]]`: For each student `mean_score`; its 95 percent `interval` (list of two, from
+        [`bootstrap_interval`] over the questions); `num_questions`; `num_missing`, the number of questions without a
+        score; and `scores`, the score of each question. A score is `None` if the verdict in one of the orders is
+        missing: it could not be read, its request failed, or the budget was reached. Without any score, `mean_score`
+        and `interval` are `None`.
 
     Raises:
         EndpointError: If the endpoint fails for all requests.
-        ValueError: If an option cannot work, there is not one text per student and question, or the template is
-            missing or wrong.
+        ValueError: If an option has a value that cannot work, there is not one text per student and question, or the
+            template is missing or wrong.
 
     Examples:
 
@@ -103,7 +103,7 @@ def judge_chains(
         try:
             for attempt in range(attempts):
                 reply = await client.chat(messages, attempt)
-                # In a reply that was truncated at the limit, "10" may read "1".
+                # In a reply that was truncated at the limit, "10" may have become "1".
                 scores = None if reply.finish_reason == "length" else read_scores(reply.text, len(students))
                 if scores is not None:
                     return dict(zip(order, scores, strict=True))
@@ -114,7 +114,7 @@ def judge_chains(
                 on_progress(num_done, len(items))
 
     found = client.for_each(items, work)
-    # Where a request failed, or was not sent because of the budget, there is an exception.
+    # The result is an exception if a request failed or was not sent because of the budget.
     verdicts = [verdict if isinstance(verdict, dict) else None for verdict in found]
     by_question = [verdicts[start : start + num_orders] for start in range(0, len(items), num_orders)]
     return {student: _summary([_mean(student, orders) for orders in by_question]) for student in students}
@@ -122,13 +122,13 @@ def judge_chains(
 
 def read_scores(reply: str, num_responses: int) -> list[float] | None:
     """
-    Read the scores out of a judge's reply: its last line that begins with "Scores:".
+    Read the scores from a judge's reply: from its last line that begins with "Scores:".
 
     Args:
         reply (`str`):
-            What the judge wrote.
+            Reply of the judge.
         num_responses (`int`):
-            Responses it was shown.
+            Number of responses that it was shown.
 
     Returns:
         `list[float]` or `None`: The scores in the order of the responses; `None` if there is no such line, or it does
@@ -156,8 +156,8 @@ def read_scores(reply: str, num_responses: int) -> list[float] | None:
 def _check(prompts: Sequence[str], responses: Mapping[str, Sequence[str]], num_orders: int, max_attempts: int) -> None:
     if not prompts or not responses:
         raise ValueError(
-            f"There must be at least one question and one student, got {len(prompts)} and {len(responses)}. There is "
-            "nothing to judge."
+            f"There must be at least one question and one student, got {len(prompts)} and {len(responses)}. Pass the "
+            "questions as `prompts` and the chains of each student as `responses`."
         )
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError(
@@ -178,7 +178,7 @@ def _check(prompts: Sequence[str], responses: Mapping[str, Sequence[str]], num_o
     if not 1 <= num_orders <= len(responses):
         raise ValueError(
             f"`num_orders` must lie between 1 and the number of students, {len(responses)}, got {num_orders}. With as "
-            "many orders as students, each student takes each place once; further ones would be repetitions."
+            "many orders as students, each student is at each position once; more orders would be repetitions."
         )
     if max_attempts < 1:
         raise ValueError(f"`max_attempts` must be at least 1, got {max_attempts}. Leave it out for the default.")
@@ -195,7 +195,7 @@ def _load_template(template_dir: str | None) -> PromptTemplate:
 
 
 def _order(students: Sequence[str], prompt: str, turn: int, seed: int) -> list[str]:
-    """The students as they are shown: shuffled by seed and question, and moved on by one place per turn."""
+    """Return the students in the order shown: shuffled by seed and question, and rotated by one position per turn."""
     order = list(students)
     random.Random(f"{seed}\0{prompt}").shuffle(order)
     return order[turn:] + order[:turn]
@@ -206,7 +206,7 @@ def _quoted(text: str) -> str:
 
 
 def _mean(student: str, verdicts: Sequence[dict[str, float] | None]) -> float | None:
-    """Mean over all orders, or none: over some of them alone, a preference for places would not cancel."""
+    """Return the mean over all orders. `None` if one is missing, because the preference would not cancel."""
     scores = [verdict[student] for verdict in verdicts if verdict is not None]
     return sum(scores) / len(scores) if len(scores) == len(verdicts) else None
 

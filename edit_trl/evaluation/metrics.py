@@ -1,12 +1,12 @@
 """
-Numbers for a student's answers: accuracy with its uncertainty, comparison of two students, pass@k, majority vote.
+Metrics of a student's answers: accuracy with intervals, comparison of two students, pass@k, majority vote.
 
-Plain functions of verdicts. A verdict is `True` for a right answer, `False` for a wrong one, and `None` where no
-answer could be read from the reply; `None` counts as wrong, and is also counted apart as unparsed. How an answer is
-read and compared is in `answers.py`. All rates are shares between 0 and 1.
+All functions work on verdicts. A verdict is `True` for a right answer, `False` for a wrong answer, and `None` if no
+answer could be read from the reply. `None` counts as wrong, and is also counted separately as unparsed. `answers.py`
+reads and compares answers. All rates are shares between 0 and 1.
 
-Two students that were asked the same questions are compared question by question. Whether their intervals overlap says
-less than the interval of their difference, which is narrower where they make the same mistakes.
+Two students that were asked the same questions are compared question by question. Use the interval of their difference
+and not the overlap of their two intervals: it is narrower if the students make the same mistakes.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from ..answers import answers_match
 from ..deprecation import renamed_argument
 
 
-# Most numbers that are drawn at a time: distinct values times resamples.
+# Maximum number of values drawn at the same time: distinct values times resamples.
 _MAX_DRAWN = 10**6
 
 
@@ -29,28 +29,28 @@ def accuracy(
     verdicts: Sequence[bool | None], tasks: Sequence[str | None] | None = None, confidence_level: float = 0.95
 ) -> dict[str, Any]:
     """
-    Accuracy over all questions and by task, with intervals, and the share of replies without an answer.
+    Compute the accuracy over all questions and by task, with intervals, and the share of replies without an answer.
 
-    The accuracy over all questions (micro average) gives each question the same weight and has Wilson's interval; the
-    macro average gives each task the same weight and has the interval of [`bootstrap_interval`].
+    The accuracy over all questions (micro average) gives each question the same weight; its interval is
+    [`wilson_interval`]. The macro average gives each task the same weight; its interval is [`bootstrap_interval`].
 
     Args:
         verdicts (`Sequence[bool | None]`):
-            Verdict on the answer to each question; `None` where no answer could be read.
+            Verdict on the answer to each question; `None` if no answer could be read.
         tasks (`Sequence[str | None]`, *optional*):
-            Task of each question. Questions with `None` are a task of their own, `"no task"`. Without it all questions
-            are one task.
+            Task of each question. Questions with `None` are a task of their own, `"no task"`. Without `tasks`, all
+            questions are one task.
         confidence_level (`float`, *optional*, defaults to `0.95`):
             Confidence level of the intervals.
 
     Returns:
         `dict[str, Any]`: `accuracy`, its `interval` (list of two), `unparsed_rate`, `num_questions`, `num_right`,
-        `macro_accuracy`, `macro_interval`; and `tasks`, the first five of these by name of the task, which is empty
+        `macro_accuracy`, `macro_interval`; and `tasks`, which has the first five of these for each task and is empty
         without tasks.
 
     Raises:
-        ValueError: If there are no verdicts, there is not a task for each, or `confidence_level` is not between 0
-            and 1.
+        ValueError: If there are no verdicts, the number of tasks differs from the number of verdicts, or
+            `confidence_level` is not between 0 and 1.
 
     Examples:
 
@@ -93,22 +93,23 @@ def _accuracy(verdicts: Sequence[bool | None], confidence_level: float) -> dict[
 @renamed_argument(level="confidence_level")
 def wilson_interval(num_right: int, num_questions: int, confidence_level: float = 0.95) -> tuple[float, float]:
     """
-    Wilson's score interval of a share: all shares that the score test does not reject. It has a width even where all
-    answers or none are right.
+    Compute Wilson's score interval of a share: all shares that the score test does not reject.
+
+    The interval is wider than zero even if all answers are right or all are wrong.
 
     Args:
         num_right (`int`):
-            Questions answered right.
+            Number of questions answered right.
         num_questions (`int`):
-            Questions asked.
+            Number of questions asked.
         confidence_level (`float`, *optional*, defaults to `0.95`):
             Confidence level.
 
     Returns:
-        `tuple[float, float]`: Its ends, between 0 and 1.
+        `tuple[float, float]`: Ends of the interval, between 0 and 1.
 
     Raises:
-        ValueError: If the counts or the confidence level are impossible.
+        ValueError: If the counts or the confidence level are out of range.
 
     Reference: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the American
     Statistical Association, 1927.
@@ -126,7 +127,7 @@ def wilson_interval(num_right: int, num_questions: int, confidence_level: float 
     share, shrink = num_right / num_questions, 1 + z * z / num_questions
     center = (share + z * z / (2 * num_questions)) / shrink
     margin = z / shrink * math.sqrt(share * (1 - share) / num_questions + (z / (2 * num_questions)) ** 2)
-    # With none or all right the ends are exactly zero or one, which rounding would miss.
+    # If no answer or every answer is right, one end is exactly zero or one. Rounding would give another number.
     return (
         0.0 if num_right == 0 else max(0.0, center - margin),
         1.0 if num_right == num_questions else min(1.0, center + margin),
@@ -142,33 +143,33 @@ def bootstrap_interval(
     seed: int = 42,
 ) -> tuple[float, float]:
     """
-    Percentile bootstrap interval of a mean, or of the mean of the groups' means.
+    Compute the percentile bootstrap interval of a mean, or of the mean of group means.
 
-    For what Wilson's interval does not cover: macro averages, pass@k, scores of a judge, and, with the differences of
-    two students on each question as values, the difference of any of these. Values are drawn with replacement within
-    each group. The seed decides the draws; the order of the values does not matter.
+    Use it for numbers to which Wilson's interval does not apply: macro averages, pass@k and the scores of a judge.
+    With the differences of two students on each question as values, it is the interval of the difference. Values are
+    drawn with replacement within each group. The draws depend on the seed and not on the order of the values.
 
-    With few values it is too narrow, and with all values equal it has no width.
+    With few values the interval is too narrow, and if all values are equal, its width is zero.
 
     Args:
         values (`Sequence[float]`):
             One value per question.
         groups (`Sequence[str]`, *optional*):
-            Group, such as the task, of each value. All groups have the same weight. Without it all values are one
-            group.
+            Group of each value, such as its task. All groups have the same weight. Without `groups`, all values are
+            one group.
         confidence_level (`float`, *optional*, defaults to `0.95`):
             Confidence level.
         num_resamples (`int`, *optional*, defaults to `10_000`):
             Number of resamples.
         seed (`int`, *optional*, defaults to `42`):
-            Seed.
+            Seed of the draws.
 
     Returns:
-        `tuple[float, float]`: Its ends, in the unit of the values.
+        `tuple[float, float]`: Ends of the interval, in the unit of the values.
 
     Raises:
-        ValueError: If there are no values, one is not a finite number, there is not a group for each, or
-            `confidence_level` or `num_resamples` are impossible.
+        ValueError: If there are no values, a value is not a finite number, the number of groups differs from the
+            number of values, or `confidence_level` or `num_resamples` is out of range.
 
     Examples:
 
@@ -193,7 +194,7 @@ def bootstrap_interval(
     generator = np.random.default_rng(seed)
     means = np.zeros(num_resamples)
     for group in by_group.values():
-        # There are few distinct values, so it is enough to draw how often each of them comes.
+        # There are few distinct values, so only the count of each distinct value is drawn.
         distinct, counts = np.unique(group, return_counts=True)
         size = max(1, _MAX_DRAWN // len(distinct))
         for start in range(0, num_resamples, size):
@@ -211,27 +212,27 @@ def compare_students(
     """
     Compare two students on the same questions.
 
-    The interval is Tango's score interval. It belongs to McNemar's test as Wilson's belongs to the test of a share, so
-    accuracies and differences are treated alike. It has a width even where both students are right on the same
-    questions, where a bootstrap interval would have none. For other differences (of macro averages, of pass@k, of a
-    judge's scores) pass the differences on each question to [`bootstrap_interval`].
+    The interval is Tango's score interval. It is based on McNemar's test in the same way as Wilson's interval is based
+    on the test of a share, so accuracies and differences are treated alike. It is wider than zero even if both
+    students are right on exactly the same questions, where the width of a bootstrap interval would be zero. For other
+    differences (of macro averages, of pass@k, of a judge's scores) pass the differences on each question to
+    [`bootstrap_interval`].
 
     Args:
         verdicts (`Sequence[bool | None]`):
-            Verdict on a student's answer to each question; `None`, where no answer could be read, counts as wrong.
+            Verdict on the first student's answer to each question. `None` (no answer could be read) counts as wrong.
         other_verdicts (`Sequence[bool | None]`):
-            Those on the other student's answers to the same questions, in the same order.
+            Verdicts on the other student's answers to the same questions, in the same order.
         confidence_level (`float`, *optional*, defaults to `0.95`):
             Confidence level.
 
     Returns:
-        `dict[str, Any]`: `difference`, the accuracy of the first student minus that of the other; its `interval` (list
-        of two); `p_value`, see [`mcnemar_p_value`]; `num_questions`; `num_right_alone` and `num_other_right_alone`,
-        questions that only the one or only the other answered right.
+        `dict[str, Any]`: `difference`, the accuracy of the first student minus the accuracy of the other; its
+        `interval` (list of two); `p_value`, see [`mcnemar_p_value`]; `num_questions`; `num_right_alone` and
+        `num_other_right_alone`, the numbers of questions that only the first or only the other student answered right.
 
     Raises:
-        ValueError: If the students were not asked equally many questions, there are none, or `confidence_level` is not
-            between 0 and 1.
+        ValueError: If the numbers of verdicts differ, there are none, or `confidence_level` is not between 0 and 1.
 
     Reference: Tango, "Equivalence Test and Confidence Interval for the Difference in Proportions for the Paired-Sample
     Design", Statistics in Medicine, 1998.
@@ -267,15 +268,15 @@ def compare_students(
 
 def mcnemar_p_value(num_right_alone: int, num_other_right_alone: int) -> float:
     """
-    Exact two-sided p-value of McNemar's test that two students are equally good.
+    Compute the exact two-sided p-value of McNemar's test, whose null hypothesis is that two students are equally good.
 
-    If they are, each question that only one of them answered right is as likely to be the one's as the other's.
+    Under this hypothesis, a question that only one student answered right is equally likely to be answered by either.
 
     Args:
         num_right_alone (`int`):
-            Questions that only the first student answered right.
+            Number of questions that only the first student answered right.
         num_other_right_alone (`int`):
-            Questions that only the other answered right.
+            Number of questions that only the other student answered right.
 
     Returns:
         `float`: The p-value; 1 if there are no such questions.
@@ -294,10 +295,10 @@ def mcnemar_p_value(num_right_alone: int, num_other_right_alone: int) -> float:
     if min(num_right_alone, num_other_right_alone) < 0:
         raise ValueError(
             f"Counts must be positive or zero, got {num_right_alone} and {num_other_right_alone}. Pass the numbers of "
-            "questions that only the one or only the other student answered right."
+            "questions that only the first or only the other student answered right."
         )
     num_alone = num_right_alone + num_other_right_alone
-    # In whole numbers, since two to the number of questions may be too large for a float.
+    # Computed with integers, because two to the power of the number of questions may be too large for a float.
     tail, term = 0, 1
     for number in range(min(num_right_alone, num_other_right_alone) + 1):
         tail += term
@@ -307,23 +308,23 @@ def mcnemar_p_value(num_right_alone: int, num_other_right_alone: int) -> float:
 
 def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
     """
-    Chance that at least one of `k` replies to a question is right, estimated without bias from a larger sample.
+    Estimate the probability that at least one of `k` replies to a question is right, without bias, from more samples.
 
-    The pass@k of a student is its mean over the questions; [`bootstrap_interval`] gives the interval of that mean.
+    The pass@k of a student is the mean of this number over the questions; [`bootstrap_interval`] gives its interval.
 
     Args:
         num_samples (`int`):
-            Replies that were sampled.
+            Number of replies that were sampled.
         num_right (`int`):
-            How many of them are right.
+            Number of these replies that are right.
         k (`int`):
-            Replies that may be tried.
+            Number of replies that may be tried.
 
     Returns:
-        `float`: The share of the sets of `k` of the samples that hold a right one.
+        `float`: The share of all sets of `k` samples that contain a right reply.
 
     Raises:
-        ValueError: If `num_right` or `k` do not lie within the sample.
+        ValueError: If `num_right` or `k` is larger than the number of samples or too small.
 
     Paper: [Evaluating Large Language Models Trained on Code](https://huggingface.co/papers/2107.03374).
 
@@ -342,28 +343,28 @@ def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
             f"be judged; sample {max(k, 1)} or more."
         )
     num_sets = math.comb(num_samples, k)
-    # Python rounds the quotient of two whole numbers once, however large they are.
+    # Python rounds the quotient of two integers only once, even if they are very large.
     return (num_sets - math.comb(num_samples - num_right, k)) / num_sets
 
 
 def majority_vote(answers: Iterable[str | None]) -> str | None:
     """
-    The answer that most paths to one question agree on (self-consistency).
+    Return the answer on which most paths to one question agree (self-consistency).
 
-    Each answer gets a vote from every answer that it matches, itself included; among answers with equally many votes
-    the first wins. So of answers that are written differently the winner is the one that most of the others match:
-    `"50%"` among `"50"`, `"0.5"` and itself, though these two do not match each other. The order of the paths matters
-    only where votes are equal.
+    Each answer gets one vote from every answer that it matches, including itself. The answer with the most votes wins.
+    For example, `"50%"` wins against `"50"` and `"0.5"`, because it matches both, and they do not match each other. If
+    several answers have the same number of votes, the first of them wins; otherwise the order of the paths does not
+    matter.
 
     Args:
         answers (`Iterable[str | None]`):
             Answer of each path. Paths without an answer, `None` or blank, do not vote.
 
     Returns:
-        `str` or `None`: The winner, as it was first written; `None` if no path has an answer.
+        `str` or `None`: The answer that wins, as it was first written; `None` if no path has an answer.
 
     Raises:
-        ImportError: Where [`answers_match`] needs `math-verify` to compare two answers.
+        ImportError: If [`answers_match`] needs `math-verify` to compare two answers and it is not installed.
 
     Paper: [Self-Consistency Improves Chain of Thought Reasoning in Language
     Models](https://huggingface.co/papers/2203.11171).
@@ -390,13 +391,13 @@ def majority_vote(answers: Iterable[str | None]) -> str | None:
 def _tango_interval(
     num_alone: int, num_other_alone: int, num_questions: int, confidence_level: float
 ) -> tuple[float, float]:
-    """Differences that the score test does not reject."""
+    """Return the ends of the range of differences that the score test does not reject."""
     _check_count("num_right_alone", num_alone + num_other_alone, num_questions)
     z, estimate = _quantile(confidence_level), (num_alone - num_other_alone) / num_questions
 
     def is_rejected(difference: float) -> bool:
-        """Whether the score test rejects a difference: the squared error exceeds z squared times its variance."""
-        # The share of questions that only the other answered right: its likeliest value, given the difference.
+        """Tell whether the score test rejects a difference: the squared error exceeds z squared times its variance."""
+        # The most likely share of questions that only the other student answered right, given the difference.
         a = 2 * num_questions
         b = (2 * num_questions - num_alone + num_other_alone) * difference - num_alone - num_other_alone
         c = -num_other_alone * difference * (1 - difference)
@@ -408,7 +409,7 @@ def _tango_interval(
         inside, outside = estimate, bound
         if not is_rejected(bound):
             return bound
-        for _ in range(60):  # enough for every bit of a float
+        for _ in range(60):  # halves the range often enough for the precision of a float
             middle = (inside + outside) / 2
             inside, outside = (inside, middle) if is_rejected(middle) else (middle, outside)
         return inside
@@ -417,7 +418,7 @@ def _tango_interval(
 
 
 def _quantile(confidence_level: float) -> float:
-    """Standard deviations on either side of the mean that hold a share of the normal distribution."""
+    """Return the number of standard deviations around the mean that contains a share of the normal distribution."""
     if not 0 < confidence_level < 1:
         raise ValueError(
             f"`confidence_level` must lie between 0 and 1, got {confidence_level}. It is the share of such intervals "
@@ -429,14 +430,14 @@ def _quantile(confidence_level: float) -> float:
 def _check_count(name: str, count: int, total: int) -> None:
     if total < 1:
         raise ValueError(
-            f"There must be at least one question or sample, got {total}. There is nothing to take a share of."
+            f"There must be at least one question or sample, got {total}. A share of zero questions does not exist."
         )
     if not 0 <= count <= total:
-        raise ValueError(f"`{name}` must lie between 0 and {total}, got {count}. It counts a part of them.")
+        raise ValueError(f"`{name}` must lie between 0 and {total}, got {count}. It is the number of a part of them.")
 
 
 def _grouped(values: Sequence[Any], groups: Sequence[str]) -> dict[str, list[Any]]:
-    """Values by group, sorted by group, so that the order of the questions does not matter."""
+    """Return the values by group. Groups are sorted, so that the order of the questions does not matter."""
     if len(values) != len(groups):
         raise ValueError(
             f"There must be a task or group for each question, got {len(groups)} for {len(values)}. Pass them in the "

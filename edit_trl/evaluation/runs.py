@@ -1,10 +1,10 @@
 """
-Runs on disk: what a student was asked under which settings, what it replied, and how it scored.
+Read, write and compare the runs of an evaluation on disk.
 
-A run is a folder with three files. `settings.json` holds what the replies depend on; a run with other settings is
-refused. `generations.jsonl` holds one reply per line, written batch by batch, so that an interrupted run goes on from
-there and generates nothing twice. `results.json` holds the scores. A file that is replaced is replaced as a whole, so
-that an interruption leaves the old file or the new one, not a part of it.
+A run is a folder with three files. `settings.json` has the settings that change the replies; a run with other settings
+is refused. `generations.jsonl` has one reply per line and is written batch by batch, so an interrupted run continues
+and generates only the missing replies. `results.json` has the scores. Files are replaced as a whole: an interruption
+leaves the old file or the new file, and never a part of a file.
 """
 
 import json
@@ -20,25 +20,25 @@ from .metrics import compare_students, majority_vote
 from .students import Student
 
 
-# What one reply is known by: a text that identifies the question, and the number of the sample.
+# Identifies a reply: a text that identifies the question, and the number of the sample.
 Key = tuple[str, int]
 
-# Prompts that are given at a time to a student that makes batches by itself.
+# Number of prompts in one call of a student that makes batches itself.
 _PROMPTS_AT_A_TIME = 256
 
 
 class Run:
     """
-    The folder of a run, and the replies that are in it.
+    The folder of a run and the replies in it.
 
     Args:
         output_dir (`str`):
-            The folder. It is made if it does not exist.
+            The folder. It is created if it does not exist.
         settings (`dict[str, Any]`):
-            What the replies depend on.
+            Settings that change the replies.
 
     Raises:
-        ValueError: If the folder holds generations of other settings, or a file in it cannot be read.
+        ValueError: If the folder has generations made with other settings, or a file in it cannot be read.
     """
 
     def __init__(self, output_dir: str, settings: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Run:
         self.path = self.folder / "generations.jsonl"
         self.generations, length = _read_generations(self.path)
         if self.path.exists():
-            os.truncate(self.path, length)  # what is appended begins a line of its own
+            os.truncate(self.path, length)  # removes an incomplete last line, so that new lines start at a line start
         self.num_tokens = 0
         self.seconds = 0.0
 
@@ -61,7 +61,7 @@ class Run:
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """
-        Generate the replies that are not there yet, and write each batch to the file before the next one begins.
+        Generate the missing replies, and write each batch to the file before the next batch begins.
 
         Args:
             student (`Callable`):
@@ -69,11 +69,11 @@ class Run:
             prompts (`dict`):
                 Prompt, as text or as messages, by question and number of the sample.
             batch_size (`int`):
-                Replies that are generated together.
+                Number of replies that are generated together.
             on_progress (`Callable`, *optional*):
                 As for [`evaluate`].
         """
-        # Sorted by length there is little padding. With the longest first, memory runs out at once or not at all.
+        # Sorted by length, batches have little padding. With the longest first, missing memory is found at once.
         keys = sorted(prompts, key=lambda key: -len(key[0]))
         size = _PROMPTS_AT_A_TIME if getattr(student, "batches_itself", False) else batch_size
         num_done = sum(key in self.generations for key in keys)
@@ -90,7 +90,7 @@ class Run:
             ]
             self.generations.update(zip(batch, records, strict=True))
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(_as_lines(records))  # in one call, so that an interruption tears at most the last line
+                file.write(_as_lines(records))  # in one call, so an interruption leaves at most one incomplete line
             num_done += len(batch)
             if on_progress is not None:
                 on_progress(num_done, len(keys))
@@ -98,14 +98,14 @@ class Run:
 
     def save(self, results: dict[str, Any]) -> dict[str, Any]:
         """
-        Write the generations, as they are now, and the results.
+        Write the current generations and the results.
 
         Args:
             results (`dict[str, Any]`):
                 Scores of the run.
 
         Returns:
-            `dict[str, Any]`: The results, with `tokens_per_second` if anything was generated.
+            `dict[str, Any]`: The results, with `tokens_per_second` if a reply was generated.
         """
         if self.num_tokens:
             results["tokens_per_second"] = round(self.num_tokens / self.seconds, 1)
@@ -131,7 +131,7 @@ class Run:
 
 def group_by_question(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """
-    Generations by question.
+    Group generations by question.
 
     Args:
         records (`Iterable[dict]`):
@@ -148,14 +148,14 @@ def group_by_question(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[
 
 def majority_verdict(paths: list[dict[str, Any]]) -> bool | None:
     """
-    Verdict on the answer to one question: that of the only path, or the majority's.
+    Judge the answer to one question: the answer of the only path, or the majority vote of several paths.
 
     Args:
         paths (`list[dict]`):
             Generations for the question, with `sample`, `extracted` and `answer`.
 
     Returns:
-        `bool` or `None`: Whether the answer is right; `None` if no path has one that could be read.
+        `bool` or `None`: Whether the answer is right; `None` if no answer could be read from any path.
     """
     answer = majority_vote(path["extracted"] for path in sorted(paths, key=lambda path: path["sample"]))
     return None if answer is None else answers_match(answer, paths[0]["answer"])
@@ -167,16 +167,16 @@ def compare_runs(output_dir: str, other_dir: str) -> dict[str, Any]:
 
     Args:
         output_dir (`str`):
-            Folder of the one.
+            Folder of the first run.
         other_dir (`str`):
-            Folder of the other.
+            Folder of the other run.
 
     Returns:
-        `dict[str, Any]`: What [`~metrics.compare_students`] returns, of the questions that both were asked; and
-        `num_left_out`, the number of the others.
+        `dict[str, Any]`: The dictionary of [`~metrics.compare_students`] for the questions of both runs; and
+        `num_left_out`, the number of questions that are only in one run.
 
     Raises:
-        ValueError: If a folder holds no run that was scored, or the runs have no question in common.
+        ValueError: If a folder has no run that was scored, or the runs have no question in common.
     """
     one, other = (
         {
@@ -200,7 +200,7 @@ def compare_runs(output_dir: str, other_dir: str) -> dict[str, Any]:
 
 
 def _read_generations(path: Path) -> tuple[dict[Key, dict[str, Any]], int]:
-    """The generations of a file, and the length in bytes of its whole lines: an interruption tears the last one."""
+    """Return the generations of a file and the length of its complete lines in bytes. The last line may be torn."""
     generations: dict[Key, dict[str, Any]] = {}
     length = 0
     if not path.exists():
@@ -212,8 +212,8 @@ def _read_generations(path: Path) -> tuple[dict[Key, dict[str, Any]], int]:
             except ValueError:
                 if line.endswith(b"\n"):
                     raise ValueError(
-                        f"{str(path)!r} must hold a generation per line, but one cannot be read: {line[:100]!r}. Take "
-                        "it out; what is missing is generated again."
+                        f"{str(path)!r} must hold a generation per line, but a line cannot be read: {line[:100]!r}. "
+                        "Delete this line; its reply will be generated again."
                     ) from None
                 break
             generations[record["question"], record["sample"]] = record

@@ -1,14 +1,14 @@
 """
-Students: what is asked questions and generates replies.
+Students: the models that an evaluation asks for replies.
 
-A student is anything that can be called with a batch of prompts and returns a [`Generation`] for each: a transformers
-model ([`LocalStudent`]), a model run by vLLM ([`VLLMStudent`]), one behind an OpenAI-compatible endpoint
-([`EndpointStudent`]), or a function of your own. Two attributes are read where a student has them: `settings`, which
-holds what its replies depend on and must not change when an interrupted run goes on; and `batches_itself`, which is
-true for a student that takes many prompts at a time and makes batches of them.
+A student is a callable that takes a batch of prompts and returns a [`Generation`] for each: a transformers model
+([`LocalStudent`]), a model run by vLLM ([`VLLMStudent`]), a model behind an OpenAI-compatible endpoint
+([`EndpointStudent`]), or your own function. Two attributes are optional. `settings` has the settings that change the
+replies; they must be the same when an interrupted run continues. `batches_itself` is true for a student that takes
+many prompts at once and makes batches itself.
 
-Samples of one question are drawn with seeds that belong to the batch or to the sample, not to the run, so that an
-interruption does not change them. Plain prompts end a reply where it begins to ask the next question, at [`STOP`].
+The seed of a sample depends on the batch or on the number of the sample and not on the run, so an interruption does
+not change the samples. With plain-text prompts, a reply ends at [`STOP`], where it would begin the next question.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from ..chat import ChatClient, ChatReply
 from ..option_help import help_from_docstring
 
 
-# A student that was trained on such prompts goes on with the next one.
+# After its answer, a student trained on such prompts continues with the next question.
 STOP = "\nQ:"
 
 
@@ -32,11 +32,11 @@ class Generation(NamedTuple):
 
     Args:
         text (`str`):
-            What it wrote.
+            Text of the reply.
         finish_reason (`str` or `None`):
             `"stop"`, or `"length"` for a reply truncated at the limit.
         num_tokens (`int`):
-            Tokens that were generated.
+            Number of generated tokens.
     """
 
     text: str
@@ -52,15 +52,15 @@ Student = Callable[[list[Any], list[int]], list[Generation]]
 @dataclass(kw_only=True)
 class GenerationSettings:
     """
-    How a student writes its replies, whatever runs it.
+    Generation settings that all kinds of students have.
 
     Args:
         max_new_tokens (`int`, *optional*, defaults to `512`):
-            Longest reply, in tokens.
+            Maximum length of a reply, in tokens.
         temperature (`float`, *optional*, defaults to `0.0`):
-            Sampling temperature; zero is greedy.
+            Sampling temperature. Zero means greedy decoding.
         top_p (`float`, *optional*, defaults to `1.0`):
-            Nucleus sampling: draw from the likeliest tokens that together have this probability.
+            Nucleus sampling: draw from the most likely tokens that together have this probability.
         seed (`int`, *optional*, defaults to `42`):
             Seed of the sampling.
 
@@ -91,28 +91,28 @@ class GenerationSettings:
 
     @property
     def generation_settings(self) -> dict[str, Any]:
-        """`dict[str, Any]`: These settings by name."""
+        """`dict[str, Any]`: The generation settings by name."""
         return {setting.name: getattr(self, setting.name) for setting in fields(GenerationSettings)}
 
 
 @dataclass
 class LocalStudent(GenerationSettings):
     """
-    A transformers model as a student: it replies to a batch at a time, padded on the left.
+    A transformers model as a student. It generates one batch at a time, padded on the left.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Causal language model, used on its device.
+            Causal language model. It runs on its device.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
+            Tokenizer of the model.
         name (`str`, *optional*):
-            What to call the student in files, passed by name. Defaults to the name that its model was loaded with.
+            Name of the student in files, as a keyword argument. Defaults to the name with which the model was loaded.
         max_new_tokens, temperature, top_p, seed:
-            Those of [`GenerationSettings`], passed by name.
+            Fields of [`GenerationSettings`], as keyword arguments.
 
     Raises:
-        ValueError: When called: if messages are asked of a tokenizer without a chat template, or the model's logits
-            are NaN.
+        ValueError: When called, if the prompts are messages and the tokenizer has no chat template, or if the model's
+            logits are NaN.
     """
 
     model: Any
@@ -122,12 +122,12 @@ class LocalStudent(GenerationSettings):
     @classmethod
     def from_pretrained(cls, name: str, dtype: str = "auto", **options: Any) -> "LocalStudent":
         """
-        Load a student from a folder or the Hub, on the GPU if there is one. A LoRA adapter is merged into its base
-        model.
+        Load a student from a folder or the Hub, and move it to the GPU if there is one. A LoRA adapter is merged into
+        its base model.
 
         Args:
             name (`str`):
-                Model or adapter.
+                Name or folder of a model or an adapter.
             dtype (`str`, *optional*, defaults to `"auto"`):
                 Type of the weights.
             **options:
@@ -164,14 +164,14 @@ class LocalStudent(GenerationSettings):
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"The student must be a model or adapter in a folder or on the Hub, got {name!r} ({error}). Check the "
-                "name; for one that is served pass its `base_url`."
+                "name; for a model behind an endpoint pass its `base_url`."
             ) from error
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device), tokenizer, name=name, **options)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`dict[str, Any]`: What its replies depend on."""
+        """`dict[str, Any]`: Settings that change the replies."""
         return {"model": self.name or self.model.name_or_path, **self.generation_settings}
 
     def __call__(self, prompts: list[Any], samples: list[int]) -> list[Generation]:
@@ -182,7 +182,7 @@ class LocalStudent(GenerationSettings):
             prompts (`list`):
                 Texts, or lists of messages.
             samples (`list[int]`):
-                Number of the sample of each.
+                Number of the sample of each prompt.
 
         Returns:
             `list[Generation]`: Replies in order.
@@ -223,7 +223,7 @@ class LocalStudent(GenerationSettings):
         for row in tokens.tolist():
             end = next((place for place, token in enumerate(row) if token in ends), None)
             ids = row if end is None else row[:end]
-            # A reply that the stop string ended has no end token, and is padded to the longest of the batch.
+            # A reply that ended at the stop string has no end token, and is padded to the longest reply of the batch.
             while end is None and ids and ids[-1] == tokenizer.pad_token_id:
                 ids.pop()
             text = tokenizer.decode(ids, skip_special_tokens=True)
@@ -234,13 +234,13 @@ class LocalStudent(GenerationSettings):
     def _render(self, messages: list[dict[str, str]]) -> str:
         if not self.tokenizer.chat_template:
             raise ValueError(
-                "`chat` needs a tokenizer with a chat template, and that of the student has none. Leave `chat` out to "
-                "ask in the plain prompts that `EDITTrainer` trains on."
+                "`chat` needs a tokenizer with a chat template, and the student's tokenizer has none. Leave `chat` "
+                "out to use the same plain-text prompts as in training with `EDITTrainer`."
             )
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _end_ids(self) -> list[int]:
-        """Tokens that end a reply: that of the tokenizer, and that or those of the model, which may differ."""
+        """Return the tokens that end a reply, of the tokenizer and of the model. They may differ."""
         own = self.model.generation_config.eos_token_id
         ids = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
         return sorted(token for token in ids if token is not None)
@@ -265,7 +265,7 @@ def _refuse_nan(input_ids: Any, scores: Any) -> Any:
 @dataclass
 class VLLMStudent(GenerationSettings):
     """
-    A model run by vLLM, which makes batches by itself. Needs the `vllm` package.
+    A model run by vLLM, which makes batches itself. Needs the `vllm` package.
 
     Args:
         model (`str`):
@@ -273,7 +273,7 @@ class VLLMStudent(GenerationSettings):
         options (`dict`, *optional*):
             More arguments of `vllm.LLM`.
         max_new_tokens, temperature, top_p, seed:
-            Those of [`GenerationSettings`], passed by name.
+            Fields of [`GenerationSettings`], as keyword arguments.
 
     Raises:
         ImportError: If `vllm` is not installed.
@@ -298,7 +298,7 @@ class VLLMStudent(GenerationSettings):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`dict[str, Any]`: What its replies depend on."""
+        """`dict[str, Any]`: Settings that change the replies."""
         return {"backend": "vllm", "model": self.model, **self.generation_settings}
 
     def __call__(self, prompts: list[Any], samples: list[int]) -> list[Generation]:
@@ -309,7 +309,7 @@ class VLLMStudent(GenerationSettings):
             prompts (`list`):
                 Texts, or lists of messages.
             samples (`list[int]`):
-                Number of the sample of each.
+                Number of the sample of each prompt.
 
         Returns:
             `list[Generation]`: Replies in order.
@@ -333,11 +333,11 @@ class VLLMStudent(GenerationSettings):
 @dataclass
 class EndpointStudent:
     """
-    A model behind an OpenAI-compatible endpoint. It is asked by messages, with the sampling of its client.
+    A model behind an OpenAI-compatible endpoint. It gets prompts as messages, with the sampling options of the client.
 
     Args:
         client ([`~chat.ChatClient`]):
-            The endpoint.
+            Client of the endpoint.
 
     Raises:
         EndpointError: When called, if the endpoint gives no usable reply.
@@ -359,27 +359,27 @@ class EndpointStudent:
         **options: Any,
     ) -> "EndpointStudent":
         """
-        A student that is served, with the same generation settings as the others.
+        Make a student from the URL of an endpoint, with the same generation settings as the other students.
 
         Args:
             name (`str`):
-                Name of the model, as the endpoint knows it.
+                Name of the model at the endpoint.
             base_url (`str`):
-                URL of the endpoint, up to and with `/v1`.
+                URL of the endpoint, including `/v1`.
             api_key_env (`str`, *optional*):
-                Name of the environment variable that holds the key. By default none is sent.
+                Name of the environment variable that holds the key. By default no key is sent.
             store (`str`, *optional*):
                 SQLite file for the replies, in a folder that exists. By default they are kept in memory.
             max_concurrency (`int`, *optional*, defaults to `16`):
-                Requests in flight at a time.
+                Maximum number of requests in flight at the same time.
             **options:
                 Fields of [`GenerationSettings`].
 
         Returns:
-            [`EndpointStudent`]: The student. Its `client` is to be closed.
+            [`EndpointStudent`]: The student. The caller must close its `client`.
 
         Raises:
-            ValueError: If an option cannot work, the key is missing, or the store cannot be used.
+            ValueError: If an option has a value that cannot work, the key is missing, or the store cannot be used.
         """
         settings = GenerationSettings(**options)
         client = ChatClient(
@@ -397,7 +397,7 @@ class EndpointStudent:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`dict[str, Any]`: What its replies depend on."""
+        """`dict[str, Any]`: Settings that change the replies."""
         return self.client.settings
 
     def __call__(self, prompts: list[Any], samples: list[int]) -> list[Generation]:
@@ -408,7 +408,7 @@ class EndpointStudent:
             prompts (`list`):
                 Texts, or lists of messages.
             samples (`list[int]`):
-                Number of the sample of each.
+                Number of the sample of each prompt.
 
         Returns:
             `list[Generation]`: Replies in order.

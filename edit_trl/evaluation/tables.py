@@ -10,9 +10,9 @@ def print_results(results: dict[str, Any], comparison: dict[str, Any] | None = N
 
     Args:
         results (`dict[str, Any]`):
-            Those of [`evaluate`] or [`evaluate_benchmarks`], or what is in a `results.json`.
+            Results of [`evaluate`] or [`evaluate_benchmarks`], or the content of a `results.json`.
         comparison (`dict[str, Any]`, *optional*):
-            That of [`compare_runs`].
+            Output of [`compare_runs`].
     """
     from rich.console import Console
     from rich.table import Table
@@ -25,7 +25,7 @@ def print_results(results: dict[str, Any], comparison: dict[str, Any] | None = N
         column.justify = "right"
     tasks = list(results["tasks"])
     for name, scores in {**results["tasks"], "all": results}.items():
-        # Results of 0.1 call it `cut_rate`.
+        # In results of version 0.1 the name is `cut_rate`.
         truncated = scores["truncated_rate"] if "truncated_rate" in scores else scores["cut_rate"]
         table.add_row(
             Text(name),

@@ -1,4 +1,4 @@
-"""Look at dual chains-of-thought before training on them: which tokens are key, and which pairs have problems."""
+"""Look at dual chains-of-thought before training: which tokens are key tokens, and which pairs have problems."""
 
 from .dataset_statistics import Statistics
 from .log_probs import add_log_probs

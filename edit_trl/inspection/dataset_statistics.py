@@ -1,7 +1,7 @@
 """
-The numbers of a dual-CoT dataset, gathered pair by pair, and what they mean for training.
+Compute statistics of a dual-CoT dataset, pair by pair, and advice for training.
 
-Takes the pairs that `pairs.py` reads. `terminal.py` and `report.py` show the numbers, `distributions.py` bins them.
+`pairs.py` reads the pairs. `terminal.py` and `report.py` show the statistics, `distributions.py` makes histograms.
 """
 
 import math
@@ -12,23 +12,23 @@ from typing import Any
 from .pairs import DROPPED, PROBLEMS, InspectedPair, InspectionConfig
 
 
-# Share of key tokens in the paper's data, appendix.
+# Share of key tokens in the paper's data, from its appendix.
 PAPER_KEY_TOKEN_RATIO = 0.047
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Different key tokens that are counted. A tokenizer has fewer; of words the infrequent ones are forgotten.
+# Maximum number of different key tokens that are counted. A vocabulary has fewer; infrequent words are dropped.
 _MAX_COUNTED = 200_000
 
 
 class Statistics:
     """
-    Numbers of a dataset, gathered pair by pair: a few bytes are kept of each.
+    Statistics of a dataset, gathered pair by pair. They keep only a few bytes of each pair.
 
     Args:
         config ([`InspectionConfig`], *optional*):
-            Options that the pairs were read with.
+            Options with which the pairs were read.
         unit (`str`, *optional*, defaults to `"tokens"`):
-            What was counted, `"tokens"` or `"words"`.
+            Unit of the counts, `"tokens"` or `"words"`.
 
     Examples:
 
@@ -102,14 +102,14 @@ class Statistics:
 
     def summary(self) -> dict[str, Any]:
         """
-        The numbers, as JSON can hold them.
+        Return the statistics as a dictionary of values that JSON can hold.
 
         Returns:
             `dict[str, Any]`: `pairs` and `readable_pairs`; `unit`; `problems` by name, and the number of pairs
             `with_problems`; mean and quantiles of `key_token_ratio` (of `both` chains, `chosen`, `rejected`),
-            `similarity` and `shared_start`; `by_task` and `by_origin`; `truncation` at `max_length`; `one_sided`,
-            pairs without key tokens on a side; the most frequent `key_tokens`; `cost`, tokens through the model per
-            epoch in the two layouts; `paper`; and `advice`.
+            `similarity` and `shared_start`; `by_task` and `by_origin`; `truncation` at `max_length`; `one_sided`, the
+            numbers of pairs without key tokens in one chain; the most frequent `key_tokens`; `cost`, the number of
+            tokens through the model per epoch in the two layouts; `paper`; and `advice`.
         """
         values = {name: _describe(numbers) for name, numbers in self.values.items()}
         totals = self.totals
@@ -143,16 +143,16 @@ class Statistics:
 
 def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
     """
-    What the numbers mean for training.
+    Write advice: what the statistics mean for training.
 
     Args:
         summary (`dict[str, Any]`):
-            Of [`Statistics.summary`].
+            Output of [`Statistics.summary`].
         config ([`InspectionConfig`]):
-            Options that the pairs were read with.
+            Options with which the pairs were read.
 
     Returns:
-        `list[str]`: Sentences, the most serious first; empty if there is nothing to say.
+        `list[str]`: Sentences, the most serious first. Empty if there is no advice.
     """
     num, problems, unit = summary["pairs"], summary["problems"], summary["unit"]
     if not summary["readable_pairs"]:
@@ -161,9 +161,9 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
     ratio = summary["key_token_ratio"]["both"]["mean"]
     if ratio > 0.3:
         advice.append(
-            f"{ratio:.0%} of the {unit} are key: these chains are not dual, they share too little to show where the "
-            "mistake is. Training on them is close to training on whole chains. Make pairs that share their "
-            "reasoning, or keep those that do with `--filter`."
+            f"{ratio:.0%} of the {unit} are key: these chains are not dual, because they share too little to show "
+            "where the mistake is. Training on them is close to training on whole chains. Make pairs that share their "
+            "reasoning, or keep only such pairs with `--filter`."
         )
     elif ratio > 3 * PAPER_KEY_TOKEN_RATIO:
         advice.append(
@@ -173,16 +173,16 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
         )
     dropped = sum(problems.get(name, 0) for name in DROPPED)
     if dropped:
-        advice.append(f"{_share(dropped, num)} would be left out by the trainer: nothing can be learnt from them.")
+        advice.append(f"{_share(dropped, num)} would be left out by the trainer: nothing can be learned from them.")
     for name, what in (
         ("chosen_is_wrong", "teach a wrong answer: their `chosen` does not arrive at `answer`"),
         ("rejected_is_right", "push the right answer away: their `rejected` arrives at `answer`"),
-        ("same_answer", "give the same answer on both sides: their key tokens are wording"),
+        ("same_answer", "give the same answer in both chains: their key tokens are wording"),
         (
             "not_dual",
             f"share less than {config.min_similarity:.0%} of their {unit}: most of their key tokens are wording",
         ),
-        ("only_answer_differs", "have the same steps on both sides: they teach an answer and no reasoning"),
+        ("only_answer_differs", "have the same steps in both chains: they teach an answer and no reasoning"),
         ("duplicate", "repeat an earlier pair, which then counts more than the others"),
         ("unreadable", "cannot be read, and would stop the training"),
         ("too_long", "hold a text of more than a million characters: look for missing line breaks"),
@@ -198,19 +198,19 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
         )
     if problems.keys() - set(DROPPED):
         advice.append(
-            "`--filter FILE` writes the pairs without problems to a file, and the others, with their problems, to a "
-            "second one."
+            "`--filter FILE` writes the pairs without problems to a file, and the pairs with problems to a second "
+            "file."
         )
     cost = summary["cost"]
     if cost["shared_prefix"] > 0.9 * cost["padded"]:
         advice.append(
-            "The chains differ from early on: computing their common start once (`shared_prefix`) saves little here."
+            "The chains differ early: to compute their common start only once (`shared_prefix`) saves little here."
         )
     return advice
 
 
 def _describe(numbers: "array[float]") -> dict[str, Any]:
-    """Mean and quantiles."""
+    """Return mean and quantiles."""
     if not numbers:
         return {"mean": None, "quantiles": {}}
     ordered = sorted(numbers)

@@ -1,7 +1,7 @@
 """
-How the pairs of a dataset are distributed: counts for histograms, and means by task.
+Compute the distributions of a dataset: counts for histograms, and means by task.
 
-`report.py` and `plots.py` draw the same numbers, which come from here.
+`report.py` and `plots.py` both draw these numbers.
 """
 
 import math
@@ -13,10 +13,10 @@ from typing import NamedTuple
 from .dataset_statistics import PAPER_KEY_TOKEN_RATIO, Statistics
 
 
-# Tasks of a plot by task.
+# Maximum number of tasks in a plot by task.
 _MAX_TASKS = 20
 
-# Widths of bins, in 1/400. Each divides its range into at most 40 bins with round edges.
+# Possible widths of bins, in units of 1/400. The first width that gives at most 40 bins is used; edges are round.
 _WIDTHS = (1, 2, 4, 8, 10)
 
 
@@ -28,7 +28,7 @@ class Marker(NamedTuple):
         place (`float`):
             The value.
         name (`str`):
-            What it is.
+            Label of the value.
     """
 
     place: float
@@ -37,17 +37,18 @@ class Marker(NamedTuple):
 
 class Histogram(NamedTuple):
     """
-    How many pairs have which value.
+    Number of pairs in each range of values.
 
     Args:
         label (`str`):
-            What the values are. All are shares, between 0 and 1.
+            Name of the values. All values are shares between 0 and 1.
         edges (`list[float]`):
-            Edges of the bins, which have the same width.
+            Edges of the bins. All bins have the same width.
         counts (`list[int]`):
-            Pairs of each bin, one fewer than edges. A value on an edge counts in the bin above it.
+            Number of pairs in each bin. The list has one element less than `edges`. A value on an edge counts in the
+            bin above it.
         marker ([`Marker`] or `None`):
-            Value to compare with.
+            Value for comparison.
     """
 
     label: str
@@ -58,15 +59,15 @@ class Histogram(NamedTuple):
 
 def histograms(statistics: Statistics) -> list[Histogram]:
     """
-    Count the pairs by their share of key tokens, their similarity and the start that their chains share.
+    Count the pairs by their share of key tokens, their similarity and their common start.
 
     Args:
         statistics ([`Statistics`]):
-            Numbers of the dataset.
+            Statistics of the dataset.
 
     Returns:
-        `list[Histogram]`: The three histograms. Most shares of key tokens are small and most similarities great: the
-        bins leave out the part without pairs.
+        `list[Histogram]`: The three histograms. Most shares of key tokens are low and most similarities are high, so
+        the bins leave out ranges without pairs.
 
     Examples:
 
@@ -95,7 +96,7 @@ def histograms(statistics: Statistics) -> list[Histogram]:
 
 
 def _histogram(label: str, values: Sequence[float], low: float, high: float, marker: Marker | None) -> Histogram:
-    """Bins from the tenth below `low` to the tenth above `high`, which no value lies beyond."""
+    """Make bins from `low`, rounded down to a tenth, to `high`, rounded up. All values lie between these two."""
     start = 40 * max(math.floor(10 * low), 0)
     stop = 40 * min(math.ceil(10 * high), 10)
     width = next(width for width in _WIDTHS if (stop - start) / width <= 40)
@@ -107,14 +108,14 @@ def _histogram(label: str, values: Sequence[float], low: float, high: float, mar
 
 def key_ratio_by_task(statistics: Statistics) -> list[tuple[str, float]]:
     """
-    Mean share of key tokens of the twenty tasks with most pairs.
+    Compute the mean share of key tokens of the twenty tasks with the most pairs.
 
     Args:
         statistics ([`Statistics`]):
-            Numbers of the dataset.
+            Statistics of the dataset.
 
     Returns:
-        `list[tuple[str, float]]`: Task and mean, the highest first; empty where there are fewer than two tasks.
+        `list[tuple[str, float]]`: Task and mean, the highest mean first. Empty if there are fewer than two tasks.
     """
     groups = [(name, group) for name, group in statistics.groups["task"].items() if group["read"]]
     groups = sorted(groups, key=lambda item: -item[1]["pairs"])[:_MAX_TASKS]

@@ -1,5 +1,5 @@
 """
-Log-probabilities of the tokens of both chains of a pair, under a model.
+Add to pairs the log-probabilities that a model gives to the tokens of both chains.
 """
 
 import itertools
@@ -15,22 +15,23 @@ def add_log_probs(pairs: Iterable[InspectedPair], model: Any, batch_size: int = 
     """
     Add to pairs the log-probability of each token of both chains, given the prompt and the tokens before it.
 
-    Tokens beyond the positions that the model has, and a first token without a prompt, get NaN. Pairs that could not
-    be read pass as they are.
+    A token beyond the last position of the model gets NaN, and so does the first token of a chain without a prompt.
+    Pairs that could not be read are not changed.
 
     Args:
         pairs (`Iterable[InspectedPair]`):
             Pairs from [`read_pairs`], read with the tokenizer of the model.
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Causal language model, run on its device without gradients and dropout.
+            Causal language model. It runs on its device without gradients and dropout.
         batch_size (`int`, *optional*, defaults to `8`):
-            Pairs that are taken together. With long chains or a large vocabulary they are run in several parts.
+            Number of pairs in a batch. With long chains or a large vocabulary, a batch is run in several parts.
 
     Yields:
         [`InspectedPair`]: The pairs in order, with `log_probs`.
 
     Raises:
-        ValueError: If the pairs hold no tokens, or tokens that the model does not have, or `batch_size` is below 1.
+        ValueError: If the pairs have no token IDs, a token ID is not in the model's vocabulary, or `batch_size` is
+            below 1.
 
     Examples:
 
@@ -60,14 +61,14 @@ def _add_log_probs(pairs: Iterator[InspectedPair], model: Any, batch_size: int) 
                 continue
             if pair.ids is None:
                 raise ValueError(
-                    f"Pairs must hold tokens to be scored, the pair of row {pair.row} was read by words. Pass the "
+                    f"Pairs must hold tokens to be scored, but the pair of row {pair.row} was read by words. Pass the "
                     "tokenizer of the model to `read_pairs`."
                 )
             ids = pair.ids
             if (largest := max(map(max, filter(None, ids.values())))) >= config.vocab_size:
                 raise ValueError(
-                    f"Tokens must be those of the model, the pair of row {pair.row} has token {largest}, and the "
-                    f"model {config.vocab_size} tokens. Pass the tokenizer of the model to `read_pairs`."
+                    f"Tokens must be in the model's vocabulary, but the pair of row {pair.row} has token {largest}, "
+                    f"and the model has {config.vocab_size} tokens. Pass the tokenizer of the model to `read_pairs`."
                 )
             prompts += [ids["prompt_ids"]] * 2
             completions += [ids["chosen_ids"], ids["rejected_ids"]]
@@ -81,11 +82,11 @@ def _add_log_probs(pairs: Iterator[InspectedPair], model: Any, batch_size: int) 
 def _score(
     model: Any, prompts: list[list[int]], completions: list[list[int]], longest: int | None
 ) -> list[list[float]]:
-    """Log-probabilities of the tokens of each completion; NaN for those that the model cannot be asked about."""
+    """Return the log-probabilities of the tokens of each completion; NaN for tokens that cannot be scored."""
     from ..scoring import eval_mode, score_tokens
 
     sequences = [(prompt + completion)[:longest] for prompt, completion in zip(prompts, completions, strict=True)]
-    # Nothing predicts a first token.
+    # The first token of a sequence has no hidden state before it and cannot be scored.
     firsts = [max(len(prompt), 1) for prompt in prompts]
     targets = [
         [(place - 1, sequence[place]) for place in range(first, len(sequence))]

@@ -1,14 +1,15 @@
 """
-Read the pairs of a dual-CoT dataset as `EDITTrainer` reads them, for showing them.
+Read the pairs of a dual-CoT dataset as `EDITTrainer` reads them, to show them.
 
-With a tokenizer a pair is read in that tokenizer's tokens, without one in words. What is key, what each token weighs
-and what `max_length` cuts comes from `weighting.py`, as in training. Both chains are cut into pieces that can be shown
-(a token, or the few tokens that share a character), each with its weight, and the edits between the chains are listed.
+With a tokenizer, a pair is read as tokens; without a tokenizer, as words. As in training, `weighting.py` decides which
+tokens are key tokens, the weight of each token, and what `max_length` cuts. Both chains are split into pieces that can
+be shown (a token, or several tokens that make one character), each with its weight. The edits between the chains are
+listed.
 
-A pair that teaches nothing, or the wrong thing, gets the names of its problems. One bad row raises no error.
+If a pair teaches nothing or something wrong, its problems are listed by name. A single bad row raises no error.
 
-Chains are aligned before they are truncated, as in training: the numbers of a pair are those of its whole chains, and
-what truncation cuts is counted apart.
+As in training, chains are aligned before they are truncated. The numbers of a pair are computed on its whole chains,
+and the tokens that truncation cuts are counted separately.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -38,14 +39,14 @@ PROBLEMS = {
     "equal": "the tokens of both chains are equal",
     "no_room": "the prompt leaves no room for a completion under `max_length`",
     "keys_cut": "truncation at `max_length` cuts all key tokens",
-    "duplicate": "an earlier row holds the same pair",
+    "duplicate": "an earlier row has the same pair",
     "not_dual": "the similarity of the chains is below `min_similarity`",
-    "only_answer_differs": "the steps of both chains are the same, so that only the conclusion is key",
+    "only_answer_differs": "the steps of both chains are the same, so only the conclusion has key tokens",
     "same_answer": "both chains give the same answer",
-    "chosen_is_wrong": "the answer of `chosen` is not that of the column `answer`",
-    "rejected_is_right": "the answer of `rejected` is that of the column `answer`",
+    "chosen_is_wrong": "the answer of `chosen` differs from the column `answer`",
+    "rejected_is_right": "the answer of `rejected` is the same as the column `answer`",
 }
-# Those that the trainer leaves out by itself.
+# Problems of pairs that the trainer drops.
 DROPPED = ("missing", "equal", "no_room")
 
 _MAX_CHARACTERS = 1_000_000
@@ -56,14 +57,16 @@ _WORD = re.compile(r"\s*\S+")
 @dataclass
 class InspectionConfig:
     """
-    Options of [`read_pairs`] and of the command `edit-trl inspect`: those of [`EDITConfig`] that decide what training
-    sees of a pair, and when a pair counts as dual.
+    Options of [`read_pairs`] and of the command `edit-trl inspect`: the options of [`EDITConfig`] that decide weights
+    and truncation of a pair, and the similarity from which a pair counts as dual.
 
     Args:
         alignment_level (`str`, *optional*, defaults to `"token"`):
-            `"token"` or `"word"`, as in [`EDITConfig`]. Without a tokenizer words are aligned in any case.
+            Unit of the alignment, `"token"` or `"word"`, as in [`EDITConfig`]. Without a tokenizer, words are always
+            aligned.
         tie_break (`str`, *optional*, defaults to `"symmetric"`):
-            Which of several minimum edit scripts counts, `"symmetric"` or `"reference"`, as in [`EDITConfig`].
+            Which minimum edit script is used if there are several, `"symmetric"` or `"reference"`, as in
+            [`EDITConfig`].
         chosen_key_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the right chain's key tokens.
         rejected_key_weight (`float`, *optional*, defaults to `0.025`):
@@ -71,14 +74,14 @@ class InspectionConfig:
         chosen_other_weight (`float`, *optional*, defaults to `0.0`):
             Weight of the right chain's other tokens.
         max_length (`int`, *optional*, defaults to `1024`):
-            Tokens of prompt and chain that training keeps; `None` keeps all.
+            Maximum number of tokens of prompt and chain that training keeps; `None` keeps all tokens.
         min_similarity (`float`, *optional*, defaults to `0.5`):
-            Least share of the longer chain that needs no edit in a pair that counts as dual.
+            Minimum share of the longer chain that needs no edit. A pair below it does not count as dual.
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
             Which end of a longer prompt and chain training keeps, `"keep_start"` or `"keep_end"`.
 
     Raises:
-        ValueError: If an option cannot work.
+        ValueError: If an option has a value that cannot work.
     """
 
     alignment_level: str = "token"
@@ -102,17 +105,17 @@ class InspectionConfig:
 
 class Piece(NamedTuple):
     """
-    A part of a chain that is shown as one: a token, the few tokens that share a character, or a word.
+    The smallest part of a chain that is shown: a token, several tokens that make one character, or a word.
 
     Args:
         text (`str`):
-            Its text, with the whitespace before it.
+            Text of the piece, with the whitespace before it.
         is_key (`bool`):
-            Whether a token of it is key.
+            Whether at least one token of the piece is a key token.
         weight (`float`):
-            Its weight in training: that of its first key token, else of its first token.
+            Weight in training of its first key token, or of its first token if it has no key token.
         num_tokens (`int`):
-            Its tokens; 1 for a word without a tokenizer.
+            Number of tokens; 1 for a word without a tokenizer.
     """
 
     text: str
@@ -124,36 +127,36 @@ class Piece(NamedTuple):
 @dataclass
 class InspectedPair:
     """
-    A pair as training sees it.
+    A pair with its weights, edits and problems.
 
     Args:
         row (`int`):
             Number of the pair in the dataset, from 0.
         example (`dict[str, Any]`):
-            The row itself.
+            The row of the dataset.
         prompt (`str`):
             Text of the prompt.
         chosen, rejected (`list[Piece]`):
             Pieces of the right and of the wrong chain.
         edits (`list[tuple[int, int, int, int]]`):
-            What the chains do not share, in order: `(chosen_start, chosen_end, rejected_start, rejected_end)`, in
-            pieces. What is inserted has an empty range on the other side.
+            Spans that the chains do not share, in order: `(chosen_start, chosen_end, rejected_start, rejected_end)`,
+            in pieces. An inserted span has an empty range in the other chain.
         problems (`list[str]`):
             Names from `PROBLEMS`. A pair that cannot be read has no pieces.
         task, origin (`str` or `None`):
-            From the columns of these names.
+            Values of the columns with these names.
         num_prompt, num_chosen, num_rejected (`int`):
-            Lengths, in tokens (words without a tokenizer).
+            Lengths of prompt and chains, in tokens (words without a tokenizer).
         num_chosen_key, num_rejected_key (`int`):
-            Key tokens of the right and of the wrong chain.
+            Number of key tokens of the right and of the wrong chain.
         num_shared (`int`):
-            Tokens of the chains before their first difference.
+            Number of tokens of the chains before their first difference.
         similarity (`float`):
             Share of the longer chain that needs no edit.
         num_cut, num_key_cut (`int`):
-            Tokens, and key tokens, of both chains that truncation cuts.
+            Number of tokens, and of key tokens, of both chains that truncation cuts.
         ids (`dict[str, list[int]]`, *optional*):
-            `prompt_ids`, `chosen_ids` and `rejected_ids`; none without a tokenizer.
+            `prompt_ids`, `chosen_ids` and `rejected_ids`; `None` without a tokenizer.
         log_probs (`tuple[list[float], list[float]]`, *optional*):
             Log-probability, in nats, of each token of the right and of the wrong chain, if [`add_log_probs`] added
             them.
@@ -186,7 +189,7 @@ class InspectedPair:
 
     @property
     def key_token_ratio(self) -> float:
-        """`float`: Share of the tokens of both chains that are key; NaN for a pair that cannot be read."""
+        """`float`: Share of key tokens among the tokens of both chains; NaN for a pair that cannot be read."""
         length = self.num_chosen + self.num_rejected
         return (self.num_chosen_key + self.num_rejected_key) / length if length else math.nan
 
@@ -199,18 +202,18 @@ def read_pairs(
 
     Args:
         examples ([`~datasets.Dataset`] or `Iterable[dict]`):
-            Rows of a TRL preference dataset in any of its shapes, plain or conversational ones, or both.
+            Rows of a TRL preference dataset in any of its shapes. Plain and conversational rows may be mixed.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The student's. Without one the pairs are aligned by words.
+            Tokenizer of the student. Without it, the pairs are aligned by words.
         config ([`InspectionConfig`], *optional*):
             Options.
 
     Yields:
-        [`InspectedPair`]: For each row, in order.
+        [`InspectedPair`]: One pair for each row, in order.
 
     Raises:
-        ValueError: If the first row lacks the columns, or holds tokens and there is no tokenizer; or if the weights
-            that a row brings do not fit its chains.
+        ValueError: If a column is missing in the first row, if the rows have token IDs and there is no tokenizer, or
+            if a row has weights that do not fit its chains.
 
     Examples:
 
@@ -228,11 +231,11 @@ def read_pairs(
 
 
 class _Reader:
-    """Reads pairs, and remembers those it has read."""
+    """Reads pairs, and remembers the pairs that it has read to find duplicates."""
 
     def __init__(self, tokenizer: Any, config: InspectionConfig) -> None:
         self.tokenizer = tokenizer
-        # Words stand in place of tokens: groups of them need no text.
+        # Without a tokenizer the "tokens" are words, so the alignment of "tokens" is the alignment of words.
         self.config = config if tokenizer is not None else replace(config, alignment_level="token")
         self.known_texts: dict[int, str] = {}
         self.seen: set[bytes] = set()
@@ -271,7 +274,7 @@ class _Reader:
             )
 
     def _read_words(self, pair: InspectedPair, prompt: str, chosen: str, rejected: str) -> None:
-        if "prompt" not in pair.example:  # the common start, as in TRL, but here up to a whole word
+        if "prompt" not in pair.example:  # the prompt is the common start, as in TRL, but it ends at a whole word
             prompt = re.sub(r"\S*\Z", "", os.path.commonprefix([chosen, rejected]))
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
         if not (chosen.strip() and rejected.strip()) or pair.example.get("prompt", "") is None:
@@ -295,7 +298,7 @@ class _Reader:
                 pair.problems.append("missing")
                 return
             weighted = weigh_pair({**example, **ids}, self.config, self.tokenizer, self.known_texts)
-        # Another `ValueError` is about all rows, for example a tokenizer without a chat template, and is raised.
+        # Another `ValueError` concerns all rows (a tokenizer without a chat template, for example): it is not caught.
         except PairError:
             pair.problems.append("unreadable")
             return
@@ -312,7 +315,7 @@ class _Reader:
         weighted: WeightedPair,
         pieces: list[list[tuple[str, int]]],
     ) -> None:
-        """Fill in what follows from the weights; `ids` are tokens or words, `pieces` their texts and lengths."""
+        """Fill the fields of a pair from its weights. `ids` are tokens or words, `pieces` their texts and lengths."""
         sides = [ids["chosen_ids"], ids["rejected_ids"]]
         chains = (weighted.chosen, weighted.rejected)
         alignment = weighted.alignment or align_completions(
@@ -343,12 +346,12 @@ class _Reader:
             pair.problems.append("no_room")
         elif 0 < pair.num_key_cut == pair.num_chosen_key + pair.num_rejected_key:
             pair.problems.append("keys_cut")
-        # Equal chains that bring weights may still teach something, and the trainer keeps them.
+        # The trainer keeps equal chains that have their own weights, because they may still teach something.
         if sides[0] == sides[1] and weighted.alignment is not None:
             pair.problems.append("equal")
 
     def _find_problems(self, pair: InspectedPair) -> None:
-        """Add the problems that the texts show."""
+        """Add the problems that can be found in the texts."""
         chosen, rejected = ("".join(piece.text for piece in side) for side in (pair.chosen, pair.rejected))
         digest = hashlib.blake2b(
             repr((pair.prompt, chosen, rejected)).encode(errors="replace"), digest_size=16
@@ -377,7 +380,7 @@ def _name(value: Any) -> str | None:
 
 
 def _plain_text(value: Any) -> str:
-    """Text of a column: of messages, their contents."""
+    """Return the text of a column, or the contents of its messages."""
     if value is None or isinstance(value, str):
         return value or ""
     if not isinstance(value, list):
@@ -394,7 +397,7 @@ def _piece(text: str, keys: Sequence[bool], weights: Sequence[float]) -> Piece:
 def _edits(
     blocks: list[tuple[int, int, int, int]], chosen_starts: list[int], rejected_starts: list[int]
 ) -> list[tuple[int, int, int, int]]:
-    """What lies between the blocks, in pieces. `starts` are the places of pieces in tokens, and the end."""
+    """Return the spans between the blocks, in pieces. The starts are token positions of the pieces, and of the end."""
     ends = [chosen_starts[-1], rejected_starts[-1]]
     gaps = [(a[1], b[0], a[3], b[2]) for a, b in pairwise([(0, 0, 0, 0), *blocks, (ends[0], 0, ends[1], 0)])]
     edits: list[tuple[int, int, int, int]] = []
@@ -407,7 +410,7 @@ def _edits(
             bisect_right(rejected_starts, j) - 1,
             bisect_left(rejected_starts, j_end),
         )
-        # Pieces of several tokens may belong to two edits, or be shared in part.
+        # A piece of several tokens may belong to two edits or be partly shared. Such edits are merged.
         edit = (edit[0], max(edit[0], edit[1]), edit[2], max(edit[2], edit[3]))
         if edits and (edit[0] < edits[-1][1] or edit[2] < edits[-1][3]):
             last = edits.pop()

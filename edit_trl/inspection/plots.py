@@ -1,7 +1,7 @@
 """
-A picture of the numbers of a dataset, drawn with matplotlib.
+Draw the statistics of a dataset with matplotlib.
 
-The report draws the same numbers without it.
+The HTML report draws the same numbers without matplotlib.
 """
 
 from typing import TYPE_CHECKING
@@ -21,14 +21,14 @@ _TEXT, _BAR, _MARKER = "#1b1f24", "#4d86c6", "#a13a00"
 
 def plot_statistics(statistics: Statistics) -> "Figure":
     """
-    Draw how key tokens, similarity and shared starts are spread over the pairs, and the key tokens of each task.
+    Draw the distributions of key tokens, similarity and common starts, and the share of key tokens of each task.
 
     Args:
         statistics ([`Statistics`]):
-            Numbers of the dataset.
+            Statistics of the dataset.
 
     Returns:
-        [`~matplotlib.figure.Figure`]: The figure, which opens no window; its `savefig` writes PNG, SVG and PDF.
+        [`~matplotlib.figure.Figure`]: The figure. It opens no window; its `savefig` writes PNG, SVG and PDF.
 
     Raises:
         ImportError: If `matplotlib` is not installed.
@@ -96,7 +96,7 @@ def _draw_bars(bars: list[tuple[str, float]], axes: "Axes") -> None:
     names = [name if len(name) <= 30 else f"{name[:29]}…" for name in names]
     axes.barh(places, [mean for _, mean in bars], color=_BAR)
     axes.set_xlim(0, max(0.15, 1.05 * bars[0][1]))
-    # A name with dollar signs is no formula.
+    # Dollar signs in a name do not delimit a formula.
     axes.set_yticks(places, labels=names, parse_math=False)
     axes.invert_yaxis()
 

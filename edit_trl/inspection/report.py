@@ -1,12 +1,12 @@
 """
-The report of a dataset: its numbers and pairs in one HTML file.
+Write the report of a dataset: its statistics and pairs in one HTML file.
 
 The file is `templates/report.html` with its style, its scripts, and the data as JSON, which the scripts show. Data is
-never part of the markup: every `<` of it is escaped in the file, and on the page it only becomes text. The content
-security policy of the page admits this one style and script, no other, and forbids the network.
+never part of the markup: each `<` in the data is escaped in the file, and the scripts put data only into text nodes.
+The content security policy of the page allows only this style and this script, and forbids the network.
 
-The numbers are read after the last pair, since the pairs may come from a generator that counts them as it goes. Pairs
-beyond the first `max_pairs` are counted, but not kept in the file.
+The statistics are read after the last pair, because the pairs may come from a generator that counts them while they
+are read. Pairs after the first `max_pairs` are counted, but not written to the file.
 """
 
 import base64
@@ -28,25 +28,25 @@ from .pairs import PROBLEMS, InspectedPair, Piece
 from .terminal import visible
 
 
-# Rows of a table by task or origin.
+# Maximum number of rows of a table by task or origin.
 _MAX_GROUPS = 200
 
-# Characters shown of a text that could not be read.
+# Maximum number of characters shown of a text that could not be read.
 _MAX_RAW = 2_000
 
 _TEMPLATES = Path(__file__).parent / "templates"
-# One script on the page. What the others call comes first, and the last one starts it.
+# The files are joined to one script. `overview.js` comes first, because `report.js` calls its functions at once.
 _SCRIPTS = ("overview.js", "report.js")
 
-# Fields of a pair in the report, in this order. Their names are in the file once.
+# Fields of a pair in the report, in this order. A pair is written as a list, so that the names are written only once.
 _COLUMNS = (
     *("row", "task", "origin", "problems", "answer", "prompt", "chosen", "rejected"),
     *("num_prompt", "num_chosen", "num_rejected", "num_chosen_key", "num_rejected_key", "num_shared", "similarity"),
     *("num_cut", "num_key_cut", "key_log_prob_chosen", "key_log_prob_rejected", "raw"),
 )
 
-# Characters that might end a script element, are no valid text, or turn the direction of the source for its reader.
-# Their escapes mean the same to a reader of JSON.
+# Characters that might end a script element, are not valid text, or change the direction of text in the source file.
+# JSON reads their escapes as the same characters.
 _UNSAFE = re.compile("[<>&\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
@@ -60,22 +60,23 @@ def write_html(
     """
     Write a report to open in a browser: one file that needs no network.
 
-    It holds the numbers with advice and plots, a table of the pairs to search and sort, and a view of each pair in
-    which a key token shows its counterpart, its weight and, after [`add_log_probs`], its log-probability. `#pair=12`
-    at the end of its address leads to the pair of row 12. An older file is replaced when the new one is complete.
+    The report has the statistics with advice and plots, a table of the pairs that can be searched and sorted, and a
+    view of each pair. In this view a key token shows its counterpart in the other chain, its weight and, after
+    [`add_log_probs`], its log-probability. `#pair=12` at the end of the address opens the pair of row 12. An old file
+    is replaced only when the new file is complete.
 
     Args:
         pairs (`Iterable[InspectedPair]`):
             Pairs from [`read_pairs`]. A generator is read once, pair by pair.
         statistics ([`Statistics`] or `None`):
-            Numbers to show, which the caller gathers before or while the pairs are read. With `None` they are gathered
-            here, with the default options.
+            Statistics to show. The caller gathers them before or while the pairs are read. With `None` they are
+            gathered here, with the default options.
         path (`str` or `os.PathLike`):
             File to write.
         title (`str`, *optional*, defaults to `"Dual chains-of-thought"`):
             Title of the report.
         max_pairs (`int`, *optional*, defaults to `5000`):
-            Pairs that the file holds. The numbers are those of all.
+            Maximum number of pairs in the file. The statistics are computed on all pairs.
 
     Raises:
         ValueError: If `statistics` has not counted the pairs, or `max_pairs` is below 0.
@@ -113,7 +114,7 @@ def write_html(
             "summary": _to_json({**_summary(statistics), **counts}),
         }
         with open(page, "w", encoding="utf-8", newline="\n") as file:
-            # Data may look like a placeholder of the template, so all of them are found before any is filled.
+            # The data may contain text such as `{{style}}`, so all placeholders are found before the first is filled.
             for index, part in enumerate(re.split(r"\{\{(\w+)\}\}", template)):
                 if index % 2 == 0:
                     file.write(part)
@@ -130,7 +131,7 @@ def write_html(
 def _write_pairs(
     pairs: Iterable[InspectedPair], statistics: Statistics | None, max_pairs: int, file: IO[str]
 ) -> tuple[Statistics, dict[str, Any]]:
-    """Write the first pairs and read the others; returns the numbers of all, and what was written."""
+    """Write the first pairs and read all pairs. Returns the statistics of all pairs, and what was written."""
     gathered = None
     num = 0
     has_log_probs = False
@@ -156,7 +157,7 @@ def _write_pairs(
 
 
 def _fields(pair: InspectedPair) -> list[Any]:
-    """What the report holds of a pair, in the order of `_COLUMNS`."""
+    """Return the fields of a pair in the report, in the order of `_COLUMNS`."""
     answer = pair.example.get("answer")
     fields: dict[str, Any] = {
         name: getattr(pair, name) for name in _COLUMNS if hasattr(pair, name) and name not in ("chosen", "rejected")
@@ -186,11 +187,12 @@ def _segments(
     pieces: list[Piece], edits: list[tuple[int, ...]], log_probs: list[float | None] | None
 ) -> list[str | list[Any]]:
     """
-    The pieces of a chain as `[text, weight, is_key, edit]`, with the log-probability if there are any.
+    Return the pieces of a chain as lists `[text, weight, is_key, edit]`, with `log_prob` at the end if it is known.
 
-    `edit` is the number of the edit, from 0, or -1 outside of all. To save space a text alone stands for
-    `[text, 0, 0, -1]`, and `[text, log_prob]` for `[text, 0, 0, -1, log_prob]`. Neighbours outside of the edits are
-    merged unless they have log-probabilities. Where an edit has nothing on this side, an empty text marks its place.
+    `edit` is the number of the edit, from 0, or -1 outside of edits. To save space, `text` stands for
+    `[text, 0, 0, -1]`, and `[text, log_prob]` for `[text, 0, 0, -1, log_prob]`. Neighbouring pieces outside of edits
+    are merged unless they have log-probabilities. If an edit has no piece in this chain, an empty text marks its
+    position.
     """
     number_of = {place: number for number, (start, stop) in enumerate(edits) for place in range(start, stop)}
     gaps: dict[int, list[int]] = {}
@@ -215,7 +217,7 @@ def _segments(
 
 
 def _piece_log_probs(pieces: list[Piece], log_probs: list[float]) -> list[float | None]:
-    """Sum over the tokens of each piece."""
+    """Return the sum of log-probabilities over the tokens of each piece."""
     starts = itertools.accumulate((piece.num_tokens for piece in pieces), initial=0)
     return [
         _number(sum(log_probs[start : start + piece.num_tokens]), 6)
@@ -229,7 +231,7 @@ def _raw_text(value: Any) -> str:
 
 
 def _number(value: float | None, digits: int) -> float | int | None:
-    """A number in as few digits as possible; `None` for NaN and infinities, which JSON does not have."""
+    """Round a number to a few digits; `None` for NaN and infinities, which JSON does not have."""
     if value is None or not math.isfinite(value):
         return None
     value = round(float(value), digits)
@@ -237,7 +239,7 @@ def _number(value: float | None, digits: int) -> float | int | None:
 
 
 def _to_json(value: Any) -> str:
-    """JSON that is safe in a script element, whatever its strings hold."""
+    """Write JSON that is safe in a script element, for any content of its strings."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -247,7 +249,7 @@ def _summary(statistics: Statistics) -> dict[str, Any]:
     for column in ("task", "origin"):
         groups = sorted(summary[f"by_{column}"].items(), key=lambda item: -item[1]["pairs"])
         summary[f"num_{column}s"] = len(groups)
-        # Pairs of name and numbers: JavaScript puts names that are numbers first in an object.
+        # A list of names and numbers keeps its order. In a JavaScript object, names that are numbers would come first.
         summary[f"by_{column}"] = groups[:_MAX_GROUPS]
     return {
         **summary,
@@ -259,5 +261,5 @@ def _summary(statistics: Statistics) -> dict[str, Any]:
 
 
 def _hash(content: str) -> str:
-    """How the content security policy names the content of an element."""
+    """Return the hash by which the content security policy allows the content of an element."""
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

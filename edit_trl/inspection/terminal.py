@@ -1,11 +1,11 @@
 """
-Pairs and numbers in a terminal or a notebook.
+Show pairs and statistics in a terminal or a notebook.
 
-Key tokens are coloured, what both chains share is dimmed. Without colour (a pipe, `NO_COLOR`) key tokens stand in
-marks, as in `git diff --word-diff`: `{+right+}` and `[-wrong-]`. They read as a diff from the wrong chain to the right
-one, which is the direction of training.
+Key tokens are coloured, and the tokens that both chains share are dimmed. Without colour (a pipe, `NO_COLOR`) key
+tokens are marked as in `git diff --word-diff`: `{+right+}` and `[-wrong-]`. This is a diff from the wrong chain to the
+right chain, which is the direction of training.
 
-Control characters of the data are printed as pictures or numbers, so that they cannot steer the terminal.
+Control characters in the data are printed as pictures or numbers, so that they cannot control the terminal.
 """
 
 import re
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-# Columns of a terminal from which two chains stand side by side.
+# Minimum width of a terminal, in characters, to show two chains side by side.
 _MIN_WIDTH = 100
 
 _STYLES = {"chosen": "bold underline green", "rejected": "bold underline red"}
 _MARKS = {"chosen": ("{+", "+}"), "rejected": ("[-", "-]")}
 
-# Control characters except line ends and tabs, marks that turn the direction of text, characters without width, and
-# halves of characters.
+# Control characters except line ends and tabs, marks that change the direction of text, characters without width, and
+# single surrogates (halves of characters).
 _INVISIBLE = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
 )
@@ -43,26 +43,26 @@ def show_pair(
     console: "Console | None" = None,
 ) -> None:
     """
-    Print one pair as training sees it.
+    Print one pair with its key tokens marked.
 
-    The chains stand side by side where there is room for it, else one above the other.
+    The chains are printed side by side if the terminal is wide enough, otherwise one below the other.
 
     Args:
         pair ([`InspectedPair`] or `dict[str, Any]`):
             Pair from [`read_pairs`], or a row of a dataset.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The student's, to read a row with. Without one rows are aligned by words.
+            Tokenizer of the student, to read a row. Without it, rows are aligned by words.
         config ([`InspectionConfig`], *optional*):
-            Options to read a row with.
+            Options to read a row.
         weights (`bool`, *optional*, defaults to `False`):
-            Whether to list the edits below, with the weights of their tokens.
+            Whether to list the edits below the chains, with the weights of their tokens.
         fold (`int`, *optional*):
-            Tokens to show of a longer stretch that both chains share, at each of its ends. `None` shows all.
+            Number of tokens to show at each end of a span that both chains share. `None` shows all tokens.
         console ([`~rich.console.Console`], *optional*):
             Where to print. Defaults to standard output or the notebook.
 
     Raises:
-        ValueError: If `fold` is negative, or a row lacks its columns.
+        ValueError: If `fold` is negative, or a column of the row is missing.
 
     Examples:
 
@@ -118,15 +118,15 @@ def show_pair(
 
 def visible(text: str) -> str:
     """
-    A text whose control characters can be seen and do nothing.
+    Replace the control characters of a text by characters that can be seen and have no effect.
 
     Args:
         text (`str`):
             Any text.
 
     Returns:
-        `str`: The text with pictures or numbers in place of control characters, of marks that turn the direction of
-        text, and of halves of characters. Line ends and tabs stay.
+        `str`: The text with pictures or numbers instead of control characters, marks that change the direction of
+        text, and halves of characters. Line ends and tabs are kept.
 
     Examples:
 
@@ -171,7 +171,7 @@ def _chain(pair: InspectedPair, side: str, fold: int | None, is_coloured: bool) 
         if is_key:
             run = [_show_space(part) if not part.strip() else part for part in run]
         elif fold is not None and len(run) > 2 * fold + 1:
-            # At the ends of a chain nothing is left: no edit lies there.
+            # At the start and at the end of a chain, tokens are kept only on the side of the next edit.
             first, last = fold if start else 0, len(run) - fold if stop < len(pieces) else len(run)
             gap = "" if last == len(run) or run[last][:1].isspace() else " "
             run[first:last] = [f" … {last - first} …{gap}"]
@@ -208,11 +208,11 @@ def _edit_table(pair: InspectedPair) -> "Table":
 
 def print_statistics(summary: dict[str, Any], console: "Console | None" = None) -> None:
     """
-    Print the numbers of a dataset, and what they mean for training.
+    Print the statistics of a dataset and the advice for training.
 
     Args:
         summary (`dict[str, Any]`):
-            Of [`Statistics.summary`].
+            Output of [`Statistics.summary`].
         console ([`~rich.console.Console`], *optional*):
             Where to print. Defaults to standard output or the notebook.
     """
@@ -264,8 +264,8 @@ def print_statistics(summary: dict[str, Any], console: "Console | None" = None) 
         one_sided = summary["one_sided"]
         if any(one_sided.values()):
             console.print(
-                f"Without key {unit} in the right chain (the wrong one only adds): {one_sided['chosen']:,} pairs; in "
-                f"the wrong chain: {one_sided['rejected']:,}.",
+                f"Without key {unit} in the right chain (the wrong chain only adds {unit}): {one_sided['chosen']:,} "
+                f"pairs; in the wrong chain: {one_sided['rejected']:,}.",
                 highlight=False,
             )
     if summary["problems"]:

@@ -1,4 +1,4 @@
-"""Make dual chains-of-thought with a teacher model, and sort their mistakes."""
+"""Make dual chains-of-thought with a teacher model, and classify their mistakes."""
 
 from ..deprecation import renamed
 from .config import SynthesisConfig

@@ -1,7 +1,7 @@
 """
-The replies of a teacher: what of them is kept, and why a reply is not good enough.
+Clean and check the replies of a teacher.
 
-Answers are read by the code that scores students. A reply that fails a check becomes a record with one of
+Answers are read with the same code that scores students. A reply that fails a check becomes a record with one of
 `REJECT_REASONS`.
 """
 
@@ -11,15 +11,15 @@ from ..alignment import similarity
 from ..answers import answers_match, extract_answer, reasoning
 
 
-# What a reply, or the lack of one, can be rejected for.
+# Why a chain is not used, by the name of the reason.
 REJECT_REASONS = {
     "cut": "the reply was cut at the limit of tokens",
-    "not_finished": "the reply ended for another reason than its end",
+    "not_finished": "the endpoint ended the reply early, for another reason than the limit of tokens",
     "unparsed": "no answer can be read from the reply",
     "no_reasoning": "the reply gives an answer and no steps",
-    "still_wrong": "rectified, and the answer is still wrong",
-    "still_right": "corrupted, and the answer is still right",
-    "leaks_prompt": "the reply speaks of the hint, or of being wrong",
+    "still_wrong": "the chain was rectified, but its answer is still wrong",
+    "still_right": "the chain was corrupted, but its answer is still right",
+    "leaks_prompt": "the reply mentions the hint, or says that it is a wrong response",
     "only_answer_differs": "the steps of both chains are the same",
     "too_different": "the chains share less than `min_similarity`",
     "too_similar": "the chains share more than `max_similarity`",
@@ -29,10 +29,10 @@ REJECT_REASONS = {
     "not_asked": "the budget was reached",
 }
 
-# Words before the conclusion that count as reasoning.
+# Minimum number of words before the conclusion for a chain to have reasoning.
 _MIN_WORDS = 3
 
-# What teachers repeat of the prompt before they begin, and what they go on with after the end.
+# Parts of the prompt that teachers repeat before the chain, and text with which they continue after its end.
 _OPENINGS = re.compile(
     r"\s*(?:\**(?:Q|H|Question)\**\s*:.*\n\s*|\**(?:A|Answer|Response|(?:Right|Wrong) response)\**\s*:\**\s*"
     r"|Let(?:['’]s| us) think step[ -]by[ -]step[.:]*\s*)+",
@@ -50,11 +50,11 @@ _LEAKS = re.compile(
 
 def clean(reply: str) -> str:
     """
-    A chain-of-thought without what a teacher repeats of the prompt before it, or adds after it.
+    Remove the parts of the prompt that a teacher repeats before the chain-of-thought, and what it adds after it.
 
     Args:
         reply (`str`):
-            What the teacher wrote.
+            Reply of the teacher.
 
     Returns:
         `str`: The chain.
@@ -73,7 +73,7 @@ def clean(reply: str) -> str:
 
 def chain_reject_reason(chain: str, finish_reason: str | None, num_tokens: int, max_length: int) -> str | None:
     """
-    Why a chain is not good enough, whatever it was asked for.
+    Check a chain of any step.
 
     Args:
         chain (`str`):
@@ -81,12 +81,12 @@ def chain_reject_reason(chain: str, finish_reason: str | None, num_tokens: int, 
         finish_reason (`str` or `None`):
             Why the reply ended, as the endpoint says.
         num_tokens (`int`):
-            Tokens of the student's prompt and the chain.
+            Number of tokens of the student's prompt and the chain.
         max_length (`int`):
-            How many they may be.
+            Maximum for `num_tokens`.
 
     Returns:
-        `str` or `None`: One of `REJECT_REASONS`; `None` if it is good enough.
+        `str` or `None`: One of `REJECT_REASONS`; `None` if the chain passes.
 
     Examples:
 
@@ -117,11 +117,11 @@ def pair_reject_reason(
     max_similarity: float,
 ) -> str | None:
     """
-    Why a chain makes no pair with the first one of its question.
+    Check whether a second chain makes a pair with the first chain of its question.
 
     Args:
         chain (`str`):
-            The chain, rectified or corrupted. Has passed [`chain_reject_reason`].
+            The second chain, rectified or corrupted. It must have passed [`chain_reject_reason`].
         first (`str`):
             The first chain.
         question (`str`):
@@ -129,9 +129,9 @@ def pair_reject_reason(
         answer (`str`):
             Its right answer.
         should_be_right (`bool`):
-            Whether the chain was rectified.
+            Whether the second chain was rectified and should have the right answer.
         min_similarity, max_similarity (`float`):
-            Least and largest share of the longer chain, in words, that needs no edit.
+            Minimum and maximum share of the longer chain, in words, that needs no edit.
 
     Returns:
         `str` or `None`: One of `REJECT_REASONS`; `None` if the two make a pair.
@@ -162,16 +162,17 @@ def pair_reject_reason(
 
 def leaks_prompt(chain: str, allowed: str) -> bool:
     """
-    Whether a chain speaks of what it was told: of the hint, or of being a wrong response.
+    Tell whether a chain mentions its prompt: the hint, or that it is a wrong response.
 
     Args:
         chain (`str`):
             The chain.
         allowed (`str`):
-            Text, such as the question, that the chain may quote. If it uses such words, so may the chain.
+            Text, such as the question, that the chain may quote. If this text has such words, the chain may have them
+            too.
 
     Returns:
-        `bool`: Whether it does.
+        `bool`: Whether the chain mentions its prompt.
 
     Examples:
 

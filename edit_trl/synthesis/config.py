@@ -1,5 +1,5 @@
 """
-Options of the recipe for dual chains-of-thought.
+`SynthesisConfig`: the options of the synthesis of dual chains-of-thought.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..option_help import help_from_docstring
 
 
-# Called with the name of a step, counts by outcome, and how many of how many chains are done.
+# Called with the name of a step, counts by outcome, the number of chains done and the number of chains.
 Progress = Callable[[str, "Counter[str]", int, int], None]
 
 
@@ -21,45 +21,50 @@ class SynthesisConfig:
 
     Args:
         output_dir (`str`, *optional*, defaults to `"dual_cots"`):
-            Folder for the dataset, its card, and the records of what was rejected.
+            Folder for the dataset, its card, and the records of rejected chains.
         num_samples (`int`, *optional*, defaults to `1`):
-            Chains to sample for each question. Each becomes a pair of its own.
+            Number of chains to sample for each question. Each chain becomes a pair of its own.
         num_examples (`int`, *optional*, defaults to `3`):
-            Worked examples in a prompt, as many as in the paper.
+            Number of worked examples in a prompt. The default is the number in the paper.
         max_attempts (`int`, *optional*, defaults to `3`):
-            Replies to ask for, at each step, until one passes the checks. One, if the temperature is zero.
+            Maximum number of replies to ask for, at each step, until one passes the checks. If the temperature is
+            zero, only one.
         min_similarity (`float`, *optional*, defaults to `0.5`):
-            Least share of the longer chain of a pair, in words, that needs no edit. Below it the chains are two
-            explanations rather than dual.
+            Minimum share of the longer chain of a pair, in words, that needs no edit. Chains below it are two
+            different explanations and not dual chains.
         max_similarity (`float`, *optional*, defaults to `0.98`):
-            Largest such share.
+            Maximum share of the longer chain of a pair, in words, that needs no edit.
         max_length (`int`, *optional*, defaults to `1024`):
-            Most tokens of prompt and chain, the paper's training length by default; words without `tokenizer`.
+            Maximum number of tokens of prompt and chain, or of words without `tokenizer`. The default is the paper's
+            training length.
         tokenizer (`str`, *optional*):
-            Name or folder of the student's tokenizer, to count key tokens and lengths with. Words without it.
+            Name or folder of the student's tokenizer, which counts key tokens and lengths. Without it, words are
+            counted.
         examples (`str`, *optional*):
             JSON Lines file of worked examples with `question`, `answer`, `chosen` and, for the contrastive prompt,
-            `rejected`; those with the `task` of a question come first. By default from `edit_trl.tasks`.
+            `rejected`. Examples with the same `task` as the question come first. By default they are made by
+            `edit_trl.tasks`.
         examples_seed (`int`, *optional*, defaults to `0`):
             Seed for drawing the examples of the contrastive prompt.
         task_description (`str`, *optional*, defaults to `""`):
-            Head of every prompt, the student's included, for questions without a `task_description` of their own.
+            Text at the start of every prompt, also of the student's, for questions without a `task_description` of
+            their own.
         template_dir (`str`, *optional*):
-            Folder with prompts of your own, any of `cot.txt`, `answer_hint.txt`, `contrastive_cot.txt`, `mistake.txt`.
+            Folder with your own prompts, any of `cot.txt`, `answer_hint.txt`, `contrastive_cot.txt`, `mistake.txt`.
         classify_mistakes (`bool`, *optional*, defaults to `False`):
-            Whether to ask the teacher for the kind of each pair's mistake too, see [`classify_mistakes`].
+            Whether to ask the teacher also for the kind of each pair's mistake, see [`classify_mistakes`].
         file_format (`str`, *optional*, defaults to `"parquet"`):
             `"parquet"` or `"jsonl"`. JSON Lines can be read in any editor, but `load_dataset` guesses the types of
-            their columns: where all answers are dates, such as 2030-01-02, it does not read them as text.
+            their columns. For example, if all answers are dates such as 2030-01-02, it does not read them as text.
         push_to_hub (`bool`, *optional*, defaults to `False`):
             Whether to push the folder to the Hub as a dataset.
         hub_dataset_id (`str`, *optional*):
-            Name of that dataset. Defaults to the name of `output_dir`.
+            Name of the dataset on the Hub. Defaults to the name of `output_dir`.
         hub_private_repo (`bool`, *optional*, defaults to `False`):
-            Whether that dataset is private.
+            Whether the dataset on the Hub is private.
 
     Raises:
-        ValueError: If an option cannot work.
+        ValueError: If an option has a value that cannot work.
     """
 
     output_dir: str = "dual_cots"

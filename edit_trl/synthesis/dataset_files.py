@@ -21,13 +21,13 @@ def save_dual_cots(result: SynthesisResult, config: SynthesisConfig) -> list[str
     """
     Write pairs, stage-1 data, rejected records, report and dataset card to `config.output_dir`.
 
-    Older files are replaced when all new ones are written, each at once.
+    Old files are replaced only after all new files are written.
 
     Args:
         result ([`SynthesisResult`]):
-            What [`synthesize`] made.
+            Result of [`synthesize`].
         config ([`SynthesisConfig`]):
-            `output_dir` and `file_format`.
+            Options. `output_dir` and `file_format` are used.
 
     Returns:
         `list[str]`: Paths of the files.
@@ -53,11 +53,11 @@ def save_dual_cots(result: SynthesisResult, config: SynthesisConfig) -> list[str
 
 def push_to_hub(config: SynthesisConfig) -> str:
     """
-    Push the files of `config.output_dir`, without the replies, to the Hub as a dataset.
+    Push the files of `config.output_dir`, without the store of replies, to the Hub as a dataset.
 
     Args:
         config ([`SynthesisConfig`]):
-            `output_dir`, `file_format`, `hub_dataset_id` and `hub_private_repo`.
+            Options. `output_dir`, `file_format`, `hub_dataset_id` and `hub_private_repo` are used.
 
     Returns:
         `str`: URL of the dataset.
@@ -79,22 +79,22 @@ def push_to_hub(config: SynthesisConfig) -> str:
 
 def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
     """
-    Dataset card: what the files hold, how they were made, and what was left out.
+    Write the text of the dataset card: the content of the files, how they were made, and what was left out.
 
     Args:
         result ([`SynthesisResult`]):
-            What [`synthesize`] made.
+            Result of [`synthesize`].
         config ([`SynthesisConfig`]):
-            Its options.
+            Options of the synthesis.
 
     Returns:
-        `str`: Markdown, with the Hub's metadata at its head.
+        `str`: Markdown, with the Hub's metadata at the start.
     """
     report = result.report
     metadata = ["---", "tags:", "- trl", "- edit", "- preference", "configs:"]
     for name, dataset in zip(_DATASETS, (result.pairs, result.sft, result.rejected), strict=True):
         if config.file_format == "jsonl" and not len(dataset):
-            continue  # an empty file, which `load_dataset` takes for a broken one
+            continue  # `load_dataset` fails on an empty JSON Lines file
         metadata += [f"- config_name: {name}", f"  data_files: {name}.{config.file_format}"]
         if name == "dual_cots":
             metadata.append("  default: true")

@@ -1,17 +1,17 @@
 """
 Turn questions and answers into dual chains-of-thought with a teacher model.
 
-The recipe of the EDIT paper, in three prompts (`templates/`). The teacher answers each question. Where it is wrong, it
-answers again with the right answer as a hint: a rectified pair, whose mistake is real. Where it is right, it writes a
-wrong response close to the right one, after the example of this run's rectified pairs: a corrupted pair, whose mistake
-is made up.
+This is the recipe of the EDIT paper, in three prompts (`templates/`). The teacher answers each question. If its answer
+is wrong, it answers again with the right answer as a hint. This gives a rectified pair, whose mistake is real. If its
+answer is right, it writes a wrong response that is close to the right one, with rectified pairs of this run as
+examples. This gives a corrupted pair, whose mistake is made up.
 
-What a reply must be like is in `checks.py`, what comes out in `results.py`, how it is written to files in
-`dataset_files.py`. How requests are sent, stored and paid for is the concern of `edit_trl.chat`.
+`checks.py` checks the replies, `results.py` makes the datasets, and `dataset_files.py` writes them to files.
+`edit_trl.chat` sends the requests and stores the replies.
 
-Which examples a contrastive prompt shows is drawn once, when the rectifying step has ended, and remembered in the
-client's store: no prompt depends on the order in which replies came, so an interrupted run goes on without paying for
-anything twice.
+The examples of each contrastive prompt are drawn once, after the rectifying step has ended, and are stored in the
+client's store. So no prompt depends on the order in which replies arrive, and an interrupted run continues without
+paying for a reply twice.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -54,7 +54,7 @@ def synthesize(
     on_progress: Progress | None = None,
 ) -> SynthesisResult:
     """
-    Make dual chains-of-thought for some questions. Writes no files, see [`~dataset_files.save_dual_cots`].
+    Make dual chains-of-thought for some questions. [`~dataset_files.save_dual_cots`] writes them to files.
 
     Args:
         questions ([`~datasets.Dataset`] or `Iterable[dict]`):
@@ -68,13 +68,13 @@ def synthesize(
             a reject reason), the number of chains done and the number of chains.
 
     Returns:
-        [`SynthesisResult`]: The datasets and a report. If the client's budget was reached, what there is so far, and
-        the reason as `report["stopped"]`; the same call with a larger budget goes on.
+        [`SynthesisResult`]: The datasets and a report. If the client's budget was reached, they contain the pairs made
+        so far, and `report["stopped"]` has the reason. The same call with a larger budget continues.
 
     Raises:
-        EndpointError: If the endpoint fails for all requests. Replies so far are in the store.
+        EndpointError: If the endpoint fails for all requests. The replies so far are in the store.
         TypeError: If the questions are not rows.
-        ValueError: If questions, examples or prompts lack something.
+        ValueError: If a question, an example or a prompt is incomplete.
 
     Examples:
 
@@ -93,11 +93,11 @@ def estimate_requests(
     questions: Iterable[dict[str, Any]], client: ChatClient, config: SynthesisConfig
 ) -> dict[str, dict]:
     """
-    What [`synthesize`] would ask for, without asking: each step once for each chain that could come to it.
+    Estimate the requests of [`synthesize`] without sending them: each step once for each chain that could reach it.
 
-    Every chain goes through the first step and one of the others, and maybe the classification. A token is taken as
-    four bytes, and a reply to be as long as the worked examples. Replies that the store holds already are counted as
-    well.
+    Each chain goes through the first step, one of the two other steps, and optionally the classification. The estimate
+    assumes four bytes per token and replies as long as the worked examples. It also counts replies that are already in
+    the store.
 
     Args:
         questions, client, config:
@@ -105,8 +105,9 @@ def estimate_requests(
 
     Returns:
         `dict[str, dict]`: For each step `requests`, `prompt_tokens`, `completion_tokens` and `cost` (`None` without
-        prices); for `"least"` and `"most"` the same of a whole run in which every first reply passes and every second
-        step is the cheaper or the dearer one; for `"limit"` that of a run in which all attempts are needed.
+        prices). `"least"` and `"most"` have the same numbers for a whole run in which every first reply passes the
+        checks: for `"least"` every chain takes the cheaper second step, for `"most"` the more expensive one. `"limit"`
+        has the numbers of a run in which all attempts are needed.
     """
     recipe = _Recipe(questions, client, config)
     chains = recipe.chains
@@ -202,7 +203,7 @@ class _Recipe:
         return self.prompts.render(_TEMPLATES[step], **values)
 
     def _ask(self, step: str, chains: list[Chain]) -> list[Chain]:
-        """Ask about all chains. Returns those with a reply that passes the checks, and records the others."""
+        """Ask about all chains. Returns the chains with a reply that passes the checks, and records all others."""
         outcomes: Counter[str] = Counter()
         self.record.num_asked[step] = len(chains)
 
@@ -244,7 +245,7 @@ class _Recipe:
         return kept
 
     def _check(self, step: str, chain: Chain, text: str, finish_reason: str | None) -> str | None:
-        """Why a reply is not good enough."""
+        """Return why a reply is not good enough, or `None` if it is."""
         num_tokens = len(self.tokenize(f"{chain.prompt} {text}"))
         reason = chain_reject_reason(text, finish_reason, num_tokens, self.config.max_length)
         if reason is not None or step == "extract":
@@ -253,18 +254,18 @@ class _Recipe:
         return pair_reject_reason(text, chain.first, chain.question, chain.answer, step == "rectify", *limits)
 
     def _draw_examples(self, right: list[Chain], rectified: list[Chain]) -> None:
-        """Examples of the contrastive prompts: of this run's own rectified pairs, if there are enough."""
+        """Draw the examples of the contrastive prompts, from this run's rectified pairs if there are enough."""
         number = self.config.num_examples
         own = _as_examples(rectified)
         given = [example for example in self.examples if example.get("rejected")]
-        # One more than are shown, since a question is no example for itself.
+        # One more than `number` is needed, because a question is never its own example.
         has_enough = len(own) > number
-        # If the budget was reached before, the rectified pairs are not all there, and nothing can be drawn from them.
+        # If the budget was reached, some rectified pairs are missing, and a later run would draw other examples.
         is_complete = self.record.stopped is None
         if right and number and is_complete and not has_enough:
             self.record.notes.append(
                 f"{len(own)} rectified questions are too few to draw {number} examples for the contrastive prompt "
-                f"from; {'those of `examples`' if self.config.examples else 'those that come with the package'} were "
+                f"from; the examples {'of `examples`' if self.config.examples else 'that come with the package'} were "
                 "used."
             )
             if len(given) <= number:
@@ -275,7 +276,7 @@ class _Recipe:
                 )
         source = _digest([self.config.examples_seed, number, self.prompts.version, self.examples])
         for chain in right:
-            # Whatever pairs are made later, a question was asked about with the examples that were drawn first.
+            # The examples of a question are stored and never drawn again, even if later runs make more pairs.
             name = f"examples/{_digest([chain.question, chain.sample, source])}"
             keys = self.client.remember(name)
             if keys is None and is_complete:
@@ -291,7 +292,7 @@ class _Recipe:
             chain.examples = None if keys is None else [self.client.remember(key) for key in keys]
 
     def _keep_pairs(self, chains: list[Chain]) -> None:
-        """Each pair once."""
+        """Keep the pairs, and reject repeated ones."""
         seen = set()
         for chain in chains:
             pair = (chain.prompt, *chain.sides)
@@ -318,7 +319,7 @@ class _Recipe:
 
 
 def _as_examples(rectified: list[Chain]) -> list[dict[str, Any]]:
-    """Rectified pairs as worked examples, one for each question: its samples are often alike."""
+    """Make worked examples of rectified pairs. Only one for each question, because its samples are often alike."""
     by_question: dict[str, dict[str, Any]] = {}
     for chain in sorted(rectified, key=lambda chain: (chain.question, chain.sample)):
         example = {"answer": chain.answer, "chosen": chain.second, "rejected": chain.first}

@@ -2,7 +2,8 @@
 Ask a judge model which kind of mistake each wrong chain makes.
 
 The kinds are those of the EDIT paper: logical, knowledge, calculation, other, and combinations. The judge sees both
-chains. A verdict that cannot be read is asked for again, then recorded as missing: it is never guessed.
+chains. If a verdict cannot be read, the judge is asked again. If no verdict can be read, it is recorded as missing: it
+is never guessed.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 # Letters of the categories in `templates/mistake.txt`
 MISTAKE_KINDS = {"a": "logical", "b": "knowledge", "c": "calculation", "d": "other"}
 
-# In "Category: a sum is wrong" the letter is a word, and no category.
+# In "Category: a sum is wrong" the letter "a" is a word and not a category.
 _LETTER = r"(?!a[ \t]+(?!and\b|logical\b)[a-z]{2})[a-d]\b"
 _VERDICT = re.compile(
     rf"\bcategor(?:y|ies)\W*?({_LETTER})((?:[^\w\n]*?(?:[+,/;&]|\band\b)[^\w\n]*{_LETTER})*)", re.IGNORECASE
@@ -47,15 +48,16 @@ def classify_mistakes(
         client ([`~chat.ChatClient`]):
             The judge.
         template_dir (`str`, *optional*):
-            Folder with a `mistake.txt` of your own. Its reply must end with a line such as `Category: a+c`.
+            Folder with your own `mistake.txt`. The reply to this prompt must end with a line such as `Category: a+c`.
         max_attempts (`int`, *optional*, defaults to `3`):
-            Verdicts to ask for until one can be read. One, if the client's temperature is zero.
+            Maximum number of verdicts to ask for until one can be read. If the client's temperature is zero, only one.
         on_progress (`Callable`, *optional*):
-            Called after each pair with `"classify"`, counts by outcome, and how many of how many are done.
+            Called after each pair with `"classify"`, counts by outcome, the number of pairs done and the number of
+            pairs.
 
     Returns:
         [`~datasets.Dataset`]: The same pairs with `mistake_kinds`, a list of `"logical"`, `"knowledge"`,
-        `"calculation"` and `"other"`; `None` where there is no readable verdict, or the budget was reached.
+        `"calculation"` and `"other"`; `None` if no verdict could be read or the budget was reached.
 
     Raises:
         EndpointError: If the endpoint fails for all requests.
@@ -109,11 +111,11 @@ def classify_mistakes(
 
 def read_verdict(reply: str) -> list[str] | None:
     """
-    Read the kinds of mistakes out of a judge's reply: its last line that names a category.
+    Read the kinds of mistakes from a judge's reply: from its last line that names a category.
 
     Args:
         reply (`str`):
-            What the judge wrote.
+            Reply of the judge.
 
     Returns:
         `list[str]` or `None`: Kinds, each once, in the order of `MISTAKE_KINDS`; `None` if there is no verdict.
@@ -138,7 +140,7 @@ def read_verdict(reply: str) -> list[str] | None:
 
 def filter_mistakes(pairs: "Dataset", kinds: Collection[str]) -> "Dataset":
     """
-    The pairs whose mistakes are all of some kinds.
+    Keep the pairs whose mistakes are all of the given kinds.
 
     Args:
         pairs ([`~datasets.Dataset`]):
@@ -147,7 +149,7 @@ def filter_mistakes(pairs: "Dataset", kinds: Collection[str]) -> "Dataset":
             Kinds to keep, from `"logical"`, `"knowledge"`, `"calculation"` and `"other"`.
 
     Returns:
-        [`~datasets.Dataset`]: These pairs. Pairs without a verdict are left out.
+        [`~datasets.Dataset`]: The pairs that were kept. Pairs without a verdict are left out.
 
     Raises:
         ValueError: If a kind is unknown or the column is missing.
@@ -156,7 +158,7 @@ def filter_mistakes(pairs: "Dataset", kinds: Collection[str]) -> "Dataset":
     if isinstance(kinds, str) or unknown:
         raise ValueError(
             f"`kinds` must be a list of {', '.join(map(repr, MISTAKE_KINDS.values()))}, got {kinds!r}. Pass "
-            '`kinds=["logical"]`, say.'
+            '`kinds=["logical"]`, for example.'
         )
     if "mistake_kinds" not in pairs.column_names:
         raise ValueError(

@@ -1,9 +1,9 @@
 """
-The prompts to the teacher, and the worked examples in them.
+Load the prompts to the teacher and their worked examples.
 
-The prompts are files in `templates/`, in Jinja's syntax, to be read and replaced. A line `[system]`, `[user]` or
-`[assistant]` begins a message. The EDIT paper puts its worked examples into one message; here they are turns of a
-chat, since small teachers then write steps where they would otherwise answer at once.
+The prompts are files in `templates/`, in Jinja's syntax. You can replace them with your own files. A line `[system]`,
+`[user]` or `[assistant]` begins a message. The EDIT paper puts its worked examples into one message; here they are
+turns of a chat, because small teachers otherwise tend to answer at once without steps.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -23,14 +23,14 @@ TEMPLATES = ("cot", "answer_hint", "contrastive_cot", "mistake")
 
 class Prompts:
     """
-    The prompts.
+    The prompts of the package, or your own prompts.
 
     Args:
         template_dir (`str`, *optional*):
-            Folder whose files replace those of the package that have the same name.
+            Folder whose files replace the files of the package with the same name.
 
     Raises:
-        ValueError: If the folder holds no template, or one is not in Jinja's syntax.
+        ValueError: If the folder has no template, or a template is not in Jinja's syntax.
 
     Examples:
 
@@ -56,39 +56,42 @@ class Prompts:
         for name in TEMPLATES:
             path = next(folder / f"{name}.txt" for folder in folders if (folder / f"{name}.txt").is_file())
             self._templates[name] = PromptTemplate(path)
-        # Mistakes are classified after the pairs are made.
+        # The version has only the first three prompts. The fourth classifies mistakes and does not change the pairs.
         pairs = "\0".join(self._templates[name].source for name in TEMPLATES[:3])
         self.version = hashlib.sha256(pairs.encode()).hexdigest()[:8]
 
     def render(self, name: str, **values: Any) -> list[dict[str, str]]:
         """
-        Messages of a prompt.
+        Fill in the variables of a prompt.
 
         Args:
             name (`str`):
-                One of `TEMPLATES`.
+                Name of the prompt, one of `TEMPLATES`.
             **values:
-                What its variables stand for.
+                Values of the variables, by name.
 
         Returns:
-            `list[dict[str, str]]`: Messages with `role` and `content`. A template without roles is one of the user.
+            `list[dict[str, str]]`: Messages with `role` and `content`. A template without roles is one message of the
+            user.
 
         Raises:
-            ValueError: If the template uses a variable that there is not.
+            ValueError: If the template uses a variable that is not in `values`.
         """
         return self._templates[name].render(**values)
 
 
 def shipped_examples() -> list[dict[str, Any]]:
     """
-    Worked examples for the tasks of `edit_trl.tasks`, four of each; the first of every task come first.
+    Make worked examples from the tasks of `edit_trl.tasks`, four of each task. The first example of every task comes
+    first, then the second of every task, and so on.
 
     Returns:
         `list[dict[str, Any]]`: `question`, `answer`, `chosen`, `rejected`, `task`.
     """
     tasks = (*IN_DOMAIN_TASKS, *OUT_OF_DOMAIN_TASKS)
     by_task: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
-    # The number of the paper: a seed that no questions are likely to be generated with, so that none is an example.
+    # The seed is the number of the paper on arXiv. It is unlikely that a user generates questions with the same seed,
+    # so no question of a user is also an example.
     for example in generate_dual_cots(4 * len(tasks), tasks=tasks, seed=2405_19737):
         names = ("question", "answer", "chosen", "rejected", "task")
         by_task[example.task].append({name: getattr(example, name) for name in names})
@@ -97,7 +100,7 @@ def shipped_examples() -> list[dict[str, Any]]:
 
 def load_examples(path: str) -> list[dict[str, Any]]:
     """
-    Worked examples from a file.
+    Read worked examples from a file.
 
     Args:
         path (`str`):
@@ -107,7 +110,7 @@ def load_examples(path: str) -> list[dict[str, Any]]:
         `list[dict[str, Any]]`: The examples.
 
     Raises:
-        ValueError: If the file cannot be read, or an example lacks something.
+        ValueError: If the file cannot be read, or an example is incomplete.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
@@ -124,7 +127,7 @@ def load_examples(path: str) -> list[dict[str, Any]]:
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(
                 f"Each of the `examples` must have texts `question`, `answer` and `chosen`, but number {number} of "
-                f"{path!r} has not. Teachers follow the examples; complete it, or take it out."
+                f"{path!r} does not. Teachers follow the examples; complete this example, or delete it."
             )
     return examples
 
@@ -133,7 +136,7 @@ def pick_examples(
     examples: list[dict[str, Any]], question: str, task: str | None, number: int
 ) -> list[dict[str, Any]]:
     """
-    The examples for a question: those of its task first, and never the question itself.
+    Pick the examples for a question: examples of the same task first, and never the question itself.
 
     Args:
         examples (`list[dict[str, Any]]`):
@@ -141,9 +144,9 @@ def pick_examples(
         question (`str`):
             The question.
         task (`str` or `None`):
-            Its task.
+            Task of the question.
         number (`int`):
-            How many.
+            Maximum number of examples.
 
     Returns:
         `list[dict[str, Any]]`: At most `number` examples.

@@ -1,8 +1,8 @@
 """
-What comes out of the recipe: the datasets, and the report on how they came about.
+Make the datasets and the report of a synthesis.
 
-The prompts of the datasets are the student's, not the teacher's: the question alone, under the description of its
-task. Every chain that was asked about ends as a pair or as a record with a reject reason.
+The prompts in the datasets are prompts for the student and not for the teacher: the description of the task, if there
+is one, and the question. Every chain ends as a pair or as a record with a reject reason.
 """
 
 import statistics
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-# The steps of the recipe, as the report and the card name them.
+# The steps of the recipe, with their names in the report and the card.
 STEPS = {
     "extract": "answer the question",
     "rectify": "answer again after a wrong chain, with the right answer as a hint",
@@ -41,20 +41,20 @@ _REJECTED_COLUMNS = dict.fromkeys(
 @dataclass
 class SynthesisResult:
     """
-    What [`synthesize`] made.
+    Result of [`synthesize`].
 
     Args:
         pairs ([`~datasets.Dataset`]):
             Preference dataset: `prompt`, `chosen`, `rejected`, `answer`, `task`, `origin` (`"rectified"` or
-            `"corrupted"`), `similarity`, `key_token_ratio`, `teacher`, `prompt_version`, and `mistake_kinds` if asked
-            for.
+            `"corrupted"`), `similarity`, `key_token_ratio`, `teacher`, `prompt_version`, and, if mistakes are
+            classified, `mistake_kinds`.
         sft ([`~datasets.Dataset`]):
-            Prompt-completion dataset for stage 1: the right chains of the first step, and the rectified ones.
+            Prompt-completion dataset for stage 1: the right chains of the first step, and the rectified chains.
         rejected ([`~datasets.Dataset`]):
-            What was not used: `question`, `answer`, `task`, `step`, `reject_reason`, `chain` (the first step's),
-            `reply` and `detail`.
+            Chains that were not used: `question`, `answer`, `task`, `step`, `reject_reason`, `chain` (of the first
+            step), `reply` and `detail`.
         report (`dict`):
-            Counts by step, origin, reason and task, means, usage and cost.
+            Counts by step, origin, reason and task; means, usage and cost.
     """
 
     pairs: "Dataset"
@@ -66,7 +66,7 @@ class SynthesisResult:
 @dataclass
 class Chain:
     """
-    A question on its way through the steps, and what the teacher made of it.
+    A sample of a question, and the chains that the teacher wrote for it.
 
     Args:
         question (`str`):
@@ -74,17 +74,17 @@ class Chain:
         answer (`str`):
             Its right answer.
         task (`str` or `None`):
-            Its task.
+            Task of the question.
         task_description (`str`):
-            Head of its prompts.
+            Text at the start of the prompts.
         sample (`int`):
-            Number of the sample: each sample of a question is a chain of its own.
+            Number of the sample. Each sample of a question is a `Chain` of its own.
         examples (`list[dict[str, Any]]` or `None`):
-            Worked examples to show; `None` where the budget was reached before they could be drawn.
+            Worked examples to show; `None` if the budget was reached before they could be drawn.
         first (`str`, *optional*, defaults to `""`):
             The chain of the first step.
         is_right (`bool`, *optional*, defaults to `False`):
-            Whether that chain has the right answer.
+            Whether the first chain has the right answer.
         second (`str`, *optional*, defaults to `""`):
             The chain of the second step: rectified or corrupted.
     """
@@ -106,28 +106,28 @@ class Chain:
 
     @property
     def sides(self) -> tuple[str, str]:
-        """`tuple[str, str]`: The right chain and the wrong one."""
+        """`tuple[str, str]`: The right chain and the wrong chain."""
         return (self.first, self.second) if self.is_right else (self.second, self.first)
 
 
 @dataclass
 class Record:
     """
-    What the recipe did so far.
+    State of a synthesis: its chains, pairs and rejected chains.
 
     Args:
         chains (`list[Chain]`):
             All chains.
         pairs (`list[Chain]`):
-            Those that became pairs.
+            Chains that became pairs.
         rejected (`list[dict[str, Any]]`):
-            A row for each of the others.
+            One row for each rejected chain.
         num_asked (`dict[str, int]`):
-            Number of chains that came to each step.
+            Number of chains that reached each step.
         notes (`list[str]`):
-            What whoever uses the datasets should know.
+            Notes for the users of the datasets.
         stopped (`str`, *optional*):
-            Which limit of the budget was reached, if any.
+            The limit of the budget that was reached; `None` if no limit was reached.
     """
 
     chains: list[Chain]
@@ -138,7 +138,7 @@ class Record:
     stopped: str | None = None
 
     def reject(self, chain: Chain, step: str, reason: str, reply: str = "", detail: str = "") -> None:
-        """Leave out a `chain`: at which `step`, for which `reason`, after which `reply`, with what `detail`."""
+        """Record that a `chain` was rejected at a `step` for a `reason`, with the last `reply` and a `detail`."""
         self.rejected.append(
             {
                 "question": chain.question,
@@ -155,17 +155,17 @@ class Record:
 
 def pairs_dataset(record: Record, tokenize: Callable[[str], list], teacher: str, prompt_version: str) -> "Dataset":
     """
-    The pairs, as a preference dataset.
+    Make the preference dataset of the pairs.
 
     Args:
         record ([`Record`]):
-            What the recipe did.
+            State of the synthesis.
         tokenize (`Callable[[str], list]`):
-            Tokens of a text, or its words, to count in.
+            Function that splits a text into tokens or words.
         teacher (`str`):
             Name of the teacher.
         prompt_version (`str`):
-            Version of its prompts.
+            Version of the prompts.
 
     Returns:
         [`~datasets.Dataset`]: One row for each pair.
@@ -195,11 +195,11 @@ def pairs_dataset(record: Record, tokenize: Callable[[str], list], teacher: str,
 
 def sft_dataset(record: Record) -> "Dataset":
     """
-    The right chains of the first step, and the rectified ones, each once.
+    Make the dataset for stage 1: the right chains of the first step and the rectified chains, without repetitions.
 
     Args:
         record ([`Record`]):
-            What the recipe did.
+            State of the synthesis.
 
     Returns:
         [`~datasets.Dataset`]: Prompt-completion dataset.
@@ -221,14 +221,14 @@ def sft_dataset(record: Record) -> "Dataset":
 
 def rejected_dataset(record: Record) -> "Dataset":
     """
-    What was not used.
+    Make the dataset of rejected chains.
 
     Args:
         record ([`Record`]):
-            What the recipe did.
+            State of the synthesis.
 
     Returns:
-        [`~datasets.Dataset`]: One row for each chain that became no pair.
+        [`~datasets.Dataset`]: One row for each chain that did not become a pair.
     """
     return _to_dataset(record.rejected, _REJECTED_COLUMNS)
 
@@ -237,11 +237,11 @@ def make_report(
     record: Record, pairs: "Dataset", client: ChatClient, counted_in: str, prompt_version: str
 ) -> dict[str, Any]:
     """
-    Counts by step, origin, reason and task, means, usage and cost.
+    Make the report: counts by step, origin, reason and task; means, usage and cost.
 
     Args:
         record ([`Record`]):
-            What the recipe did.
+            State of the synthesis.
         pairs ([`~datasets.Dataset`]):
             The pairs.
         client ([`~chat.ChatClient`]):
@@ -252,7 +252,7 @@ def make_report(
             Version of the prompts.
 
     Returns:
-        `dict[str, Any]`: The report, of what JSON can hold.
+        `dict[str, Any]`: The report. JSON can hold all its values.
     """
     steps = {}
     for step, num in record.num_asked.items():
@@ -286,7 +286,7 @@ def make_report(
 
 
 def _to_dataset(rows: list[dict[str, Any]], columns: dict[str, str]) -> "Dataset":
-    """A dataset with the same columns and types however few rows there are."""
+    """Make a dataset that has all columns with their types, even if there are no rows."""
     from datasets import Dataset, Features, Value
 
     features = Features({name: Value(dtype) for name, dtype in columns.items()})

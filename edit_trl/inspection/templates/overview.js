@@ -1,6 +1,6 @@
 "use strict";
 
-// The overview: numbers, plots and tables. It does not wait for the pairs.
+// The overview: statistics, plots and tables. It is shown before the pairs are read.
 
 const MIN_BAR_AXIS = 0.15;  // bars of small ratios do not fill their axis
 
@@ -98,7 +98,7 @@ function filterButton(column, value, label) {
   } }, label);
 }
 
-// Plots, made of boxes: their sizes and places are shares of an axis, which the style sheet turns into lengths
+// Plots, made of boxes. Sizes and positions are shares of an axis; the style sheet turns them into lengths.
 
 function histogram({ label, edges, counts, marker }) {
   const low = edges[0], high = edges[edges.length - 1];
@@ -134,7 +134,7 @@ function taskBars(tasks) {
   return make("figure", {}, make("ul", { className: "task-bars" }, ...lines), make("figcaption", {}, label));
 }
 
-// What a histogram shows, for those who cannot see it.
+// Text description of a histogram, for screen readers.
 function described(edges, counts, marker) {
   const most = Math.max(...counts);
   if (!most) return "Histogram without pairs.";
@@ -159,7 +159,7 @@ function at(place, element) {
   return element;
 }
 
-// The smallest of 1, 2, 5, 10, 20 … of which four reach the number.
+// The smallest of 1, 2, 5, 10, 20 … whose fourfold is at least the number.
 function wholeStep(number) {
   for (let power = 1; ; power *= 10) {
     for (const step of [power, 2 * power, 5 * power]) if (4 * step >= number) return step;

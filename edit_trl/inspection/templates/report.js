@@ -1,15 +1,15 @@
 "use strict";
 
-// The pairs, the view of one pair, and what moves between the views. `overview.js` comes before it in the same script.
-// All that comes from the data goes into text nodes, by `make`; nothing is ever parsed as HTML.
+// The table of pairs, the view of one pair, and the navigation between views. `overview.js` comes before it in the same
+// script. `make` puts all data into text nodes; no data is parsed as HTML.
 
 const PAGE_SIZE = 50;
 const MIN_FOLD = 120;  // characters of a shared stretch that is folded
-// Borders of the five shades, and what the legend calls them.
+// Borders of the five shades, and their names in the legend.
 const SHADES = [[-Math.log(10 / 9), "90% and more"], [-Math.log(2), "50 to 90%"], [-Math.log(10), "10 to 50%"],
   [-Math.log(100), "1 to 10%"], [-Infinity, "less than 1%"]];
-// Control characters except line ends and tabs, marks that turn the direction of text, characters without width, and
-// halves of characters.
+// Control characters except line ends and tabs, marks that change the direction of text, characters without width, and
+// single surrogates (halves of characters).
 const INVISIBLE = new RegExp("[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f" +
   "\\u2028-\\u202e\\u2060-\\u2069\\ufeff\\ufff9-\\ufffb\\ud800-\\udfff]", "gu");
 
@@ -248,7 +248,7 @@ let current = null;  // the row shown
 function placeInOrder() {
   const place = places.get(current);
   const index = order.indexOf(place);
-  // A link may lead to a pair that the filters leave out; then the moves go through all.
+  // A link may open a pair that the filters hide. Then "next" and "previous" go through all pairs.
   return index < 0 ? [pairs.map((_, place) => place), place] : [order, index];
 }
 
@@ -342,7 +342,7 @@ function legend() {
 function chain(pair, side, edits) {
   const box = make("div", { className: "data chain", dir: "auto" });
   let group = null, groupEdit = null;
-  let numStray = 0;  // weights that come with the data may make tokens key that no edit touches
+  let numStray = 0;  // weights in the dataset may mark key tokens outside of all edits
   let shared = null;
   for (const segment of pair[side]) {
     let [piece, weight, isKey, edit, logProb] = typeof segment === "string" ? [segment, 0, 0, -1] :
