@@ -7,6 +7,7 @@ work with dual chains-of-thought are refused here. The error gives the reason an
 
 import difflib
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -18,7 +19,7 @@ from trl import SFTConfig
 from .alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT, TIE_BREAKS
 from .loss import REJECTED_LOSSES
 from .option_help import help_from_docstring
-from .weighting import ALIGNMENT_LEVELS, check_max_length, check_options
+from .weighting import ALIGNMENT_LEVELS, TRUNCATION_MODES, check_max_length, check_options
 
 
 logger = get_logger(__name__)
@@ -76,6 +77,12 @@ class EDITConfig(SFTConfig):
         learning_rate (`float`, *optional*, defaults to `5e-6`):
             Initial learning rate of AdamW. The default is the paper's rate of the second stage, not `2e-5`.
 
+        > Parameters of SFTConfig that EDIT keeps when TRL drops them
+
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
+            Which end of a row longer than `max_length` is kept, `"keep_start"` or `"keep_end"`. Chains are aligned
+            before they are cut.
+
         > Parameters that control the alignment
 
         alignment_level (`str`, *optional*, defaults to `"token"`):
@@ -129,6 +136,9 @@ class EDITConfig(SFTConfig):
     # Parameters whose default values are overridden from SFTConfig
     learning_rate: float = 5e-6
 
+    # Parameters of SFTConfig that EDIT keeps when TRL drops them
+    truncation_mode: str = field(default="keep_start", metadata={"choices": list(TRUNCATION_MODES)})
+
     # Parameters that control the alignment
     alignment_level: str = field(default="token", metadata={"choices": list(ALIGNMENT_LEVELS)})
     tie_break: str = field(default="symmetric", metadata={"choices": list(TIE_BREAKS)})
@@ -153,7 +163,12 @@ class EDITConfig(SFTConfig):
         if self.greater_is_better is None:  # type: ignore[has-type]
             _, is_ours, name = (self.metric_for_best_model or "").rpartition("edit/")
             self.greater_is_better = _GREATER_IS_BETTER.get(name) if is_ours else None
-        super().__post_init__()
+        with warnings.catch_warnings():
+            # Nothing that a user of EDIT could change: TRL sets `gradient_checkpointing`, which transformers
+            # deprecates, and deprecates `keep_end`, which EDIT keeps.
+            for option in ("gradient_checkpointing", "keep_end"):
+                warnings.filterwarnings("ignore", message=f".*{option}.* is deprecated", category=FutureWarning)
+            super().__post_init__()
         self._check_ranges()
         self._check_supported()
         # Dispatching slices batches by rows and would separate the chains of a pair. Each process collates its pairs.

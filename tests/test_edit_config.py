@@ -10,6 +10,7 @@ import logging
 import pickle
 import re
 import types
+import warnings
 
 import pytest
 import torch
@@ -263,6 +264,19 @@ class TestDocumentation:
     def test_choices_are_named_in_the_help_text(self, name):
         metadata = EDITConfig.__dataclass_fields__[name].metadata
         assert all(f"'{choice}'" in metadata["help"] for choice in metadata["choices"])
+
+
+class TestWarnings:
+    @pytest.mark.parametrize("options", [{}, {"truncation_mode": "keep_end"}, {"gradient_checkpointing": True}])
+    def test_none_that_a_user_could_do_nothing_about(self, tmp_path, options):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            config = EDITConfig(output_dir=str(tmp_path), report_to="none", **options)
+        assert {name: getattr(config, name) for name in options} == options
+
+    def test_truncation_mode_is_our_own(self):
+        """TRL 2.0 will drop it."""
+        assert "truncation_mode" in vars(EDITConfig)["__annotations__"]
 
 
 class TestOptionsOfOthers:

@@ -12,7 +12,6 @@ import inspect
 import json
 import re
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -406,9 +405,7 @@ class TestDataOptions:
     @pytest.mark.parametrize("truncation_mode", ["keep_start", "keep_end"])
     def test_truncation_mode(self, build, truncation_mode):
         config = {"truncation_mode": truncation_mode, "max_length": 30}
-        says = nullcontext() if truncation_mode == "keep_start" else pytest.warns(FutureWarning, match="'keep_end'")
-        with says:
-            trainer = build(config, train_dataset=Dataset.from_list(LONG))
+        trainer = build(config, train_dataset=Dataset.from_list(LONG))
         batch = to_padded(trainer.data_collator([trainer.train_dataset[0]]))
         row = batch["input_ids"][0].tolist()
         full = LONG[0]["prompt_ids"] + LONG[0]["chosen_ids"]
