@@ -305,8 +305,7 @@ def _tokenize_row(
     max_length: int | None,
     truncation_mode: str,
 ) -> dict[str, Any]:
-    tokenizer = getattr(processing_class, "tokenizer", processing_class)
-    check_pair(example, vocab_size=None if tokenizer is None else len(tokenizer))
+    check_pair(example)
     output: dict[str, Any] = {column: example.get(column) or [] for column in ID_COLUMNS}
     reason, split_prompt = None, None
     if "chosen_ids" not in example:

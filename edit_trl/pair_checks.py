@@ -21,15 +21,13 @@ class PairError(ValueError):
     """A row that is not a pair. The message names the column, what it holds and what to do."""
 
 
-def check_pair(example: Mapping[str, Any], vocab_size: int | None = None) -> None:
+def check_pair(example: Mapping[str, Any]) -> None:
     """
     Check the columns of one pair, texts or token IDs. Missing texts are no error: such pairs are dropped and counted.
 
     Args:
         example (`Mapping[str, Any]`):
             Row of a dual-CoT dataset.
-        vocab_size (`int`, *optional*):
-            Number of tokens that the tokenizer has. Without it, token IDs may be of any size.
 
     Raises:
         PairError: If a column holds something else than its name says.
@@ -48,7 +46,7 @@ def check_pair(example: Mapping[str, Any], vocab_size: int | None = None) -> Non
     """
     if "chosen_ids" in example:
         for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
-            _check_ids(column, example.get(column), vocab_size)
+            _check_ids(column, example.get(column))
         return
     for column in _TEXT_COLUMNS:
         _check_text(column, example.get(column))
@@ -158,7 +156,7 @@ def _check_tools(tools: Any) -> None:
         )
 
 
-def _check_ids(column: str, ids: Any, vocab_size: int | None) -> None:
+def _check_ids(column: str, ids: Any) -> None:
     if ids is None:
         return
     bad = next(
@@ -168,11 +166,6 @@ def _check_ids(column: str, ids: Any, vocab_size: int | None) -> None:
         raise PairError(
             f"`{column}` must be token IDs, whole numbers from 0, got {_shown(bad)}. Take them from the tokenizer as "
             "they are: `tokenizer(text)['input_ids']`."
-        )
-    if vocab_size is not None and len(ids) and max(ids) >= vocab_size:
-        raise PairError(
-            f"`{column}` must be token IDs of the tokenizer, got {max(ids)}, and it has {vocab_size} tokens. Tokenize "
-            "the texts with the student's own tokenizer."
         )
 
 

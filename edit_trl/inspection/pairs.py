@@ -291,7 +291,7 @@ class _Reader:
         example = pair.example
         try:
             ids = {name: list(example.get(name) or []) for name in data_utils.ID_COLUMNS}
-            check_pair(example, vocab_size=len(self.tokenizer))
+            check_pair(example)
             if "chosen_ids" not in example and not data_utils.is_missing(example):
                 ids, _ = data_utils.tokenize_pair(example, self.tokenizer, self.tokenizer.eos_token)
             if not (ids["chosen_ids"] and ids["rejected_ids"]):
