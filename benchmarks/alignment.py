@@ -340,7 +340,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     pyplot = reporting.import_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for method, marker in zip(METHODS, "osv^Dx", strict=True):
+    for method, marker in zip(METHODS, "osv^Dx", strict=False):
         measured = [result for result in results if result["method"] == method and result["microseconds"]]
         if not measured:
             continue

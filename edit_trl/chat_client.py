@@ -3,10 +3,9 @@
 from .deprecation import renamed
 
 
+__all__ = ["BudgetReached", "ChatClient", "ChatReply", "EndpointError", "Usage", "estimate_tokens"]  # noqa: F822
+
 __getattr__ = renamed(
     __name__,
-    {
-        name: f"edit_trl.chat.{name}"
-        for name in ("BudgetReached", "ChatClient", "ChatReply", "EndpointError", "Usage", "estimate_tokens")
-    },
+    {name: f"edit_trl.chat.{name}" for name in __all__},
 )

@@ -25,7 +25,35 @@ from trl.trainer.utils import pad
 from .alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT
 from .data_utils import ID_COLUMNS
 from .layouts import CHOSEN, LAYOUTS, SHARED, share_prefix
-from .weighting import check_options, kept_range, weigh_pair
+from .weighting import check_options, check_tokenizer, kept_range, weigh_pair
+
+
+# What the trainer reads of a batch in any layout.
+_BATCH_KEYS = (
+    *("input_ids", "position_ids", "scored_rows", "scored_positions", "scored_ids", "scored_weights", "scored_key"),
+    *("scored_chains", "num_completion_tokens", "num_key_tokens", "num_tokens", "layout"),
+)
+
+
+def check_batch(batch: Any) -> None:
+    """
+    Refuse a batch that another collator made.
+
+    Args:
+        batch (`dict[str, Any]`):
+            What a data collator returned.
+
+    Raises:
+        ValueError: If it lacks keys that the trainer reads.
+    """
+    missing = [name for name in _BATCH_KEYS if name not in batch]
+    if missing:
+        raise ValueError(
+            "`data_collator` must return the keys of `DataCollatorForDualCoT`, got "
+            f"{sorted(batch)}: {', '.join(f'`{name}`' for name in missing)} {'is' if len(missing) == 1 else 'are'} "
+            "missing. They say which tokens are trained; leave `data_collator` out, or derive yours from "
+            "`DataCollatorForDualCoT`."
+        )
 
 
 @dataclass
@@ -138,11 +166,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, got {self.layout!r}. It is how chains "
                 'become rows; pass `layout="padded"`, which every model takes.'
             )
-        if self.alignment_level == "word" and self.tokenizer is None:
-            raise ValueError(
-                "`alignment_level='word'` needs the text of the tokens, but `tokenizer` is `None`. Pass "
-                "`tokenizer=` the tokenizer that made the token IDs."
-            )
+        check_tokenizer(self, self.tokenizer)
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         incomplete = [example for example in examples if not set(ID_COLUMNS) <= example.keys()]

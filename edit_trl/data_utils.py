@@ -10,13 +10,13 @@ Preparation drops the pairs from which nothing can be learned. It counts them by
 """
 
 import difflib
-import json
 from collections import Counter
 from contextlib import suppress
 from copy import deepcopy
 from importlib.metadata import version
 from typing import Any
 
+import jinja2
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, Features, IterableDataset, Value
@@ -31,6 +31,7 @@ from trl.data_utils import (
 )
 
 from .deprecation import renamed
+from .pair_checks import CONTENT_KEYS, PairError, check_pair, read_tools
 from .weighting import WEIGHT_COLUMNS, has_weight_columns, read_weights
 
 
@@ -41,7 +42,7 @@ TEXT_COLUMNS = ("prompt", "chosen", "rejected")
 ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 REASONS = {
-    "missing": "`prompt`, `chosen` or `rejected` is None or empty",
+    "missing": "`prompt` is None, or `chosen` or `rejected` is None or empty",
     "equal": "the tokens of both chains are equal",
     "no_room": "the prompt leaves no room for a completion under `max_length`",
 }
@@ -165,9 +166,9 @@ def prepare_dual_cots(
     columns. The prompt ends where TRL's `DPOTrainer` ends it. Plain text gets an end-of-sequence token if it has none;
     conversations are rendered with the chat template. Tokenized data is used as it is.
 
-    A pair is dropped if a text is missing or empty, if the tokens of both chains are equal, or, with `"keep_start"`,
-    if the prompt fills `max_length`. A warning gives the number of dropped pairs by reason. An `IterableDataset` drops
-    pairs lazily and warns after 1, 10, 100, ... dropped pairs.
+    A pair is dropped if the prompt is None, if a chain is None or empty, if the tokens of both chains are equal, or,
+    with `"keep_start"`, if the prompt fills `max_length`. A warning gives the number of dropped pairs by reason. An
+    `IterableDataset` drops pairs lazily and warns after 1, 10, 100, ... dropped pairs.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -189,6 +190,7 @@ def prepare_dual_cots(
         [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: The prepared dataset.
 
     Raises:
+        PairError: If a column of a row holds something else than its name says; the row is named.
         ValueError: If columns are missing or no pair is left.
     """
     PartialState()  # the logger needs it to find the main process
@@ -211,11 +213,13 @@ def prepare_dual_cots(
         map_kwargs["features"] = Features({**features, **added})
     prepared = dataset.map(
         _tokenize_example,
+        with_indices=True,
         fn_kwargs={
             "processing_class": processing_class,
             "eos_token": eos_token,
             "max_length": max_length,
             "truncation_mode": truncation_mode,
+            "dataset_name": dataset_name,
             # The version is part of the cache fingerprint: tokens cached by another version are not used.
             "code_version": version("edit-trl"),
         },
@@ -279,13 +283,29 @@ class _DropCounter:
 
 def _tokenize_example(
     example: dict[str, Any],
+    row: int,
     processing_class: PreTrainedTokenizerBase | ProcessorMixin,
     eos_token: str | None,
     max_length: int | None,
     truncation_mode: str,
+    dataset_name: str,
     code_version: str,
 ) -> dict[str, Any]:
     """Return the token IDs of one pair, or empty lists and the reason to drop the pair."""
+    try:
+        return _tokenize_row(example, processing_class, eos_token, max_length, truncation_mode)
+    except PairError as error:
+        raise PairError(f"Row {row} of the {dataset_name} dataset: {error}") from None
+
+
+def _tokenize_row(
+    example: dict[str, Any],
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+    eos_token: str | None,
+    max_length: int | None,
+    truncation_mode: str,
+) -> dict[str, Any]:
+    check_pair(example)
     output: dict[str, Any] = {column: example.get(column) or [] for column in ID_COLUMNS}
     reason, split_prompt = None, None
     if "chosen_ids" not in example:
@@ -316,7 +336,8 @@ def tokenize_pair(
 
     Args:
         example (`dict[str, Any]`):
-            Pair with `chosen`, `rejected` and `prompt`. Without `prompt`, their common start is the prompt.
+            Pair with `chosen`, `rejected` and `prompt`, after [`~pair_checks.check_pair`]. Without `prompt`, their
+            common start is the prompt.
         processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`]):
             Tokenizer, with a chat template if the pair is conversational.
         eos_token (`str` or `None`):
@@ -328,25 +349,17 @@ def tokenize_pair(
         completion together differ from the tokens of the prompt alone.
 
     Raises:
-        TypeError: If some texts of the pair are messages and others are not.
+        PairError: If the chat template refuses the messages.
     """
     # The pair is copied because the conversion renames keys of the messages in place.
     pair = maybe_convert_to_chatml(deepcopy({column: example[column] for column in TEXT_COLUMNS if column in example}))
     if "prompt" not in pair:
         pair = extract_prompt(pair)
     prompt, chosen, rejected = (pair[column] for column in TEXT_COLUMNS)
-    if len({isinstance(text, list) for text in (prompt, chosen, rejected)}) > 1:
-        raise TypeError(
-            "`prompt`, `chosen` and `rejected` must all be text or all be lists of messages, got "
-            f"{', '.join(f'`{column}`: {type(pair[column]).__name__}' for column in TEXT_COLUMNS)} in the pair whose "
-            f"prompt is {prompt!r:.200}. Wrap the text in a message: "
-            '`[{"role": "assistant", "content": text}]`.'
-        )
     template_kwargs: dict[str, Any] = {}
     if is_conversational(pair):
-        tools = example.get("tools")
         template_kwargs = {
-            "tools": json.loads(tools) if isinstance(tools, str) else tools,
+            "tools": read_tools(example.get("tools")),
             **(example.get("chat_template_kwargs") or {}),
         }
         prompt_kwargs = {"add_generation_prompt": True, **template_kwargs}
@@ -355,11 +368,16 @@ def tokenize_pair(
         if eos_token is not None:
             chosen, rejected = (text if text.endswith(eos_token) else text + eos_token for text in (chosen, rejected))
 
-    prompt_ids = list(_tokenize(processing_class, prompt, **prompt_kwargs)["input_ids"])
-    chosen_ids, rejected_ids = (
-        list(_tokenize(processing_class, prompt + chain, **template_kwargs)["input_ids"])
-        for chain in (chosen, rejected)
-    )
+    try:
+        prompt_ids = list(_tokenize(processing_class, prompt, **prompt_kwargs)["input_ids"])
+        chosen_ids, rejected_ids = (
+            list(_tokenize(processing_class, prompt + chain, **template_kwargs)["input_ids"])
+            for chain in (chosen, rejected)
+        )
+    except jinja2.TemplateError as error:
+        raise PairError(
+            f"The chat template of the tokenizer refuses the messages: {error}. Look at their roles and their order."
+        ) from error
     # The prompt must be the same for both chains, so it ends at the first token where either chain differs from it.
     prompt_length = min(common_prefix_length(prompt_ids, ids) for ids in (chosen_ids, rejected_ids))
     split_prompt = None
@@ -375,35 +393,27 @@ def tokenize_pair(
 
 def is_missing(example: dict[str, Any]) -> bool:
     """
-    Tell whether a text of a pair is None, empty or blank. The column `prompt` may be absent, but not empty.
+    Tell whether a text of a pair is None, empty or blank. Only the prompt may be an empty text, or have no column.
 
     Args:
         example (`dict[str, Any]`):
-            Pair with texts or messages.
+            Pair with texts or messages, after [`~pair_checks.check_pair`].
 
     Returns:
         `bool`: Whether at least one text is missing.
-
-    Raises:
-        TypeError: If a column holds neither text nor messages.
     """
     for column in TEXT_COLUMNS:
         if column not in example:
             continue
         value = example[column]
         if isinstance(value, list):
-            # Only the last message is checked. An assistant message may have tool calls and no content.
+            # Only the last message is checked. An assistant message may have tool calls or reasoning alone.
             last = value[-1] if value else {}
-            texts = [last.get("content") or last.get("value"), last.get("tool_calls")]
-            if not any(text.strip() if isinstance(text, str) else text for text in texts):
+            parts = [last.get(key) for key in CONTENT_KEYS]
+            if not any(part.strip() if isinstance(part, str) else part for part in parts):
                 return True
-        elif value is None or (isinstance(value, str) and not value.strip()):
+        elif value is None or (column != "prompt" and not value.strip()):
             return True
-        elif not isinstance(value, str):
-            raise TypeError(
-                f"`{column}` must be text or a list of messages, got {type(value).__name__}: {value!r:.200}. Convert "
-                f"the column with `dataset.map(lambda pair: {{{column!r}: str(pair[{column!r}])}})`."
-            )
     return False
 
 

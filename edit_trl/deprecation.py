@@ -120,3 +120,40 @@ def renamed_argument(**names: str) -> Callable[[_F], _F]:
         return cast(_F, call)
 
     return decorate
+
+
+class RenamedKeys(dict[str, Any]):
+    """
+    A dictionary of results in which the names of some keys have changed.
+
+    Args:
+        values (`dict`):
+            The results, by their new names.
+        **names (`str`):
+            New name by old name. An old name gives the value of the new one, with a `FutureWarning`.
+
+    Examples:
+
+    ```python
+    >>> import warnings
+    >>> results = RenamedKeys({"truncated_rate": 0.5}, cut_rate="truncated_rate")
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     results["cut_rate"]
+    0.5
+    >>> list(results), len(caught)
+    (['truncated_rate'], 1)
+
+    ```
+    """
+
+    def __init__(self, values: Mapping[str, Any], **names: str) -> None:
+        super().__init__(values)
+        self._names = names
+
+    def __missing__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        new = self._names[name]
+        warn_of_old_name(f'results["{name}"]', f'results["{new}"]')
+        return self[new]

@@ -5,8 +5,12 @@ Where the paper or its reference code states a value, this value is the default.
 work with dual chains-of-thought are refused here. The error gives the reason and what to set instead.
 """
 
+import difflib
 import os
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from accelerate.logging import get_logger
@@ -15,10 +19,47 @@ from trl import SFTConfig
 from .alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT, TIE_BREAKS
 from .loss import REJECTED_LOSSES
 from .option_help import help_from_docstring
-from .weighting import ALIGNMENT_LEVELS, check_max_length, check_options
+from .weighting import ALIGNMENT_LEVELS, TRUNCATION_MODES, check_max_length, check_options
 
 
 logger = get_logger(__name__)
+
+# Options of `DPOConfig`, of today and of earlier releases, and what does their work here.
+_DPO_OPTIONS = {
+    "beta": "EDIT has no reference model to stay close to. The strength of the push away from mistakes, β in its "
+    "paper, is `rejected_key_weight`; `chosen_other_weight` anchors the right chain",
+    "loss_weights": "the loss is that of key reasoning steps learning. Its parts are weighted by `chosen_key_weight`, "
+    "`rejected_key_weight` and `chosen_other_weight`",
+    "rpo_alpha": "the right chain is anchored by `chosen_other_weight`",
+    "label_smoothing": "the loss has none. Leave it out",
+    "disable_dropout": "dropout is that of the student. Turn it off in the model, with "
+    '`model_init_kwargs={"attention_dropout": 0.0}`, say, or in the adapter, with `lora_dropout=0.0`',
+    "max_prompt_length": "`max_length` is that of prompt and completion together, and `truncation_mode` says which "
+    "end is cut. Filter longer prompts out of the dataset",
+    "max_completion_length": "`max_length` is that of prompt and completion together",
+    **dict.fromkeys(
+        ("precompute_ref_log_probs", "precompute_ref_batch_size", "reference_free", "ref_model_init_kwargs")
+        + ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps", "force_use_ref_model"),
+        "EDIT has no reference model. Leave it out",
+    ),
+    **dict.fromkeys(
+        ("f_divergence_type", "f_alpha_divergence_coef", "ld_alpha", "discopop_tau", "use_weighting"),
+        "it belongs to a loss of DPO. Leave it out",
+    ),
+}
+
+# Whether more is better of the metrics that are logged, by the last part of their names. Of the others transformers
+# decides: those that end in "loss" are better low.
+_GREATER_IS_BETTER = {
+    "loss_chosen": False,
+    "loss_rejected": False,
+    "logps_key_chosen": True,
+    "logps_key_rejected": False,
+    "key_margin": True,
+    "key_token_accuracy": True,
+    "truncated_key_ratio": False,
+    "pairs_without_key_tokens": False,
+}
 
 
 @help_from_docstring
@@ -35,6 +76,12 @@ class EDITConfig(SFTConfig):
 
         learning_rate (`float`, *optional*, defaults to `5e-6`):
             Initial learning rate of AdamW. The default is the paper's rate of the second stage, not `2e-5`.
+
+        > Parameters of SFTConfig that EDIT keeps when TRL drops them
+
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
+            Which end of a row longer than `max_length` is kept, `"keep_start"` or `"keep_end"`. Chains are aligned
+            before they are cut.
 
         > Parameters that control the alignment
 
@@ -89,6 +136,9 @@ class EDITConfig(SFTConfig):
     # Parameters whose default values are overridden from SFTConfig
     learning_rate: float = 5e-6
 
+    # Parameters of SFTConfig that EDIT keeps when TRL drops them
+    truncation_mode: str = field(default="keep_start", metadata={"choices": list(TRUNCATION_MODES)})
+
     # Parameters that control the alignment
     alignment_level: str = field(default="token", metadata={"choices": list(ALIGNMENT_LEVELS)})
     tie_break: str = field(default="symmetric", metadata={"choices": list(TIE_BREAKS)})
@@ -98,14 +148,27 @@ class EDITConfig(SFTConfig):
     rejected_key_weight: float = REJECTED_KEY_WEIGHT
     chosen_other_weight: float = CHOSEN_OTHER_WEIGHT
     rejected_loss: str = field(default="nll", metadata={"choices": list(REJECTED_LOSSES)})
-    rejected_nll_threshold: float | None = 20.0
+    # A text too, since a command line says "none"; a number or `None` once it is read.
+    rejected_nll_threshold: float | str | None = 20.0
 
     # Parameters that control the speed
     shared_prefix: bool = True
 
+    def __new__(cls, *args: Any, **options: Any) -> "EDITConfig":
+        refuse_options(options, cls)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         self._choose_cpu()
-        super().__post_init__()
+        if self.greater_is_better is None:  # type: ignore[has-type]
+            _, is_ours, name = (self.metric_for_best_model or "").rpartition("edit/")
+            self.greater_is_better = _GREATER_IS_BETTER.get(name) if is_ours else None
+        with warnings.catch_warnings():
+            # Nothing that a user of EDIT could change: TRL sets `gradient_checkpointing`, which transformers
+            # deprecates, and deprecates `keep_end`, which EDIT keeps.
+            for option in ("gradient_checkpointing", "keep_end"):
+                warnings.filterwarnings("ignore", message=f".*{option}.* is deprecated", category=FutureWarning)
+            super().__post_init__()
         self._check_ranges()
         self._check_supported()
         # Dispatching slices batches by rows and would separate the chains of a pair. Each process collates its pairs.
@@ -130,7 +193,7 @@ class EDITConfig(SFTConfig):
 
     def _check_ranges(self) -> None:
         if isinstance(self.rejected_nll_threshold, str):  # a command line or YAML file may give "none"
-            self.rejected_nll_threshold = _parse_threshold(self.rejected_nll_threshold)
+            self.rejected_nll_threshold = _read_threshold(self.rejected_nll_threshold)
         check_options(self)
         check_max_length(self.max_length)
         if self.rejected_nll_threshold is not None and not self.rejected_nll_threshold > 0:
@@ -209,8 +272,40 @@ class EDITConfig(SFTConfig):
                 raise ValueError(f"`EDITConfig` does not support `{setting}`: {reason}. Set `{instead}` instead.")
 
 
-def _parse_threshold(text: str) -> float | None:
-    return None if text.lower() in ("none", "null") else float(text)
+def refuse_options(names: Iterable[str], cls: type) -> None:
+    """
+    Refuse options that a config does not have, with what does their work.
+
+    Args:
+        names (`Iterable[str]`):
+            Names of options.
+        cls (`type`):
+            The config, a dataclass.
+
+    Raises:
+        TypeError: If one is unknown.
+    """
+    known = [option.name for option in fields(cls) if option.init]
+    for name in names:
+        if name in known:
+            continue
+        if name in _DPO_OPTIONS:
+            raise TypeError(f"`{cls.__name__}` has no option `{name}`: {_DPO_OPTIONS[name]}.")
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean `{nearest[0]}`?" if nearest else "See the docstring of the class for those that it has."
+        raise TypeError(f"`{cls.__name__}` has no option `{name}`. {hint}")
+
+
+def _read_threshold(text: str) -> float | None:
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f"`rejected_nll_threshold` must be a number or `none`, got {text!r}. It is the negative log-likelihood, "
+            "in nats, above which a mistaken token is left alone; leave it out for 20."
+        ) from None
 
 
 _said: set[str] = set()

@@ -33,7 +33,7 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first, selective_log_softmax_and_entropy
 
-from .data_collator import DataCollatorForDualCoT
+from .data_collator import DataCollatorForDualCoT, check_batch
 from .data_utils import ID_COLUMNS, prepare_dual_cots
 from .edit_config import EDITConfig
 from .layouts import (
@@ -48,7 +48,14 @@ from .layouts import (
 from .loss import krsl_loss
 from .pair_metrics import PairMetrics, pair_sums
 from .scoring import eval_mode, forward_scored, select_positions, without_adapter
-from .trainer_arguments import as_edit_config, check_adapter, check_datasets, check_model, refuse_arguments
+from .trainer_arguments import (
+    as_edit_config,
+    check_adapter,
+    check_datasets,
+    check_kinds,
+    check_model,
+    refuse_arguments,
+)
 from .weighting import WEIGHT_COLUMNS
 
 
@@ -183,6 +190,17 @@ class EDITTrainer(SFTTrainer):
         refuse_arguments(
             refused, kwargs, [name for name in inspect.signature(EDITTrainer).parameters if name != "kwargs"]
         )
+        check_kinds(
+            {
+                "model": model,
+                "data_collator": data_collator,
+                "processing_class": processing_class,
+                "callbacks": callbacks,
+                "optimizers": optimizers,
+                "optimizer_cls_and_kwargs": optimizer_cls_and_kwargs,
+                "peft_config": peft_config,
+            }
+        )
         args = as_edit_config(args, model)
         check_model(model, args)
         check_adapter(peft_config, model)
@@ -302,6 +320,8 @@ class EDITTrainer(SFTTrainer):
         """Return the number of pairs in the whole optimizer step, over accumulation steps and processes."""
         if not batch_samples:
             return None
+        for batch in batch_samples:
+            check_batch(batch)
         num_pairs = sum(len(batch["num_completion_tokens"]) // 2 for batch in batch_samples)
         # Tensor-parallel ranks hold the same pairs.
         return self.accelerator.gather(torch.tensor([num_pairs], device=device)).sum() // self._tp_size
@@ -335,6 +355,7 @@ class EDITTrainer(SFTTrainer):
             FloatingPointError: If the loss is not finite on at least one process.
             ValueError: If the model does not call its output embeddings exactly once.
         """
+        check_batch(inputs)
         chains, weights = inputs["scored_chains"], inputs["scored_weights"]
         num_completion_tokens = inputs["num_completion_tokens"]
         num_pairs = len(num_completion_tokens) // 2
@@ -361,16 +382,14 @@ class EDITTrainer(SFTTrainer):
             steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
 
-        sums = pair_sums(inputs, log_probs, entropy, is_top1, **options)
+        aux_loss = outputs.aux_loss if self.aux_loss_enabled else None
+        sums = pair_sums(inputs, log_probs, entropy, is_top1, **options, aux_loss=aux_loss)
         self._count(sums, inputs["num_tokens"], "train" if self.model.training else "eval")
-        if self.aux_loss_enabled and self.model.training:
-            aux_loss = self.accelerator.gather(outputs.aux_loss.detach().reshape(1)).mean().item()
-            self._metrics["train"]["aux_loss"].append(aux_loss)
         return (loss, outputs) if return_outputs else loss
 
     def _in_right_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the batch in a layout that gives the right log-probabilities with this model."""
-        layout = inputs.get("layout", "padded")
+        layout = inputs["layout"]
         if layout == self._layout != "padded" and not self._layout_is_checked:
             self._check_layout(model, inputs)
         return inputs if layout in ("padded", self._layout) else to_padded(inputs)
@@ -468,7 +487,7 @@ class EDITTrainer(SFTTrainer):
             model_inputs["position_ids"] = inputs["position_ids"]
         if self.aux_loss_enabled:
             model_inputs["output_router_logits"] = True
-        if inputs.get("layout") == "shared_prefix":
+        if inputs["layout"] == "shared_prefix":
             model_inputs["attention_mask"] = attention_masks(
                 inputs["branch_ids"],
                 inputs["position_ids"],
@@ -493,7 +512,15 @@ class EDITTrainer(SFTTrainer):
 
         Returns:
             [`~transformers.trainer_utils.PredictionOutput`]: `predictions` and `label_ids` are `None`.
+
+        Raises:
+            TypeError: If `test_dataset` is no dataset.
         """
+        if not isinstance(test_dataset, (Dataset, IterableDataset)):
+            raise TypeError(
+                "`test_dataset` must be a `datasets.Dataset` or `IterableDataset`, got "
+                f"`{type(test_dataset).__name__}`. Of several datasets, predict one after the other."
+            )
         if not self._skip_prepare_dataset:
             test_dataset = self._prepare_dataset(
                 test_dataset, self.processing_class, self.args, False, None, metric_key_prefix
@@ -546,6 +573,8 @@ class EDITTrainer(SFTTrainer):
         if metrics:
             # `Trainer` averages over batches, but the last batch may be smaller. This is the average over pairs.
             metrics["loss"] = metrics["edit/loss_chosen"] + metrics["edit/loss_rejected"]
+            if "aux_loss" in metrics:
+                metrics["loss"] += self.router_aux_loss_coef * metrics["aux_loss"]
         output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
         return output._replace(num_samples=num_pairs)
 

@@ -25,7 +25,7 @@ TOKEN_COLUMNS = (
     "gated",
 )
 # Sums of values that each chain has.
-CHAIN_COLUMNS = ("chains", "completion_tokens", "key_before_truncation", "in_pair_without_key")
+CHAIN_COLUMNS = ("chains", "completion_tokens", "key_before_truncation", "in_pair_without_key", "aux_loss")
 COLUMNS = TOKEN_COLUMNS + CHAIN_COLUMNS
 
 
@@ -38,6 +38,7 @@ def pair_sums(
     *,
     rejected_loss: str,
     rejected_nll_threshold: float | None,
+    aux_loss: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Compute the sums of each pair of a batch.
@@ -53,6 +54,8 @@ def pair_sums(
             Whether each scored token is the most likely token.
         rejected_loss (`str`), rejected_nll_threshold (`float` or `None`):
             As for [`krsl_loss`].
+        aux_loss (`torch.Tensor` of shape `()`, *optional*):
+            Load-balancing loss of a mixture of experts in this batch. Each pair gets it.
 
     Returns:
         `torch.Tensor` of shape `(num_pairs, 2, num_columns)`: Sums of the right and of the wrong chain of each pair,
@@ -84,6 +87,7 @@ def pair_sums(
         "completion_tokens": num_completion_tokens,
         "key_before_truncation": batch["num_key_tokens"],
         "in_pair_without_key": (num_key == 0).repeat(2),
+        "aux_loss": losses.new_zeros(num_chains) if aux_loss is None else aux_loss.float().expand(num_chains),
     }
     chain_values = torch.stack([by_chain[name].float() for name in CHAIN_COLUMNS], dim=1)
     return torch.cat([token_sums, chain_values], dim=1).view(2, num_chains // 2, -1).transpose(0, 1)
@@ -166,6 +170,8 @@ class PairMetrics:
             "edit/pairs_without_key_tokens": (chosen["in_pair_without_key"], num_pairs),
         }
         metrics = {name: above / below for name, (above, below) in fractions.items() if below}
+        if chosen["aux_loss"]:
+            metrics["aux_loss"] = chosen["aux_loss"] / num_pairs
         if "edit/logps_key_chosen" in metrics and "edit/logps_key_rejected" in metrics:
             metrics["edit/key_margin"] = metrics["edit/logps_key_chosen"] - metrics["edit/logps_key_rejected"]
         return metrics

@@ -70,7 +70,7 @@ def normalize_questions(questions: Iterable[dict[str, Any]]) -> list[dict[str, A
         rows.append(
             {
                 **{name: text.strip() if isinstance(text, str) else "" for name, text in texts.items()},
-                "task": None if row.get("task") is None else str(row["task"]),
+                "task": None if row.get("task") in (None, "") else str(row["task"]),
                 "task_description": row.get("task_description") or "",
             }
         )

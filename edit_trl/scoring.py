@@ -17,7 +17,7 @@ from trl.trainer.utils import pad
 
 
 # Maximum number of logits in one forward pass of `score_tokens`: a gigabyte in fp32.
-_MAX_LOGITS = 2**28
+_MAX_LOGITS_OF_A_PASS = 2**28
 
 
 class TokenScores(NamedTuple):
@@ -89,7 +89,7 @@ def score_tokens(
         num_logits, size = 0, 0
         for number in order[:batch_size]:
             num_logits += len(places[number]) * vocab_size
-            if size and num_logits > _MAX_LOGITS:
+            if size and num_logits > _MAX_LOGITS_OF_A_PASS:
                 break
             size += 1
         batch, order = order[:size], order[size:]

@@ -7,6 +7,7 @@ use instead.
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +16,15 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
-from transformers import AutoConfig, PreTrainedModel, TrainingArguments
+from peft import PeftConfig
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+    TrainingArguments,
+)
 from trl import SFTConfig
 from trl.trainer.base_config import _BaseConfig
 from trl.trainer.utils import get_config_model_id
@@ -39,6 +48,34 @@ REPLACEMENTS = {
     "preprocess_logits_for_metrics": "logits exist for scored tokens only: read the metrics under `eval_edit/`",
     "formatting_func": "a pair is not one text: give the columns `prompt`, `chosen` and `rejected` with "
     "`dataset.map()`",
+}
+
+
+def _is_optimizers(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2
+
+
+def _is_optimizer_class(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], type) and isinstance(value[1], dict)
+
+
+def _is_callbacks(value: Any) -> bool:
+    kinds = (TrainerCallback, type)
+    return isinstance(value, (list, tuple)) and all(isinstance(callback, kinds) for callback in value)
+
+
+# Arguments of the trainer: what tells whether a value is of their kind, and the kind in words.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (lambda value: isinstance(value, (str, torch.nn.Module)), "the name of a model or a model"),
+    "data_collator": (callable, "a data collator, a function of a list of examples"),
+    "processing_class": (
+        lambda value: isinstance(value, (PreTrainedTokenizerBase, ProcessorMixin)),
+        "a tokenizer or a processor",
+    ),
+    "callbacks": (_is_callbacks, "a list of callbacks"),
+    "optimizers": (_is_optimizers, "a tuple of an optimizer and a learning-rate scheduler, either may be `None`"),
+    "optimizer_cls_and_kwargs": (_is_optimizer_class, "a tuple of an optimizer class and a dictionary"),
+    "peft_config": (lambda value: isinstance(value, PeftConfig), "a `PeftConfig` such as `LoraConfig`"),
 }
 
 
@@ -121,6 +158,33 @@ def as_edit_config(args: Any, model: Any) -> EDITConfig:
         "this."
     )
     return EDITConfig(**values)
+
+
+def check_kinds(arguments: dict[str, Any]) -> None:
+    """
+    Refuse arguments of the wrong kind, such as those that stand in the place of another.
+
+    Args:
+        arguments (`dict[str, Any]`):
+            Arguments by name. `None` is always fine.
+
+    Raises:
+        TypeError: If one is of another kind than its name says.
+    """
+    for name, value in arguments.items():
+        is_right, expected = _KINDS[name]
+        if value is None or is_right(value):
+            continue
+        hint = ""
+        if isinstance(value, TrainingArguments):
+            hint = (
+                " A configuration is the second argument, also for who comes from `DPOTrainer`, whose second argument "
+                "is its `ref_model`; EDIT has none."
+            )
+        raise TypeError(
+            f"`{name}` must be {expected}, got `{type(value).__name__}`.{hint} Pass arguments by name: "
+            f"`EDITTrainer(model, args=..., train_dataset=...)`."
+        )
 
 
 def check_model(model: Any, args: EDITConfig) -> None:

@@ -13,6 +13,7 @@ from numbers import Real
 from typing import Any, Protocol
 
 from .alignment import TIE_BREAKS, Alignment, align, check_strengths, token_weights
+from .pair_checks import PairError
 from .token_texts import split_words
 
 
@@ -58,6 +59,26 @@ def check_options(options: WeightingOptions) -> None:
                 f"`{name}={values[0]!r}`, the default, if in doubt."
             )
     check_strengths(options.chosen_key_weight, options.rejected_key_weight, options.chosen_other_weight)
+
+
+def check_tokenizer(options: WeightingOptions, tokenizer: Any) -> None:
+    """
+    Refuse the alignment of words without a tokenizer.
+
+    Args:
+        options (`WeightingOptions`):
+            Options, with `alignment_level`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`] or `None`):
+            The tokenizer.
+
+    Raises:
+        ValueError: If words are to be aligned and there is no tokenizer.
+    """
+    if options.alignment_level == "word" and tokenizer is None:
+        raise ValueError(
+            "`alignment_level='word'` needs the text of the tokens, but `tokenizer` is `None`. Pass `tokenizer=` the "
+            "tokenizer that made the token IDs."
+        )
 
 
 def check_max_length(max_length: int | None) -> None:
@@ -221,6 +242,7 @@ def align_completions(
     """
     if options.alignment_level == "token":
         return align(chosen_ids, rejected_ids, tie_break=options.tie_break)
+    check_tokenizer(options, tokenizer)
     chosen_words, chosen_lengths = split_words(tokenizer, list(chosen_ids), known_texts)
     rejected_words, rejected_lengths = split_words(tokenizer, list(rejected_ids), known_texts)
     alignment = align(chosen_words, rejected_words, tie_break=options.tie_break)
@@ -275,23 +297,23 @@ def read_weights(example: Mapping[str, Any], side: str) -> list[float]:
         `list[float]`: The weights of that chain.
 
     Raises:
-        ValueError: If the column is missing, or does not have one finite number for each token.
+        PairError: If the column is missing, or does not have one finite number for each token.
     """
     weights, num_tokens = example.get(f"{side}_weights"), len(example[f"{side}_ids"])
     if weights is None:
-        raise ValueError(
+        raise PairError(
             f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace "
             f"the alignment of both chains; pass `{side}_weights=[0.0] * {num_tokens}` to ignore that chain."
         )
     if len(weights) != num_tokens:
-        raise ValueError(
+        raise PairError(
             f"`{side}_weights` must hold one float per token of `{side}_ids`, expected {num_tokens}, got "
             f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized "
             "chain, end-of-sequence token included."
         )
     bad = next((i for i, w in enumerate(weights) if not isinstance(w, Real) or not math.isfinite(w)), None)
     if bad is not None:
-        raise ValueError(
+        raise PairError(
             f"`{side}_weights` must be finite numbers, got {weights[bad]!r} at token {bad}. The loss would not be "
             "finite either; pass `0.0` for tokens to ignore."
         )

@@ -27,6 +27,7 @@ import gc
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections import defaultdict
@@ -55,6 +56,7 @@ from trl import (
 
 from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align, similarity
 from edit_trl.data_utils import is_tokenized
+from edit_trl.edit_config import refuse_options
 from edit_trl.evaluation import answers_match, compare_students, extract_answer, wilson_interval
 from edit_trl.option_help import help_from_docstring
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
@@ -148,6 +150,11 @@ def main() -> None:
     state = PartialState()
     demo = script_args.dataset_name is None
     train_dataset, questions = demo_data(script_args, training_args.seed) if demo else (load_pairs(script_args), [])
+    # Stage 2 needs columns that stage 1 does not need. If they are missing, this raises an error now and not after
+    # stage 1. The return value is not used: tokenized pairs are allowed.
+    if 2 in script_args.stages:
+        is_tokenized(train_dataset.column_names)
+    sft_dataset = chosen_chains(train_dataset) if 1 in script_args.stages else None
     if model_args.model_name_or_path is None:
         with state.local_main_process_first():
             model_args.model_name_or_path = demo_student()
@@ -158,12 +165,6 @@ def main() -> None:
     )
     if state.is_main_process:
         describe(train_dataset, tokenizer, script_args, training_args, model_args)
-
-    # Stage 2 needs columns that stage 1 does not need. If they are missing, this raises an error now and not after
-    # stage 1. The return value is not used: tokenized pairs are allowed.
-    if 2 in script_args.stages:
-        is_tokenized(train_dataset.column_names)
-    sft_dataset = chosen_chains(train_dataset) if 1 in script_args.stages else None
 
     scores: dict[str, dict[str, list[bool]]] = {}
     hub_dataset = script_args.dataset_name
@@ -236,7 +237,13 @@ def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
     and these over the defaults of the classes.
     """
     parser = TrlParser((RecipeArguments, EDITConfig, ModelConfig))
-    parsed = parser.parse_args_and_config()
+    try:
+        parsed = parser.parse_args_and_config()
+    except ValueError as error:
+        # The parser lists the flags that it does not know. This error also names the right ones.
+        if "not used by" in str(error):
+            refuse_options(re.findall(r"'--([\w-]+)", str(error)), EDITConfig)
+        raise
     if parsed[0].dataset_name is None:
         parser.set_defaults_with_config(**DEMO)
         parsed = parser.parse_args_and_config()
@@ -258,7 +265,7 @@ def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
 
 
 def stage_1_config(script_args: RecipeArguments, training_args: EDITConfig, output_dir: str) -> SFTConfig:
-    """Make the config of stage 1: the values of stage 2, except the values that stage 1 has itself."""
+    """Make the config of stage 1: the fields of `SFTConfig` from stage 2, except those that stage 1 sets."""
     # Copied, because a trainer changes nested values, such as `gradient_checkpointing_kwargs`, in place.
     values = {f.name: deepcopy(getattr(training_args, f.name)) for f in fields(SFTConfig) if f.init}
     return SFTConfig(
@@ -300,6 +307,10 @@ def remove_checkpoints(folder: str) -> None:
 def load_pairs(script_args: RecipeArguments) -> Dataset:
     """Load dual CoTs from the Hub or from a JSON, JSON Lines or Parquet file."""
     name = script_args.dataset_name or ""
+    if Path(name).suffix in (".json", ".jsonl", ".parquet") and not os.path.isfile(name):
+        raise FileNotFoundError(
+            f"`dataset_name` must be a file or a dataset on the Hub, and there is no file {name!r}."
+        )
     if not os.path.isfile(name):
         return load_dataset(name, name=script_args.dataset_config, split=script_args.dataset_train_split)
     kind = "parquet" if name.endswith(".parquet") else "json"

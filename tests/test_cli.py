@@ -1,7 +1,9 @@
 """Tests of the command `edit-trl`: what it imports, what it prints, and its exit status."""
 
-import importlib
+import importlib.metadata
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,13 +34,57 @@ class TestHelp:
         assert done.stdout.splitlines()[-1] == "status 0"
         assert done.stderr == ""
 
-    @pytest.mark.parametrize("argv", [[], ["train"], ["synthesize", "--modle", "x"]])
+    @pytest.mark.parametrize("argv", [[], ["train"]])
     def test_unknown_words_are_refused(self, argv, capsys):
         with pytest.raises(SystemExit) as end:
             main(argv)
 
         assert end.value.code == 2
         assert "edit-trl" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["synthesize", "--modle", "x"], "there is no '--modle' here. Did you mean `--model`?"),
+            (["evaluate", "student", "--numpaths=3"], "there is no '--numpaths' here. Did you mean `--num_paths`?"),
+            (["inspect", "pairs.jsonl", "--xyzzy"], "there is no '--xyzzy' here. See `edit-trl inspect --help`."),
+            (["inspect", "a.jsonl", "b.jsonl"], "there is no 'b.jsonl' here. It takes one name before its flags."),
+        ],
+    )
+    def test_unknown_flag_is_one_line_with_the_nearest(self, argv, message, capsys):
+        with pytest.raises(SystemExit) as end:
+            main(argv)
+
+        assert end.value.code == 2
+        assert read_only_line(capsys) == f"edit-trl {argv[0]}: {message}"
+
+    def test_version_names_what_results_depend_on(self, capsys):
+        with pytest.raises(SystemExit) as end:
+            main(["--version"])
+
+        assert end.value.code == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"edit-trl {importlib.metadata.version('edit-trl')}, trl ")
+        assert "transformers" in shown and "torch" in shown
+
+    def test_it_works_without_docstrings(self):
+        done = subprocess.run(
+            [sys.executable, "-OO", "-m", "edit_trl", "evaluate", "--help"], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0 and "--max_new_tokens N" in done.stdout
+
+    def test_flag_in_a_help_text_stays_whole(self, capsys, monkeypatch):
+        for columns in range(60, 130, 7):
+            monkeypatch.setenv("COLUMNS", str(columns))
+            with pytest.raises(SystemExit):
+                main(["evaluate", "--help"])
+            assert "'--\n" not in re.sub(" *\n *", "\n", capsys.readouterr().out)
+
+    def test_module_is_the_command(self):
+        done = subprocess.run(
+            [sys.executable, "-m", "edit_trl", "--help"], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout.startswith("usage: edit-trl")
 
     def test_script_of_the_package_is_this_command(self):
         text = Path(__file__).parents[1].joinpath("pyproject.toml").read_text()

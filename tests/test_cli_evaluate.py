@@ -96,6 +96,22 @@ class TestEvaluate:
             (["--dataset", "questions.jsonl"], "must be a model or adapter in a folder or on the Hub, got 'nowhere'"),
             (["--dataset", "questions.jsonl", "--backend", "tgi"], "`--backend` must be 'transformers' or 'vllm'"),
             (["--dataset", "questions.jsonl", "--backend", "vllm"], "needs the `vllm` package"),
+            (
+                ["--dataset", "questions.jsonl", "--temperature", "-1"],
+                "`temperature` must be positive or zero, got -1.0",
+            ),
+            (["--dataset", "questions.jsonl", "--top_p", "0"], "`top_p` must be above 0 and at most 1, got 0.0"),
+            (["--dataset", "questions.jsonl", "--max_new_tokens", "0"], "`max_new_tokens` must be at least 1, got 0"),
+            (
+                ["--dataset", "questions.jsonl", "--dtype", "float99"],
+                "name of a type of torch, such as 'bfloat16', got",
+            ),
+            (
+                ["--dataset", "questions.jsonl", "--dtype", "nn"],
+                "name of a type of torch, such as 'bfloat16', got 'nn'",
+            ),
+            (["--dataset", "questions.jsonl", "--leave_out", "x"], "`--leave_out` is about the benchmarks"),
+            (["--dataset", "questions.jsonl", "--task_descriptions"], "`--task_descriptions` is about the benchmarks"),
             (["--dataset", "questions.jsonl", "--batch_size", "0"], "`batch_size` must be at least 1, got 0"),
             (["--dataset", "questions.jsonl", "--base_url", "http://127.0.0.1:9/v1"], "Cannot reach the endpoint"),
         ],

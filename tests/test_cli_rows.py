@@ -1,6 +1,7 @@
 """Tests of the files and datasets that commands read, with `edit-trl synthesize` as an example of all commands."""
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from dual_cot_teacher import DUAL_COTS, asked, one_ssl_context, questions, time_
 from teacher import Teacher
 
 from edit_trl.cli import main
+from edit_trl.cli.rows import read_rows
 
 
 pytest.importorskip("openai")
@@ -48,6 +50,30 @@ class TestFiles:
         pairs = sorted(rows_of("out/dual_cots.parquet"), key=str)
         expected = sorted((cot.to_pair() for cot in SIX_COTS), key=str)
         assert [[pair[key] for key in keys] for pair in pairs] == [[pair[key] for key in keys] for pair in expected]
+
+    @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "gzip", "standard input"])
+    def test_packing_and_encoding_do_not_matter(self, kind, encoding, teacher, monkeypatch):
+        rows = [{"question": f"Größe {number}?\nUnd?", "answer": "Ü"} for number in range(300)]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if kind == "json":
+            text = json.dumps(rows, ensure_ascii=False, indent=1)
+        elif kind == "csv":
+            text = "question,answer\r\n" + "".join(f'"{row["question"]}",{row["answer"]}\r\n' for row in rows)
+        content = text.encode(encoding if encoding.startswith("utf") else "utf-8")
+        name = f"rows.{kind}"
+        if encoding == "gzip":
+            name, content = f"{name}.gz", gzip.compress(content)
+        Path(name).write_bytes(content)
+        if encoding == "standard input":
+            if kind == "csv":
+                pytest.skip("standard input is JSON")
+            with open(name) as file:
+                monkeypatch.setattr("sys.stdin", file)
+                assert list(read_rows("DATA", "-", "train")) == rows
+            return
+
+        assert list(read_rows("DATA", name, "train")) == rows
 
     @pytest.mark.parametrize("kind", ["jsonl", "csv"])
     def test_answers_stay_the_text_that_they_are(self, kind, capsys):
@@ -99,7 +125,18 @@ class TestFailures:
             ("a.jsonl", b'{"question": ', "got 'a.jsonl': line 1, column 14: Expecting value"),
             ("a.json", b"[1, 2]", "got 'a.json': a row is not an object"),
             ("a.jsonl", b'"question"', "got 'a.jsonl': a row is not an object"),
-            ("a.csv", b"question,answer\n\xff,5\n", "got 'a.csv': 'utf-8' codec"),
+            (
+                "a.csv",
+                b"question,answer\n\xff,5\n",
+                "got 'a.csv': it must be in UTF-8, and its byte 0xff is",
+            ),
+            ("a.jsonl", b'{"question": "Caf\xe9?"}', "must be in UTF-8, .* 0xe9 .* `iconv -f latin1 -t utf-8 a.jsonl"),
+            (
+                "a.jsonl.gz",
+                gzip.compress(b'{"question": ', mtime=0),
+                "got 'a.jsonl.gz': line 1, column 14: Expecting value",
+            ),
+            ("a.jsonl.gz", gzip.compress(b"{}", mtime=0)[:-9], "got 'a.jsonl.gz': Compressed file ended before"),
             ("a.parquet", b"PAR1", "got 'a.parquet': "),
             ("a.jsonl", b"", "`questions` must hold at least one question, got none"),
             ("a.csv", b"question,answer\n", "`questions` must hold at least one question, got none"),

@@ -15,12 +15,13 @@ from trl import DPOTrainer
 
 from edit_trl import data_utils
 from edit_trl.data_utils import is_tokenized, prepare_dual_cots
+from edit_trl.pair_checks import PairError
 
 
 EOS = "<|im_end|>"
 LOGGER = "edit_trl.data_utils"
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
-MISSING = "`prompt`, `chosen` or `rejected` is None or empty"
+MISSING = "`prompt` is None, or `chosen` or `rejected` is None or empty"
 EQUAL = "the tokens of both chains are equal"
 NO_ROOM = "the prompt leaves no room for a completion under `max_length`"
 
@@ -298,8 +299,17 @@ class TestSameTokensAsTRL:
             [without_prompt_column(row) for row in CONVERSATIONS],
             [{**row, "tools": json.dumps(TOOLS), "chat_template_kwargs": {"shout": True}} for row in CONVERSATIONS],
             [SPLIT, OTHER_SPLIT, {**SPLIT, "rejected": " is 5."}],
+            [{**PLAIN[0], "prompt": ""}, {**PLAIN[0], "prompt": " "}],
         ],
-        ids=["plain", "plain implicit", "conversations", "conversations implicit", "template arguments", "merging"],
+        ids=[
+            "plain",
+            "plain implicit",
+            "conversations",
+            "conversations implicit",
+            "template arguments",
+            "merging",
+            "no prompt",
+        ],
     )
     def test_dpo_trainer_prepares_the_same_tokens(self, rows, tokenizer):
         dataset = Dataset.from_list(rows)
@@ -373,8 +383,10 @@ class TestColumns:
 
 
 class TestDroppedPairs:
-    @pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
-    @pytest.mark.parametrize("empty", [None, "", "  \n\t"])
+    @pytest.mark.parametrize(
+        ("column", "empty"),
+        [("prompt", None), *((side, empty) for side in ("chosen", "rejected") for empty in (None, "", "  \n\t"))],
+    )
     def test_missing_or_blank_text_is_dropped(self, column, empty, tokenizer, warnings):
         prepared = prepare([{**PLAIN[0], column: empty}, PLAIN[1]], tokenizer)
 
@@ -607,10 +619,12 @@ class TestBadRows:
 
     def test_other_types_are_named(self, tokenizer):
         numbers = Dataset.from_list([{"prompt": "Q", "chosen": 1, "rejected": 2}])
-        with pytest.raises(TypeError, match="`chosen` must be text or a list of messages, got int"):
+        with pytest.raises(
+            PairError, match="Row 0 of the train dataset: `chosen` must be text or a list of messages, "
+        ):
             prepare_dual_cots(numbers, tokenizer, eos_token=None)
         mixed = Dataset.from_list([{"prompt": [{"role": "user", "content": "Q"}], "chosen": "a", "rejected": "b"}])
-        with pytest.raises(TypeError, match="must all be text or all be lists of messages"):
+        with pytest.raises(PairError, match="must all be text or all be lists of messages"):
             prepare_dual_cots(mixed, tokenizer, eos_token=None)
 
     def test_the_format_of_a_dataset_does_not_matter(self, tokenizer):

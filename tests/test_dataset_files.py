@@ -137,8 +137,11 @@ class TestFiles:
 
         assert "- Pairs: 12 (7 rectified, 5 corrupted)." in body
         assert "| extract: answer the question | 16 | 16 | - |\n" in body
-        assert "| rectify: rectify a wrong chain | 8 | 7 | 1 still_wrong |\n" in body
-        assert "| corrupt: corrupt a right chain | 8 | 5 | 3 not_asked |\n" in body
+        assert (
+            "| rectify: answer again after a wrong chain, with the right answer as a hint | 8 | 7 | 1 still_wrong |\n"
+            in body
+        )
+        assert "| corrupt: write a wrong response close to a right chain | 8 | 5 | 3 not_asked |\n" in body
         assert f"- `still_wrong`: {REJECT_REASONS['still_wrong']}\n" in body
         assert f"- `not_asked`: {REJECT_REASONS['not_asked']}\n" in body
         assert "`unparsed`" not in body

@@ -68,3 +68,26 @@ def test_new_names_do_not_warn():
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"module 'edit_trl\.evaluation' has no attribute 'evaluat'"):
         _ = evaluation.evaluat
+
+
+def test_old_key_of_the_results():
+    record = {"question": "Why?", "answer": "5", "task": "sums", "sample": 0, "finish_reason": "length"}
+    results = evaluation.score_generations([{**record, "extracted": None, "is_right": False}])
+    for scores in (results, results["tasks"]["sums"]):
+        with pytest.warns(
+            FutureWarning, match=r'`results\["cut_rate"\]` is now `results\["truncated_rate"\]`'
+        ) as caught:
+            assert scores["cut_rate"] == scores["truncated_rate"] == 1.0
+        assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+        assert "cut_rate" not in scores
+        with pytest.raises(KeyError, match="no_such_key"):
+            _ = scores["no_such_key"]
+
+
+@pytest.mark.parametrize("module", ["edit_trl.chat_client", "edit_trl.evaluation.harness"])
+def test_star_gives_the_names_of_an_old_module(module):
+    names: dict = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        exec(f"from {module} import *", names)
+    assert set(importlib.import_module(module).__all__) <= set(names)

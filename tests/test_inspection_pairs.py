@@ -248,7 +248,8 @@ class TestProblems:
         [
             ({**ROW, "chosen": " "}, ["missing"]),
             ({**ROW, "rejected": None}, ["missing"]),
-            ({**ROW, "prompt": ""}, ["missing"]),
+            ({**ROW, "prompt": ""}, []),
+            ({**ROW, "prompt": None}, ["missing"]),
             ({**ROW, "chosen": 5}, ["unreadable"]),
             ({**ROW, "chosen": ["5"]}, ["unreadable"]),
             ({**ROW, "rejected": "7 " * 600_000}, ["too_long"]),

@@ -42,7 +42,7 @@ class TestLogProbs:
     @pytest.mark.parametrize("max_logits", [1, 400 * 300])
     def test_they_do_not_depend_on_the_batches(self, pairs, tokenizer, model, monkeypatch, max_logits):
         expected = [pair.log_probs for pair in add_log_probs(read_pairs(pairs, tokenizer), model)]
-        monkeypatch.setattr("edit_trl.scoring._MAX_LOGITS", max_logits)
+        monkeypatch.setattr("edit_trl.scoring._MAX_LOGITS_OF_A_PASS", max_logits)
         scored = [pair.log_probs for pair in add_log_probs(read_pairs(pairs, tokenizer), model, batch_size=3)]
 
         for one, other in zip(expected, scored, strict=True):

@@ -45,6 +45,7 @@ TRAINING_MODULES = [
     "edit_trl.key_steps",
     "edit_trl.layouts",
     "edit_trl.option_help",
+    "edit_trl.pair_checks",
     "edit_trl.pair_metrics",
     "edit_trl.scoring",
     "edit_trl.token_texts",

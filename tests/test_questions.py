@@ -11,6 +11,11 @@ GOOD = {"question": "What is 2 + 3?", "answer": "5"}
 
 
 class TestNormalizeQuestions:
+    def test_empty_task_is_no_task(self):
+        """As an empty cell of a CSV file."""
+        rows = normalize_questions([{"question": "Why?", "answer": "5", "task": ""}])
+        assert rows[0]["task"] is None
+
     @pytest.mark.parametrize(
         ("rows", "message"),
         [

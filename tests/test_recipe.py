@@ -123,7 +123,9 @@ class TestRecipe:
         [
             ("--eval_strategy epoch", "The recipe does not evaluate while it trains"),
             ("--resume_from_checkpoint some/where", "`resume_from_checkpoint` must be `true` when both stages run"),
-            ("--rejected_key_wight 0.1", "--rejected_key_wight"),
+            ("--rejected_key_wight 0.1", "no option `rejected_key_wight`. Did you mean `rejected_key_weight`?"),
+            ("--dataset_name nowhere.jsonl", "there is no file 'nowhere.jsonl'"),
+            ("--beta 0.1", "no option `beta`: EDIT has no reference model"),
             ("--stages 3", "`stages` must be 1, 2 or both"),
             ("--stages 2 --control", "`control` compares stage 2 with more of stage 1"),
         ],

@@ -50,7 +50,7 @@ class TestScoreTokens:
         calls = []
         model.lm_head.register_forward_hook(lambda module, args, output: calls.append(output.shape[1]))
         whole = score_tokens(model, SEQUENCES, TARGETS, batch_size=8)
-        monkeypatch.setattr("edit_trl.scoring._MAX_LOGITS", 1)
+        monkeypatch.setattr("edit_trl.scoring._MAX_LOGITS_OF_A_PASS", 1)
         parts = score_tokens(model, SEQUENCES, TARGETS, batch_size=8)
         # Three places are asked for; the one with two tokens is computed once.
         assert calls == [3, 2, 1]

@@ -12,7 +12,6 @@ import inspect
 import json
 import re
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -343,6 +342,29 @@ class TestModelOptions:
         assert logs[0.5]["aux_loss"] > 0.1
         assert logs[0.5]["loss"] - logs[0.0]["loss"] == pytest.approx(0.5 * logs[0.5]["aux_loss"], abs=2e-3)
 
+    @pytest.mark.parametrize("batch_size", [3, 8])
+    def test_router_loss_is_part_of_the_evaluation_loss(self, build, tokenizer, dataset, batch_size):
+        """As in TRL: on the same pairs, training and evaluation have the same loss."""
+        config = MixtralConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        model = MixtralForCausalLM(config)
+        options = {
+            "router_aux_loss_coef": 0.5, "per_device_train_batch_size": len(dataset), "learning_rate": 0.0,
+            "per_device_eval_batch_size": batch_size,
+        }  # fmt: skip
+        trainer = build(options, model=model, eval_dataset=dataset)
+        evaluated = trainer.evaluate()
+        terms = evaluated["eval_edit/loss_chosen"] + evaluated["eval_edit/loss_rejected"]
+        assert evaluated["eval_loss"] == pytest.approx(terms + 0.5 * evaluated["eval_aux_loss"])
+        trainer.train()
+        logs = next(entry for entry in trainer.state.log_history if "loss" in entry)
+        if batch_size == len(dataset):
+            assert evaluated["eval_loss"] == pytest.approx(logs["loss"], abs=2e-3)
+            assert evaluated["eval_aux_loss"] == pytest.approx(logs["aux_loss"], abs=2e-3)
+
     def test_router_aux_loss_coef_of_a_dense_model(self, build):
         with pytest.raises(ValueError, match="`router_aux_loss_coef` is set to 0.1 but LlamaForCausalLM is not"):
             build({"router_aux_loss_coef": 0.1})
@@ -383,9 +405,7 @@ class TestDataOptions:
     @pytest.mark.parametrize("truncation_mode", ["keep_start", "keep_end"])
     def test_truncation_mode(self, build, truncation_mode):
         config = {"truncation_mode": truncation_mode, "max_length": 30}
-        says = nullcontext() if truncation_mode == "keep_start" else pytest.warns(FutureWarning, match="'keep_end'")
-        with says:
-            trainer = build(config, train_dataset=Dataset.from_list(LONG))
+        trainer = build(config, train_dataset=Dataset.from_list(LONG))
         batch = to_padded(trainer.data_collator([trainer.train_dataset[0]]))
         row = batch["input_ids"][0].tolist()
         full = LONG[0]["prompt_ids"] + LONG[0]["chosen_ids"]

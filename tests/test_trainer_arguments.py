@@ -13,11 +13,12 @@ from transformers import (
     Seq2SeqTrainingArguments,
     T5Config,
     T5ForConditionalGeneration,
+    TrainerCallback,
     TrainingArguments,
 )
 from trl import DPOConfig, GRPOConfig, KTOConfig, RewardConfig, SFTConfig
 
-from edit_trl import EDITConfig, EDITTrainer
+from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer
 
 
 pytestmark = [
@@ -78,6 +79,61 @@ def values_of(args: TrainingArguments, config: type) -> dict:
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(config) if field.init}
     values["accelerator_config"] = dataclasses.replace(values["accelerator_config"], dispatch_batches=False)
     return values
+
+
+class TestKinds:
+    """An argument in the place of another is told so before a model is loaded."""
+
+    def test_order_of_the_dpo_trainer(self, build, model, options, dataset):
+        """`DPOTrainer(model, ref_model, args, ...)`: the configuration would be taken for a collator."""
+        with pytest.raises(
+            TypeError, match="`data_collator` must be .*got `EDITConfig`. A configuration is the second"
+        ):
+            EDITTrainer(model, None, EDITConfig(**options), None, dataset)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "expected"),
+        [
+            ("model", 7, "the name of a model or a model, got `int`"),
+            ("data_collator", {}, "a data collator, .* got `dict`"),
+            ("processing_class", "gpt2", "a tokenizer or a processor, got `str`"),
+            ("callbacks", TrainerCallback(), "a list of callbacks, got `TrainerCallback`"),
+            ("callbacks", ["early"], "a list of callbacks, got `list`"),
+            ("optimizers", [None, None], "a tuple of an optimizer and a learning-rate scheduler, .* got `list`"),
+            (
+                "optimizer_cls_and_kwargs",
+                torch.optim.SGD,
+                "a tuple of an optimizer class and a dictionary, got `type`",
+            ),
+            ("peft_config", {"r": 8}, "a `PeftConfig` such as `LoraConfig`, got `dict`"),
+        ],
+    )
+    def test_value_of_another_kind(self, build, name, value, expected):
+        with pytest.raises(TypeError, match=f"^`{name}` must be {expected}"):
+            build(**{name: value})
+
+    def test_predict_takes_one_dataset(self, build, dataset):
+        with pytest.raises(TypeError, match="`test_dataset` must be .* got `dict`.*one after the other"):
+            build().predict({"easy": dataset})
+
+    def test_batch_of_another_collator(self, build):
+        trainer = build(data_collator=lambda examples: {"input_ids": torch.zeros(1, 2), "labels": torch.zeros(1, 2)})
+        with pytest.raises(
+            ValueError, match=r"got \['input_ids', 'labels'\]: `position_ids`, .*leave `data_collator` out"
+        ):
+            trainer.train()
+
+    def test_batch_that_has_lost_its_layout(self, build):
+        """A shared row read as a padded one would train wrongly without a word."""
+
+        class TensorsAlone(DataCollatorForDualCoT):
+            def torch_call(self, examples):
+                batch = super().torch_call(examples)
+                return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+
+        trainer = build(data_collator=TensorsAlone(pad_token_id=3, layout="shared_prefix"))
+        with pytest.raises(ValueError, match="`layout` is missing"):
+            trainer.train()
 
 
 class TestOtherConfigs:

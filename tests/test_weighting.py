@@ -337,6 +337,12 @@ class TestWeighPair:
         weighed = weigh_pair(words, DataCollatorForDualCoT(pad_token_id=PAD))
         assert (weighed.chosen.weights, weighed.rejected.weights) == ([0.0, 1.0], [0.0, -0.025])
 
+    def test_words_need_a_tokenizer(self):
+        options = DataCollatorForDualCoT(pad_token_id=PAD)
+        options.alignment_level = "word"
+        with pytest.raises(ValueError, match="`alignment_level='word'` needs the text of the tokens"):
+            weigh_pair(self.PAIR, options)
+
     def test_given_weights_leave_no_alignment(self):
         pair = {**self.PAIR, "chosen_weights": [0, -1, 0.5], "rejected_weights": [0.0] * 4}
         weighed = weigh_pair(pair, DataCollatorForDualCoT(pad_token_id=PAD))

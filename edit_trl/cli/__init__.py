@@ -10,7 +10,9 @@ Results go to files and standard output, progress goes to standard error. An exp
 """
 
 import argparse
+import importlib.metadata
 import sys
+from typing import Any
 
 from ..chat import BudgetReached, EndpointError
 from . import evaluate, inspect, synthesize
@@ -22,6 +24,15 @@ COMMANDS = (synthesize, inspect, evaluate)
 
 # Commands that can be repeated after an interruption and continue where they stopped.
 _RESUMABLE = ("synthesize", "evaluate")
+
+
+class _ShowVersion(argparse.Action):
+    """Reads the versions when they are asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        names = ("edit-trl", "trl", "transformers", "torch")
+        print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in names))
+        parser.exit()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="edit-trl", description="Key reasoning step distillation, before and after training."
+    )
+    parser.add_argument(
+        "--version", action=_ShowVersion, nargs=0, help="show the versions of what is installed and exit"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:

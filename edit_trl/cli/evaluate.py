@@ -78,6 +78,12 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             "`--dataset` or `--harness` is needed, on the command line or in the file of `--config`, and not both."
         )
+    for name in ("data_dir", "leave_out", "task_descriptions"):
+        if args.harness is None and getattr(args, name):
+            raise ValueError(
+                f"`--{name}` is about the benchmarks of the paper. Pass `--harness` too, or leave it out."
+            )
+    settings = GenerationSettings(**field_values(args, GenerationSettings))
     if args.backend not in ("transformers", "vllm"):
         raise ValueError(f"`--backend` must be 'transformers' or 'vllm', got {args.backend!r}.")
     config = EvaluationConfig(**field_values(args, EvaluationConfig))
@@ -85,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dataset is not None:  # read before a model is loaded
         questions = normalize_questions(read_questions("--dataset", args.dataset, args.split, args.limit))
     with contextlib.ExitStack() as stack:
-        student = _student(args, config, stack)
+        student = _student(args, config, settings.generation_settings, stack)
         on_progress = functools.partial(stack.enter_context(Progress()).show, "replies")
         if args.harness is None:
             results = evaluate(questions, student, config, on_progress=on_progress)
@@ -107,9 +113,10 @@ def run(args: argparse.Namespace) -> None:
         print(Path(config.output_dir, name))
 
 
-def _student(args: argparse.Namespace, config: EvaluationConfig, stack: contextlib.ExitStack) -> Any:
+def _student(
+    args: argparse.Namespace, config: EvaluationConfig, settings: dict[str, Any], stack: contextlib.ExitStack
+) -> Any:
     """Make the student that the flags name. The `stack` closes its client at the end."""
-    settings = field_values(args, GenerationSettings)
     if args.base_url is None:
         if args.backend == "vllm":
             return VLLMStudent(args.data, **settings)

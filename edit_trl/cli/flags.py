@@ -7,6 +7,8 @@ import dataclasses
 import difflib
 import json
 import re
+import sys
+import textwrap
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +21,10 @@ _METAVARS: Mapping[type, str] = {bool: "true|false", dict: "JSON", float: "N", i
 
 class HelpFormatter(argparse.HelpFormatter):
     """Help that shows the default of a flag at the end, if there is one. argparse calls a flag an `action`."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Lines of a help text. A flag such as `--harness` stays whole."""
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -83,7 +89,7 @@ def add_fields(group: Any, cls: type) -> None:
     for field in dataclasses.fields(cls):
         kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
         # Docstrings have Python's `None`, `True` and `False`. On the command line it is `none`, `true` and `false`.
-        text = re.sub("'(None|True|False)'", lambda match: match[0].lower(), field.metadata["help"])
+        text = re.sub("'(None|True|False)'", lambda match: match[0].lower(), field.metadata.get("help", ""))
         add_flag(
             group,
             field.name,
@@ -106,7 +112,10 @@ def add_rows(group: Any, *, split: str, limit: str) -> None:
 
 
 def add_questions(parser: argparse.ArgumentParser, name: str, *, split: str, limit: str) -> None:
-    """Add the flag `name`, which says which questions to read, and `add_rows(split, limit)` to the `parser`."""
+    """
+    Add the flags that say which questions to read to the `parser`: `--name`, and those of [`add_rows`] with the same
+    `split` and `limit`.
+    """
     group = parser.add_argument_group("questions")
     text = (
         "JSON, JSON Lines, CSV or Parquet file, or dataset on the Hub, with 'question' and 'answer'; optionally "
@@ -158,7 +167,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         ValueError: If the file cannot be read or a key is not the name of a flag.
         SystemExit: After `--help`, and for flags or values that argparse refuses.
     """
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _refuse_unknown(args, unknown)
     if args.config is None:
         return args
     import yaml
@@ -173,7 +184,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         raise ValueError(
             f"`--config` must be a YAML file of flags and values, and {args.config!r} is not: {values!r}."
         )
-    known = [name for name in vars(args) if name not in ("command", "run", "config", "data")]
+    known = _flag_names(args)
     from_file = []
     for name, value in values.items():
         if name not in known:
@@ -186,3 +197,19 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         from_file.append(f"--{name}={text}")
     # The parser reads the flags of the file first. If a flag comes twice, the last one wins.
     return parser.parse_args([args.command, *from_file, *argv[argv.index(args.command) + 1 :]])
+
+
+def _flag_names(args: argparse.Namespace) -> list[str]:
+    """Flags of the command that can stand in a YAML file too."""
+    return [name for name in vars(args) if name not in ("command", "run", "config", "data")]
+
+
+def _refuse_unknown(args: argparse.Namespace, unknown: list[str]) -> None:
+    """Name the nearest flag of the command. argparse would show the usage of all commands."""
+    name = unknown[0].partition("=")[0]
+    hint = "It takes one name before its flags."
+    if name.startswith("-"):
+        nearest = difflib.get_close_matches(name.lstrip("-"), [*_flag_names(args), "config"], n=1)
+        hint = f"Did you mean `--{nearest[0]}`?" if nearest else f"See `edit-trl {args.command} --help`."
+    print(f"edit-trl {args.command}: there is no {name!r} here. {hint}", file=sys.stderr)
+    raise SystemExit(2)

@@ -5,12 +5,11 @@ import collections
 import contextlib
 import heapq
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files import written_aside
 from ..inspection import (
     InspectedPair,
     InspectionConfig,
@@ -105,9 +104,11 @@ def run(args: argparse.Namespace) -> None:
     print_statistics(summary)
     shown.print(weights=args.weights, fold=args.fold)
     if args.plot is not None:
-        plot_statistics(statistics).savefig(args.plot)
+        with written_aside(args.plot) as (path,):
+            plot_statistics(statistics).savefig(path)
     if args.json is not None:
-        Path(args.json).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with written_aside(args.json) as (path,):
+            path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if kept is not None:
         print(f"{kept.num_good:,} pairs without problems, {kept.num_bad:,} with: {kept.bad}")
     for path in outputs:
@@ -178,22 +179,18 @@ class _FilteredFiles:
             )
         self.good, self.bad = good, good.with_suffix(".rejected.jsonl")
         self.num_good = self.num_bad = 0
-        self.folder = tempfile.TemporaryDirectory(dir=good.parent)
-        self.files = [open(Path(self.folder.name, name), "w", encoding="utf-8") for name in ("good", "bad")]
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "_FilteredFiles":
+        paths = self._stack.enter_context(written_aside(self.good, self.bad))
+        self._files = [self._stack.enter_context(open(path, "w", encoding="utf-8")) for path in paths]
         return self
 
     def add(self, pair: InspectedPair) -> None:
         row = {**pair.example, "problems": pair.problems} if pair.problems else pair.example
         self.num_good += not pair.problems
         self.num_bad += bool(pair.problems)
-        self.files[bool(pair.problems)].write(json.dumps(row, default=str) + "\n")
+        self._files[bool(pair.problems)].write(json.dumps(row, default=str) + "\n")
 
-    def __exit__(self, kind: Any, *exception: Any) -> None:
-        for file in self.files:
-            file.close()
-        if kind is None:
-            for name, path in (("good", self.good), ("bad", self.bad)):
-                os.replace(Path(self.folder.name, name), path)
-        self.folder.cleanup()
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.__exit__(*exception)

@@ -2,16 +2,21 @@
 Read the rows of files and datasets, one by one if the format allows it.
 
 Text files are not read with `datasets`, because it guesses types: the answers "007", "NA" and "2030-01-02" would not
-stay text.
+stay text. They are in UTF-8, or in UTF-16 with its mark at the start, and may be packed by gzip.
 """
 
+import codecs
+import contextlib
 import csv
 import difflib
+import gzip
+import io
 import itertools
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def read_rows(flag: str, name: str, split: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
@@ -22,7 +27,8 @@ def read_rows(flag: str, name: str, split: str, limit: int | None = None) -> Ite
         flag (`str`):
             Flag that gave the name, for error messages.
         name (`str`):
-            JSON, JSON Lines, CSV or Parquet file, dataset folder, or dataset on the Hub.
+            JSON, JSON Lines or CSV file, also as `.gz`; Parquet file; dataset folder; dataset on the Hub; or `-`, JSON
+            on standard input.
         split (`str`):
             Split of a dataset in a folder or on the Hub.
         limit (`int`, *optional*):
@@ -65,27 +71,51 @@ def read_questions(flag: str, name: str, split: str, limit: int | None) -> list[
 
 def _rows_of(name: str, split: str) -> Iterable[Any]:
     path = Path(name)
-    if path.suffix == ".csv":
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file, restkey="more columns than names")
-    elif path.suffix == ".parquet":
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if kind == ".parquet":
         from pyarrow import parquet
 
         for batch in parquet.ParquetFile(path).iter_batches():
             yield from batch.to_pylist()
-    elif path.suffix in (".json", ".jsonl") or path.is_file():
-        with open(path, encoding="utf-8-sig") as file:
-            is_list = file.read(1024).lstrip()[:1] == "["
-            file.seek(0)
-            if is_list:
-                yield from json.load(file)
+    elif name == "-" or kind in (".csv", ".json", ".jsonl") or path.is_file():
+        with _open_text(name) as file:
+            start = file.read(1024)
+            lines = itertools.chain(io.StringIO(start + file.readline(), newline=""), file)
+            if kind == ".csv":
+                yield from csv.DictReader(lines, restkey="more columns than names")
+            elif start.lstrip()[:1] == "[":
+                yield from json.loads("".join(lines))
             else:
-                yield from _rows_of_lines(file)
+                yield from _rows_of_lines(lines)
     else:
         from datasets import disable_progress_bars, load_dataset, load_from_disk
 
         disable_progress_bars()
         yield from load_from_disk(name) if (path / "state.json").is_file() else load_dataset(name, split=split)
+
+
+@contextlib.contextmanager
+def _open_text(name: str) -> Iterator[TextIO]:
+    """A text file, unpacked if it is a gzip file, or standard input for `-`."""
+    with contextlib.ExitStack() as stack:
+        raw = sys.stdin.buffer if name == "-" else stack.enter_context(open(name, "rb"))
+        file: Any = raw
+        # Only looked at, not taken: standard input cannot go back.
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            file = stack.enter_context(gzip.open(file))
+        start = file.peek(2)[:2]
+        # Excel and PowerShell write UTF-16, with a mark at the start.
+        encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        text = io.TextIOWrapper(file, encoding=encoding, newline="")
+        # Taken off the file again at the end, which would else be closed with it: standard input is not ours.
+        stack.callback(text.detach)
+        try:
+            yield text
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"it must be in UTF-8, and its byte {error.object[error.start]:#04x} is not. Convert it, from Latin-1 "
+                f"with `iconv -f latin1 -t utf-8 {name} > converted`"
+            ) from error
 
 
 def _rows_of_lines(lines: Iterable[str]) -> Iterator[Any]:

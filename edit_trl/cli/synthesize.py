@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..chat import ChatClient
+from ..inspection.dataset_statistics import PAPER_KEY_TOKEN_RATIO
 from ..synthesis import SynthesisConfig, estimate_requests, push_to_hub, save_dual_cots, synthesize
 from .flags import add_command, add_fields, add_flag, add_questions, field_values
 from .progress import Progress
@@ -122,7 +123,7 @@ def _print_report(report: dict[str, Any]) -> None:
     if report["pairs"]:
         console.print(
             f"Key {report['counted_in']}: {report['key_token_ratio']:.1%} of the chains (the paper's pairs: about "
-            f"4.7% of tokens). Similarity: {report['similarity']:.2f}.",
+            f"{PAPER_KEY_TOKEN_RATIO:.1%} of tokens). Similarity: {report['similarity']:.2f}.",
             highlight=False,
         )
     usage = report["usage"]

@@ -222,13 +222,10 @@ def evaluate_benchmarks(
     rows = [row for questions in tasks.values() for row in questions[:limit]]
     run = Run(config.output_dir, settings)
     records = ask(rows, student, run, config, on_progress)
-    return run.save(
-        {
-            **_score_by_benchmark(records, config.num_paths),
-            "settings": {**settings, "num_paths": config.num_paths, "limit": limit},
-            "num_left_out": num_left_out,
-        }
-    )
+    results = _score_by_benchmark(records, config.num_paths)
+    results["settings"] = {**settings, "num_paths": config.num_paths, "limit": limit}
+    results["num_left_out"] = num_left_out
+    return run.save(results)
 
 
 def _score_by_benchmark(records: list[dict[str, Any]], num_paths: int) -> dict[str, Any]:

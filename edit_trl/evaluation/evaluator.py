@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..answers import answers_match, extract_answer
+from ..deprecation import RenamedKeys
 from ..option_help import help_from_docstring
 from ..questions import normalize_questions, student_prompt
 from .metrics import accuracy, bootstrap_interval, pass_at_k
 from .runs import Run, group_by_question, majority_verdict
 from .students import STOP, Student
+
+
+# Old names of keys of the results, and their new ones.
+_OLD_KEYS = {"cut_rate": "truncated_rate"}
 
 
 @help_from_docstring
@@ -105,8 +110,9 @@ def evaluate(
         for row in normalize_questions(questions)
     ]
     run = Run(config.output_dir, run_settings(student, config))
-    scores = score_generations(ask(rows, student, run, config, on_progress))
-    return run.save({**scores, "settings": {**run.settings, "num_paths": config.num_paths}})
+    results = score_generations(ask(rows, student, run, config, on_progress))
+    results["settings"] = {**run.settings, "num_paths": config.num_paths}
+    return run.save(results)
 
 
 def run_settings(student: Student, config: EvaluationConfig) -> dict[str, Any]:
@@ -207,6 +213,7 @@ def score_generations(records: list[dict[str, Any]]) -> dict[str, Any]:
         scores["truncated_rate"] = statistics.fmean(
             share for share, task in zip(truncated, tasks, strict=True) if (task or "no task") == name
         )
+    results["tasks"] = {name: RenamedKeys(scores, **_OLD_KEYS) for name, scores in results["tasks"].items()}
     (paths_each,) = num_paths
     if paths_each > 1:
         right = [sum(path["is_right"] for path in paths) for paths in by_question]
@@ -218,7 +225,7 @@ def score_generations(records: list[dict[str, Any]]) -> dict[str, Any]:
             str(k): statistics.fmean(pass_at_k(paths_each, num, k) for num in right)
             for k in sorted({2**i for i in range(paths_each.bit_length())} | {paths_each})
         }
-    return results
+    return RenamedKeys(results, **_OLD_KEYS)
 
 
 def _judged(row: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:

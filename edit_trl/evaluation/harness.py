@@ -3,6 +3,8 @@
 from ..deprecation import renamed
 
 
+__all__ = ["BENCHMARKS", "harness_tasks", "run_harness"]  # noqa: F822
+
 __getattr__ = renamed(
     __name__,
     {

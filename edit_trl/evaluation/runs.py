@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..answers import answers_match
+from ..files import written_aside
 from .metrics import compare_students, majority_vote
 from .students import Student
 
@@ -107,7 +108,7 @@ class Run:
             `dict[str, Any]`: The results, with `tokens_per_second` if a reply was generated.
         """
         if self.num_tokens:
-            results = {**results, "tokens_per_second": round(self.num_tokens / self.seconds, 1)}
+            results["tokens_per_second"] = round(self.num_tokens / self.seconds, 1)
         _replace(self.path, _as_lines(self.generations.values()))
         _replace(self.folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         return results
@@ -226,6 +227,5 @@ def _as_lines(records: Iterable[dict[str, Any]]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    with written_aside(path) as (unfinished,):
+        unfinished.write_text(text, encoding="utf-8")

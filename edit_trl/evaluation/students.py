@@ -63,12 +63,31 @@ class GenerationSettings:
             Nucleus sampling: draw from the most likely tokens that together have this probability.
         seed (`int`, *optional*, defaults to `42`):
             Seed of the sampling.
+
+    Raises:
+        ValueError: If a setting cannot work.
     """
 
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(
+                f"`max_new_tokens` must be at least 1, got {self.max_new_tokens}. It is the longest reply, in tokens."
+            )
+        if not self.temperature >= 0:
+            raise ValueError(
+                f"`temperature` must be positive or zero, got {self.temperature}. Zero is greedy; the paper samples "
+                "at 0.7."
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"`top_p` must be above 0 and at most 1, got {self.top_p}. It is a probability; 1 draws from all "
+                "tokens."
+            )
 
     @property
     def generation_settings(self) -> dict[str, Any]:
@@ -124,6 +143,11 @@ class LocalStudent(GenerationSettings):
         from peft import AutoPeftModelForCausalLM, PeftConfig
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(
+                f"`dtype` must be 'auto' or the name of a type of torch, such as 'bfloat16', got {dtype!r}. Leave it "
+                "out to take that of the file."
+            )
         adapter = None
         with contextlib.suppress(ValueError):  # not an adapter
             adapter = PeftConfig.from_pretrained(name)
@@ -261,6 +285,7 @@ class VLLMStudent(GenerationSettings):
     options: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
             import vllm
         except ImportError:

@@ -27,12 +27,13 @@ from typing import Any, NamedTuple
 from ..alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT, similarity
 from ..answers import answers_match, extract_answer, reasoning
 from ..option_help import help_from_docstring
+from ..pair_checks import PairError, check_pair
 from ..token_texts import decode_pieces
 from ..weighting import WeightedPair, align_completions, check_max_length, check_options, weigh_pair
 
 
 PROBLEMS = {
-    "missing": "`prompt`, `chosen` or `rejected` is missing or empty",
+    "missing": "`prompt` is missing, or `chosen` or `rejected` is missing or empty",
     "unreadable": "a column holds neither text nor messages, or some columns hold text and others messages",
     "too_long": "a text is longer than a million characters, too long for a chain of thought",
     "equal": "the tokens of both chains are equal",
@@ -74,10 +75,10 @@ class InspectionConfig:
             Weight of the right chain's other tokens.
         max_length (`int`, *optional*, defaults to `1024`):
             Maximum number of tokens of prompt and chain that training keeps; `None` keeps all tokens.
-        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
-            Which end of a longer prompt and chain training keeps, `"keep_start"` or `"keep_end"`.
         min_similarity (`float`, *optional*, defaults to `0.5`):
             Minimum share of the longer chain that needs no edit. A pair below it does not count as dual.
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
+            Which end of a longer prompt and chain training keeps, `"keep_start"` or `"keep_end"`.
 
     Raises:
         ValueError: If an option has a value that cannot work.
@@ -89,8 +90,8 @@ class InspectionConfig:
     rejected_key_weight: float = REJECTED_KEY_WEIGHT
     chosen_other_weight: float = CHOSEN_OTHER_WEIGHT
     max_length: int | None = 1024
-    truncation_mode: str = "keep_start"
     min_similarity: float = 0.5
+    truncation_mode: str = "keep_start"
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -154,14 +155,14 @@ class InspectedPair:
             Share of the longer chain that needs no edit.
         num_cut, num_key_cut (`int`):
             Number of tokens, and of key tokens, of both chains that truncation cuts.
-        cost (`dict[str, int]`):
-            Number of tokens of the pair that go through the model after truncation, by layout: in two rows of the same
-            length (`"padded"`) and in one row that has the common start once (`"shared_prefix"`).
         ids (`dict[str, list[int]]`, *optional*):
             `prompt_ids`, `chosen_ids` and `rejected_ids`; `None` without a tokenizer.
         log_probs (`tuple[list[float], list[float]]`, *optional*):
             Log-probability, in nats, of each token of the right and of the wrong chain, if [`add_log_probs`] added
             them.
+        cost (`dict[str, int]`):
+            Tokens that the pair takes through the model after truncation, by layout: in two rows of the same length
+            (`"padded"`) and in one that holds the common start once (`"shared_prefix"`).
     """
 
     row: int
@@ -182,9 +183,9 @@ class InspectedPair:
     similarity: float = math.nan
     num_cut: int = 0
     num_key_cut: int = 0
-    cost: dict[str, int] = field(default_factory=dict)
     ids: dict[str, list[int]] | None = None
     log_probs: tuple[list[float], list[float]] | None = None
+    cost: dict[str, int] = field(default_factory=dict)
 
     @property
     def key_token_ratio(self) -> float:
@@ -276,7 +277,7 @@ class _Reader:
         if "prompt" not in pair.example:  # the prompt is the common start, as in TRL, but it ends at a whole word
             prompt = re.sub(r"\S*\Z", "", os.path.commonprefix([chosen, rejected]))
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-        if not (chosen.strip() and rejected.strip() and (prompt.strip() or "prompt" not in pair.example)):
+        if not (chosen.strip() and rejected.strip()) or pair.example.get("prompt", "") is None:
             pair.problems.append("missing")
             return
         words = {"prompt_ids": prompt.split(), "chosen_ids": chosen.split(), "rejected_ids": rejected.split()}
@@ -285,21 +286,20 @@ class _Reader:
         self._fill(pair, words, weigh_pair(words, self.config), pieces)
 
     def _read_tokens(self, pair: InspectedPair) -> None:
-        import jinja2
-
         from .. import data_utils
 
         example = pair.example
         try:
             ids = {name: list(example.get(name) or []) for name in data_utils.ID_COLUMNS}
+            check_pair(example)
             if "chosen_ids" not in example and not data_utils.is_missing(example):
                 ids, _ = data_utils.tokenize_pair(example, self.tokenizer, self.tokenizer.eos_token)
             if not (ids["chosen_ids"] and ids["rejected_ids"]):
                 pair.problems.append("missing")
                 return
             weighted = weigh_pair({**example, **ids}, self.config, self.tokenizer, self.known_texts)
-        # A `ValueError` concerns all rows (a tokenizer without a chat template, for example), so it is not caught.
-        except (TypeError, KeyError, AttributeError, IndexError, jinja2.TemplateError):
+        # Another `ValueError` concerns all rows (a tokenizer without a chat template, for example): it is not caught.
+        except PairError:
             pair.problems.append("unreadable")
             return
         pair.ids = ids
@@ -363,14 +363,15 @@ class _Reader:
             pair.problems.append("not_dual")
         if "equal" not in pair.problems and reasoning(chosen).split() == reasoning(rejected).split() != []:
             pair.problems.append("only_answer_differs")
-        right, wrong = extract_answer(chosen), extract_answer(rejected)
-        if right is not None and wrong is not None and answers_match(wrong, right) and "equal" not in pair.problems:
-            pair.problems.append("same_answer")
+        chosen_answer, rejected_answer = extract_answer(chosen), extract_answer(rejected)
+        if "equal" not in pair.problems and chosen_answer is not None and rejected_answer is not None:
+            if answers_match(rejected_answer, chosen_answer):
+                pair.problems.append("same_answer")
         answer = pair.example.get("answer")
         if isinstance(answer, str) and answer.strip():
-            if right is not None and not answers_match(right, answer):
+            if chosen_answer is not None and not answers_match(chosen_answer, answer):
                 pair.problems.append("chosen_is_wrong")
-            if wrong is not None and answers_match(wrong, answer):
+            if rejected_answer is not None and answers_match(rejected_answer, answer):
                 pair.problems.append("rejected_is_right")
 
 

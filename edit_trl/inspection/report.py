@@ -17,11 +17,11 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from ..files import written_aside
 from .dataset_statistics import Statistics
 from .distributions import histograms, key_ratio_by_task
 from .pairs import PROBLEMS, InspectedPair, Piece
@@ -101,8 +101,8 @@ def write_html(
         (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", *_SCRIPTS)
     )
     script = "\n".join(scripts)
-    with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
-        embedded = Path(unfinished, "pairs.json")
+    with written_aside(path) as (page,):
+        embedded = page.with_name("pairs.json")
         with open(embedded, "w", encoding="utf-8") as file:
             statistics, counts = _write_pairs(pairs, statistics, max_pairs, file)
         parts: dict[str, str] = {
@@ -113,7 +113,6 @@ def write_html(
             "script": script,
             "summary": _to_json({**_summary(statistics), **counts}),
         }
-        page = Path(unfinished, "page.html")
         with open(page, "w", encoding="utf-8", newline="\n") as file:
             # The data may contain text such as `{{style}}`, so all placeholders are found before the first is filled.
             for index, part in enumerate(re.split(r"\{\{(\w+)\}\}", template)):
@@ -124,7 +123,6 @@ def write_html(
                         file.writelines(source)
                 else:
                     file.write(parts[part])
-        os.replace(page, path)
 
 
 # Pairs as JSON

@@ -4,11 +4,10 @@ Write a synthesized dataset to a folder that `load_dataset` and the Hub understa
 
 import datetime
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..files import written_aside
 from .checks import REJECT_REASONS
 from .config import SynthesisConfig
 from .results import STEPS, SynthesisResult
@@ -40,17 +39,15 @@ def save_dual_cots(result: SynthesisResult, config: SynthesisConfig) -> list[str
         "README.md": dataset_card(result, config),
     }
     files = _file_names(config)
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        for name, dataset in zip(files, (result.pairs, result.sft, result.rejected), strict=False):
+    with written_aside(*(folder / name for name in files)) as paths:
+        for path, dataset in zip(paths, (result.pairs, result.sft, result.rejected), strict=False):
             if config.file_format == "parquet":
-                dataset.to_parquet(Path(unfinished, name))
+                dataset.to_parquet(path)
             else:
-                with open(Path(unfinished, name), "w", encoding="utf-8") as file:
+                with open(path, "w", encoding="utf-8") as file:
                     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in dataset)
-        for name, text in texts.items():
-            Path(unfinished, name).write_text(text, encoding="utf-8")
-        for name in files:
-            os.replace(Path(unfinished, name), folder / name)
+        for path in paths[len(_DATASETS) :]:
+            path.write_text(texts[path.name], encoding="utf-8")
     return [str(folder / name) for name in files]
 
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 # The steps of the recipe, with their names in the report and the card.
-STEPS = {"extract": "answer the question", "rectify": "rectify a wrong chain", "corrupt": "corrupt a right chain"}
+STEPS = {
+    "extract": "answer the question",
+    "rectify": "answer again after a wrong chain, with the right answer as a hint",
+    "corrupt": "write a wrong response close to a right chain",
+}
 
 _PAIR_COLUMNS = {
     **dict.fromkeys(("prompt", "chosen", "rejected", "answer", "task", "origin"), "string"),

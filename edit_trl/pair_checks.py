@@ -1,0 +1,173 @@
+"""
+Check the row of a dual-CoT dataset: each column holds what its name says.
+
+A bad row raises [`PairError`], which names the column, what it holds and what to do. Training adds the number of the
+row and stops. The inspection counts the row among the pairs that cannot be read.
+"""
+
+import json
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any
+
+
+# Parts of a message that are enough for it not to be empty.
+CONTENT_KEYS = ("content", "value", "reasoning_content", "reasoning", "thinking", "tool_calls")
+
+_TEXT_COLUMNS = ("prompt", "chosen", "rejected")
+
+
+class PairError(ValueError):
+    """A row that is not a pair. The message names the column, what it holds and what to do."""
+
+
+def check_pair(example: Mapping[str, Any]) -> None:
+    """
+    Check the columns of one pair, texts or token IDs. Missing texts are no error: such pairs are dropped and counted.
+
+    Args:
+        example (`Mapping[str, Any]`):
+            Row of a dual-CoT dataset.
+
+    Raises:
+        PairError: If a column holds something else than its name says.
+
+    Examples:
+
+    ```python
+    >>> check_pair({"prompt": "Q: 2 + 3?", "chosen": " 5", "rejected": " 6"})
+    >>> try:
+    ...     check_pair({"prompt": "Q: 2 + 3?", "chosen": [5, 2], "rejected": [6, 2]})
+    ... except PairError as error:
+    ...     print(str(error)[:73])
+    `chosen` must be text or a list of messages, got token IDs: [5, 2]. Renam
+
+    ```
+    """
+    if "chosen_ids" in example:
+        for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+            _check_ids(column, example.get(column))
+        return
+    for column in _TEXT_COLUMNS:
+        _check_text(column, example.get(column))
+    kinds = {column: example[column] for column in _TEXT_COLUMNS if example.get(column) is not None}
+    if len({isinstance(value, list) for value in kinds.values()}) > 1:
+        raise PairError(
+            "`prompt`, `chosen` and `rejected` must all be text or all be lists of messages, got "
+            f"{', '.join(f'`{column}`: {type(value).__name__}' for column, value in kinds.items())}. Wrap the text in "
+            "a "
+            'message: `[{"role": "assistant", "content": text}]`.'
+        )
+    _check_tools(example.get("tools"))
+    options = example.get("chat_template_kwargs")
+    if options is not None and not isinstance(options, Mapping):
+        raise PairError(
+            f"`chat_template_kwargs` must be a dictionary, got {_shown(options)}. It holds what the chat template is "
+            'called with, such as `{"enable_thinking": False}`.'
+        )
+
+
+def read_tools(tools: Any) -> list[Any] | None:
+    """
+    The tools of a conversation, which may be JSON.
+
+    Args:
+        tools (`list`, `str` or `None`):
+            Value of the column `tools`, after [`check_pair`].
+
+    Returns:
+        `list` or `None`: The tools.
+    """
+    return json.loads(tools) if isinstance(tools, str) else tools
+
+
+def _check_text(column: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise PairError(
+                f"`{column}` must be text, got half of a character, {value[error.start]!r}, at place {error.start}. "
+                "No tokenizer has it; replace it with `text.encode(errors='replace').decode()`."
+            ) from None
+        return
+    if not isinstance(value, list):
+        raise PairError(
+            f"`{column}` must be text or a list of messages, got {_shown(value)}. Convert the column with "
+            f"`dataset.map(lambda pair: {{{column!r}: str(pair[{column!r}])}})`."
+        )
+    if value and all(isinstance(item, Integral) for item in value):
+        raise PairError(
+            f"`{column}` must be text or a list of messages, got token IDs: {value[:8]}. Rename the columns of token "
+            "IDs to `prompt_ids`, `chosen_ids` and `rejected_ids`."
+        )
+    if value and all(isinstance(item, str) for item in value):
+        raise PairError(
+            f"`{column}` must be text or a list of messages, got a list of texts: {_shown(value)}. Make a row of "
+            f"each, or join the steps of one chain with `'\\n'.join(pair[{column!r}])`."
+        )
+    for message in value:
+        _check_message(column, message)
+
+
+def _check_message(column: str, message: Any) -> None:
+    if not isinstance(message, Mapping):
+        raise PairError(
+            f"`{column}` must be text or a list of messages, got a list with {_shown(message)}. A message is a "
+            "dictionary: "
+            '`{"role": "assistant", "content": text}`.'
+        )
+    if not isinstance(message.get("role", message.get("from")), str):
+        raise PairError(
+            f"Each message of `{column}` must have a `role`, got {_shown(dict(message))}. The chat template writes "
+            "it; add "
+            '"system", "user", "assistant" or "tool".'
+        )
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list):
+        kinds = [block.get("type") if isinstance(block, Mapping) else type(block).__name__ for block in content]
+        others = sorted({str(kind) for kind in kinds if kind != "text"})
+        if others:
+            raise PairError(
+                f"The content of the messages of `{column}` must be text, got parts of type "
+                f"{', '.join(map(repr, others))}. Key tokens are found in text; keep the text parts alone."
+            )
+    elif content is not None:
+        if not isinstance(content, str):
+            raise PairError(f"The content of the messages of `{column}` must be text, got {_shown(content)}.")
+        _check_text(column, content)
+
+
+def _check_tools(tools: Any) -> None:
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise PairError(
+                f"`tools` must be a list of tools or JSON of one, got {_shown(tools)}, which is not JSON ({error}). "
+                "Write it with `json.dumps(tools)`."
+            ) from None
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
+        raise PairError(
+            f"`tools` must be a list of tools or JSON of one, got {_shown(tools)}. A tool is a JSON schema of a "
+            "function; pass `None` for a row without tools."
+        )
+
+
+def _check_ids(column: str, ids: Any) -> None:
+    if ids is None:
+        return
+    bad = next(
+        (token for token in ids if not isinstance(token, Integral) or isinstance(token, bool) or token < 0), None
+    )
+    if bad is not None:
+        raise PairError(
+            f"`{column}` must be token IDs, whole numbers from 0, got {_shown(bad)}. Take them from the tokenizer as "
+            "they are: `tokenizer(text)['input_ids']`."
+        )
+
+
+def _shown(value: Any) -> str:
+    return f"{type(value).__name__}: {value!r:.120}"

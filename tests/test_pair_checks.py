@@ -1,0 +1,128 @@
+"""Every kind of bad row is told its column, what it holds and what to do; training and inspection know it alike."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from datasets import Dataset, IterableDataset
+
+from edit_trl.data_utils import prepare_dual_cots
+from edit_trl.inspection import read_pairs
+from edit_trl.pair_checks import PairError, check_pair
+
+
+TEXT = {"prompt": "Q: 2 + 3?\nA:", "chosen": " 2 + 3 = 5. So 5.", "rejected": " 2 + 3 = 6. So 6."}
+USER, GOOD, BAD = (
+    [{"role": role, "content": text}] for role, text in (("user", "Q"), ("assistant", "5"), ("assistant", "6"))
+)
+CHAT = {"prompt": USER, "chosen": GOOD, "rejected": BAD}
+IDS = {"prompt_ids": [40, 41], "chosen_ids": [42, 43, 2], "rejected_ids": [42, 44, 2]}
+IMAGE = [{"type": "image"}, {"type": "text", "text": "5"}]
+
+BAD_ROWS = {
+    "number": ({**TEXT, "chosen": 5}, "`chosen` must be text or a list of messages, got int: 5. Convert the column"),
+    "list of texts": ({**TEXT, "chosen": ["a", "b"]}, "`chosen` .* got a list of texts: .* Make a row of each"),
+    "token IDs": ({**TEXT, "rejected": [5, 2]}, "`rejected` .* got token IDs: .* to `prompt_ids`, `chosen_ids` and"),
+    "nested list": ({**CHAT, "chosen": [GOOD]}, "`chosen` .* got a list with list: .* A message is a dictionary"),
+    "no role": ({**CHAT, "chosen": [{"content": "5"}]}, "Each message of `chosen` must have a `role`, got dict"),
+    "image": ({**CHAT, "chosen": [{"role": "assistant", "content": IMAGE}]}, "got parts of type 'image'. Key tokens"),
+    "number in a message": ({**CHAT, "chosen": [{"role": "assistant", "content": 5}]}, "`chosen` must be text, got"),
+    "mixed": ({**CHAT, "chosen": "5"}, "must all be text or all be lists of messages, got `prompt`: list, "),
+    "half a character": ({**TEXT, "chosen": "a\ud800b"}, "`chosen` must be text, got half of a char.* at place 1"),
+    "half a character of a message": ({**CHAT, "chosen": [{"role": "assistant", "content": "\udfff"}]}, "half of a"),
+    "tools that are no JSON": ({**CHAT, "tools": "[{"}, "`tools` must be a list of tools or JSON of one, .* not JSON"),
+    "tools that are a number": ({**CHAT, "tools": "5"}, "`tools` must be a list of tools or JSON of one, got int: 5"),
+    "template arguments as text": ({**CHAT, "chat_template_kwargs": "{}"}, "`chat_template_kwargs` must be a dict"),
+    "negative ID": ({**IDS, "chosen_ids": [42, -1]}, "`chosen_ids` must be token IDs, .* from 0, got int: -1"),
+    "ID with a fraction": ({**IDS, "chosen_ids": [42.0, 3.5]}, "`chosen_ids` must be token IDs, .* got float: 42.0"),
+    "too few weights": (
+        {**IDS, "chosen_weights": [1.0], "rejected_weights": [0.0] * 3},
+        "`chosen_weights` must hold one float per token of `chosen_ids`, expected 3, got 1",
+    ),
+    "weight of NaN": (
+        {**IDS, "chosen_weights": [1.0, float("nan"), 0.0], "rejected_weights": [0.0] * 3},
+        "`chosen_weights` must be finite numbers, got nan at token 1",
+    ),
+}  # fmt: skip
+
+
+def good_row(row: dict) -> dict:
+    """A row of the same shape that is fine."""
+    good = IDS if "chosen_ids" in row else CHAT if isinstance(row["prompt"], list) else TEXT
+    return (
+        {**dict.fromkeys(row), **good}
+        if "chosen_weights" not in row
+        else {**row, **{"chosen_weights": [0.0] * 3, "rejected_weights": [0.0] * 3}}
+    )
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+class TestBadRows:
+    def test_training_stops_with_row_column_and_remedy(self, row, message, tokenizer):
+        """Lazy data holds what Arrow could not."""
+        dataset = IterableDataset.from_generator(lambda: iter([good_row(row), row]))
+        prepared = prepare_dual_cots(dataset, tokenizer, eos_token=tokenizer.eos_token, dataset_name="eval")
+        with pytest.raises(PairError, match=f"(?s)^Row 1 of the eval dataset: .*{message}"):
+            list(prepared)
+
+    def test_inspection_goes_on_and_counts_it(self, row, message, tokenizer):
+        rows = [good_row(row), row, good_row(row)]
+        first, bad, last = read_pairs(rows, tokenizer)
+        assert bad.problems == ["unreadable"] and not bad.chosen
+        assert first.chosen and last.chosen and "unreadable" not in first.problems + last.problems
+
+
+class TestGoodRows:
+    @pytest.mark.parametrize(
+        "row",
+        [
+            TEXT,
+            CHAT,
+            IDS,
+            {**TEXT, "prompt": ""},
+            {**TEXT, "prompt": None},
+            {**TEXT, "chosen": "👩 \N{REPLACEMENT CHARACTER}"},
+            {"chosen": "a b", "rejected": "a c"},
+            {**CHAT, "tools": json.dumps([{"type": "function"}]), "chat_template_kwargs": {"shout": True}},
+            {**CHAT, "tools": None, "chat_template_kwargs": None},
+            {**CHAT, "chosen": [{"from": "gpt", "value": "5"}]},
+            {**CHAT, "chosen": [{"role": "assistant", "content": None, "tool_calls": [{"type": "function"}]}]},
+            {**CHAT, "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "5"}]}]},
+            {name: np.array(ids) for name, ids in IDS.items()},
+        ],
+        ids=repr,
+    )
+    def test_nothing_is_raised(self, row):
+        assert check_pair(row) is None
+
+
+class TestWhatCountsAsMissing:
+    def test_message_of_reasoning_alone_is_kept(self, tokenizer):
+        for name in ("reasoning_content", "reasoning", "thinking"):
+            row = {**CHAT, "chosen": [{"role": "assistant", "content": "", name: "2 + 3 = 5"}]}
+            assert len(prepare_dual_cots(Dataset.from_list([row]), tokenizer, eos_token=None)) == 1
+
+    @pytest.mark.parametrize("prompt", ["", "  "])
+    def test_prompt_may_be_empty(self, prompt, tokenizer):
+        """As for `DPOTrainer`. Without a tokenizer too."""
+        row = {**TEXT, "prompt": prompt}
+        (prepared,) = prepare_dual_cots(Dataset.from_list([row]), tokenizer, eos_token=tokenizer.eos_token)
+        assert tokenizer.decode(prepared["chosen_ids"]) == f"{row['chosen']}{tokenizer.eos_token}"
+        for pair in (*read_pairs([row], tokenizer), *read_pairs([row])):
+            assert "missing" not in pair.problems and pair.chosen
+
+    def test_template_that_refuses_names_the_row(self, tokenizer):
+        class Strict(type(tokenizer)):
+            pass
+
+        other = Strict(tokenizer_object=tokenizer.backend_tokenizer, eos_token=tokenizer.eos_token)
+        other.chat_template = "{{ raise_exception('roles must alternate') }}"
+        with pytest.raises(PairError, match="Row 0 of the train dataset: The chat template .*roles must alternate"):
+            prepare_dual_cots(Dataset.from_list([CHAT]), other, eos_token=None)
+
+
+def test_message_is_one_line():
+    with pytest.raises(PairError) as error:
+        check_pair({**TEXT, "chosen": ["a\nb"] * 1000})
+    assert len(str(error.value)) < 400 and re.search("Make a row of each", str(error.value))
