@@ -1,8 +1,8 @@
 """
-Check the row of a dual-CoT dataset: each column holds what its name says.
+Check the types in a row of a dual-CoT dataset.
 
-A bad row raises [`PairError`], which names the column, what it holds and what to do. Training adds the number of the
-row and stops. The inspection counts the row among the pairs that cannot be read.
+A bad row raises [`PairError`], which names the column, its value and what to do. Training adds the number of the row
+and stops. The inspection counts the row as unreadable.
 """
 
 import json
@@ -18,7 +18,7 @@ _TEXT_COLUMNS = ("prompt", "chosen", "rejected")
 
 
 class PairError(ValueError):
-    """A row that is not a pair. The message names the column, what it holds and what to do."""
+    """A row that is not a pair. The message names the column, its value and what to do."""
 
 
 def check_pair(example: Mapping[str, Any]) -> None:
@@ -30,7 +30,7 @@ def check_pair(example: Mapping[str, Any]) -> None:
             Row of a dual-CoT dataset.
 
     Raises:
-        PairError: If a column holds something else than its name says.
+        PairError: If a column has a value of another type, such as a list of texts in `chosen`.
 
     Examples:
 
@@ -55,21 +55,20 @@ def check_pair(example: Mapping[str, Any]) -> None:
         raise PairError(
             "`prompt`, `chosen` and `rejected` must all be text or all be lists of messages, got "
             f"{', '.join(f'`{column}`: {type(value).__name__}' for column, value in kinds.items())}. Wrap the text in "
-            "a "
-            'message: `[{"role": "assistant", "content": text}]`.'
+            'a message: `[{"role": "assistant", "content": text}]`.'
         )
     _check_tools(example.get("tools"))
     options = example.get("chat_template_kwargs")
     if options is not None and not isinstance(options, Mapping):
         raise PairError(
-            f"`chat_template_kwargs` must be a dictionary, got {_shown(options)}. It holds what the chat template is "
-            'called with, such as `{"enable_thinking": False}`.'
+            f"`chat_template_kwargs` must be a dictionary, got {_shown(options)}. It holds arguments of the chat "
+            'template, such as `{"enable_thinking": False}`.'
         )
 
 
 def read_tools(tools: Any) -> list[Any] | None:
     """
-    The tools of a conversation, which may be JSON.
+    Read the tools of a conversation, which may be JSON.
 
     Args:
         tools (`list`, `str` or `None`):
@@ -89,8 +88,8 @@ def _check_text(column: str, value: Any) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             raise PairError(
-                f"`{column}` must be text, got half of a character, {value[error.start]!r}, at place {error.start}. "
-                "No tokenizer has it; replace it with `text.encode(errors='replace').decode()`."
+                f"`{column}` must be text, got half of a character, {value[error.start]!r}, at index {error.start}. "
+                "Tokenizers cannot encode it; replace it with `text.encode(errors='replace').decode()`."
             ) from None
         return
     if not isinstance(value, list):
@@ -116,14 +115,12 @@ def _check_message(column: str, message: Any) -> None:
     if not isinstance(message, Mapping):
         raise PairError(
             f"`{column}` must be text or a list of messages, got a list with {_shown(message)}. A message is a "
-            "dictionary: "
-            '`{"role": "assistant", "content": text}`.'
+            'dictionary: `{"role": "assistant", "content": text}`.'
         )
     if not isinstance(message.get("role", message.get("from")), str):
         raise PairError(
-            f"Each message of `{column}` must have a `role`, got {_shown(dict(message))}. The chat template writes "
-            "it; add "
-            '"system", "user", "assistant" or "tool".'
+            f'Each message of `{column}` must have a `role`, got {_shown(dict(message))}. Add "system", "user", '
+            '"assistant" or "tool".'
         )
     content = message.get("content", message.get("value"))
     if isinstance(content, list):
@@ -132,7 +129,7 @@ def _check_message(column: str, message: Any) -> None:
         if others:
             raise PairError(
                 f"The content of the messages of `{column}` must be text, got parts of type "
-                f"{', '.join(map(repr, others))}. Key tokens are found in text; keep the text parts alone."
+                f"{', '.join(map(repr, others))}. Key tokens are found in text only; remove the other parts."
             )
     elif content is not None:
         if not isinstance(content, str):

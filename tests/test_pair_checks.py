@@ -29,7 +29,7 @@ BAD_ROWS = {
     "image": ({**CHAT, "chosen": [{"role": "assistant", "content": IMAGE}]}, "got parts of type 'image'. Key tokens"),
     "number in a message": ({**CHAT, "chosen": [{"role": "assistant", "content": 5}]}, "`chosen` must be text, got"),
     "mixed": ({**CHAT, "chosen": "5"}, "must all be text or all be lists of messages, got `prompt`: list, "),
-    "half a character": ({**TEXT, "chosen": "a\ud800b"}, "`chosen` must be text, got half of a char.* at place 1"),
+    "half a character": ({**TEXT, "chosen": "a\ud800b"}, "`chosen` must be text, got half of a char.* at index 1"),
     "half a character of a message": ({**CHAT, "chosen": [{"role": "assistant", "content": "\udfff"}]}, "half of a"),
     "tools that are no JSON": ({**CHAT, "tools": "[{"}, "`tools` must be a list of tools or JSON of one, .* not JSON"),
     "tools that are a number": ({**CHAT, "tools": "5"}, "`tools` must be a list of tools or JSON of one, got int: 5"),

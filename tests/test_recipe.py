@@ -121,7 +121,7 @@ class TestRecipe:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ("--eval_strategy epoch", "The recipe does not evaluate while it trains"),
+            ("--eval_strategy epoch", "The recipe does not evaluate during training"),
             ("--resume_from_checkpoint some/where", "`resume_from_checkpoint` must be `true` when both stages run"),
             ("--rejected_key_wight 0.1", "no option `rejected_key_wight`. Did you mean `rejected_key_weight`?"),
             ("--dataset_name nowhere.jsonl", "there is no file 'nowhere.jsonl'"),
