@@ -215,6 +215,7 @@ def loopback_hub():
     hub = LoopbackHub()
     yield hub
     hub.server.shutdown()
+    hub.server.server_close()
 
 
 @pytest.fixture(scope="session")
