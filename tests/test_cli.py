@@ -1,6 +1,7 @@
 """Tests of the command `edit-trl`: what it imports, what it prints, and its exit status."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -102,6 +103,21 @@ class TestFailures:
         assert read_only_line(capsys).startswith(
             "edit-trl synthesize: http://127.0.0.1:9/v1: Cannot reach the endpoint ("
         )
+
+    @pytest.mark.parametrize("num_lines", [1, 100_000])
+    def test_reader_that_closes_the_output_early_sees_no_error(self, num_lines):
+        """As in `edit-trl inspect … | head`. Short outputs fail when they are flushed, long ones when written."""
+        code = (
+            "from edit_trl.cli import inspect, main\n"
+            f"inspect.run = lambda args: [print('pair', i) for i in range({num_lines})]\n"
+            "raise SystemExit(main(['inspect', 'pairs.jsonl']))"
+        )
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer) as output:
+            done = subprocess.run([sys.executable, "-c", code], stdout=output, stderr=subprocess.PIPE, text=True)
+
+        assert (done.returncode, done.stderr) == (1, "")
 
     def test_fresh_process_shows_no_traceback(self):
         code = "import sys; from edit_trl.cli import main; sys.exit(main())"

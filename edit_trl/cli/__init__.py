@@ -11,6 +11,7 @@ Results go to files and standard output, progress goes to standard error. An exp
 
 import argparse
 import importlib.metadata
+import os
 import sys
 from typing import Any
 
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             Arguments without the program's name. Defaults to the arguments of the process.
 
     Returns:
-        `int`: Exit status: 0 after success, 1 after an expected failure, 130 after an interruption.
+        `int`: Exit status: 0 after success, 1 after an expected failure or if the reader of the output closed it, 130
+            after an interruption.
 
     Raises:
         SystemExit: With status 0 after `--help`, with status 2 for flags or values that argparse refuses.
@@ -63,6 +65,11 @@ def main(argv: list[str] | None = None) -> int:
         args = parse(parser, sys.argv[1:] if argv is None else argv)
         command = args.command
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the output, such as `head`, wants no more of it. What is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         hint = " All replies so far are kept. Run the same command to continue." if command in _RESUMABLE else ""
         print(f"Interrupted.{hint}", file=sys.stderr)

@@ -101,14 +101,14 @@ def run(args: argparse.Namespace) -> None:
     if not statistics.num_pairs:
         raise ValueError(f"DATA must hold at least one pair, {args.data!r} has none. Check the file and its split.")
     summary = statistics.summary()
-    print_statistics(summary)
-    shown.print(weights=args.weights, fold=args.fold)
     if args.plot is not None:
         with written_aside(args.plot) as (path,):
             plot_statistics(statistics).savefig(path)
     if args.json is not None:
         with written_aside(args.json) as (path,):
             path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print_statistics(summary)
+    shown.print(weights=args.weights, fold=args.fold)
     if kept is not None:
         print(f"{kept.num_good:,} pairs without problems, {kept.num_bad:,} with: {kept.bad}")
     for path in outputs:
