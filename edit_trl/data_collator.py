@@ -13,7 +13,7 @@ common start once (`layouts.py`), or no padding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress, pairwise
 from typing import Any
 
 import torch
@@ -25,13 +25,14 @@ from trl.trainer.utils import pad
 from .alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT
 from .data_utils import ID_COLUMNS
 from .layouts import CHOSEN, LAYOUTS, SHARED, share_prefix
+from .pair_checks import is_completion
 from .weighting import check_options, check_tokenizer, kept_range, weigh_pair
 
 
 # What the trainer reads of a batch in any layout.
 _BATCH_KEYS = (
     *("input_ids", "position_ids", "scored_rows", "scored_positions", "scored_ids", "scored_weights", "scored_key"),
-    *("scored_chains", "num_completion_tokens", "num_key_tokens", "num_tokens", "layout"),
+    *("scored_chains", "is_completion", "num_completion_tokens", "num_key_tokens", "num_tokens", "layout"),
 )
 
 
@@ -63,20 +64,22 @@ class DataCollatorForDualCoT(DataCollatorMixin):
 
     Expects examples with `"prompt_ids"`, `"chosen_ids"` and `"rejected_ids"`, each a list of token IDs, not truncated.
     `"chosen_weights"` and `"rejected_weights"`, one signed float per completion token, replace the alignment; a token
-    is then a key token if its weight is not zero. Other columns are ignored. No example is dropped: a pair without
-    weighted tokens adds zero to the loss.
+    is then a key token if its weight is not zero. An example may also be a completion, with `"prompt_ids"` and
+    `"completion_ids"` and no rejected chain. Other columns are ignored. No example is dropped: a pair without weighted
+    tokens adds zero to the loss.
 
-    Returns a dictionary of tensors for B examples. Chain b is the right chain of example b, chain B + b is its wrong
-    chain. Each chain begins with the prompt. The layout says how chains become rows; padding is on the right:
+    Returns a dictionary of tensors for B examples. Chain b is the right chain (or the completion) of example b, chain
+    B + b is its wrong chain, which has no tokens if the example is a completion. Each other chain begins with the
+    prompt. The layout says how chains become rows; padding is on the right:
 
-    - `"padded"`: row c is chain c.
+    - `"padded"`: one row for each chain that has tokens, in the order of the chains.
     - `"shared_prefix"`: row b is pair b, with the common start of its chains once, see [`~layouts.share_prefix`].
     - `"padding_free"`: one row with all chains, without padding.
 
     The dictionary has these keys:
 
-    - `"input_ids"`, `"attention_mask"`, `"position_ids"` of shape (2B, length), (B, length) or (1, length). A
-      padding-free batch has no attention mask.
+    - `"input_ids"`, `"attention_mask"`, `"position_ids"` of shape (number of chains with tokens, length), (B, length)
+      or (1, length). A padding-free batch has no attention mask.
     - `"branch_ids"` of shape (B, length), only with `"shared_prefix"`: 0 for tokens that both chains share, 1 for the
       rest of the right chain, 2 for the rest of the wrong chain.
     - `"cu_seq_lens_q"`, `"cu_seq_lens_k"` of shape (2B + 1,), `"max_length_q"`, `"max_length_k"` (`int`), only with
@@ -85,6 +88,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
       each scored token, one position before the token itself.
     - `"scored_ids"`, `"scored_weights"`, `"scored_key"`, `"scored_chains"` of shape (num_scored,): token ID, signed
       weight, whether it is a key token, and its chain: b for the right and B + b for the wrong chain of example b.
+    - `"is_completion"` of shape (B,): whether the example is a completion, without a wrong chain.
     - `"num_completion_tokens"` of shape (2B,): completion tokens of each chain after truncation.
     - `"num_key_tokens"` of shape (2B,): key tokens of each chain before truncation.
     - `"num_tokens"` of shape (): tokens that go through the model, without padding.
@@ -102,6 +106,8 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             Strength with which the key tokens of the wrong chain are pushed away, β in the paper.
         chosen_other_weight (`float`, *optional*, defaults to `0.0`):
             Weight of the other tokens of the right chain, γ in the authors' code.
+        completion_weight (`float`, *optional*):
+            Weight of the tokens of completions. Defaults to `chosen_other_weight`.
         alignment_level (`str`, *optional*, defaults to `"token"`):
             Unit that the edit script deletes, inserts and replaces: `"token"`, or `"word"` for runs of tokens from
             one whitespace to the next. Words are compared by their exact text, and all tokens of a key word are key
@@ -125,7 +131,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
 
     Raises:
         ValueError: If a column is missing, if the number of weights differs from the number of tokens or a weight is
-            not finite, or if the value of an option is unknown.
+            not finite, if there are completions and no weight for them, or if the value of an option is unknown.
 
     Examples:
 
@@ -149,6 +155,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     chosen_key_weight: float = CHOSEN_KEY_WEIGHT
     rejected_key_weight: float = REJECTED_KEY_WEIGHT
     chosen_other_weight: float = CHOSEN_OTHER_WEIGHT
+    completion_weight: float | None = None
     alignment_level: str = "token"
     tie_break: str = "symmetric"
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -169,7 +176,9 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         check_tokenizer(self, self.tokenizer)
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        incomplete = [example for example in examples if not set(ID_COLUMNS) <= example.keys()]
+        incomplete = [
+            example for example in examples if not is_completion(example) and not set(ID_COLUMNS) <= example.keys()
+        ]
         if incomplete:
             raise ValueError(
                 f"Each example must have the columns {', '.join(f'`{column}`' for column in ID_COLUMNS)}, got "
@@ -186,7 +195,8 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 if (is_key or weight) and place > chain.start:
                     scored.append((number, place - 1 - chain.start, chain.ids[place], weight, is_key))
 
-        output, rows, columns = self._lay_out([chain.kept_ids for chain in chains])
+        are_completions = [pair.is_completion for pair in pairs]
+        output, rows, columns = self._lay_out([chain.kept_ids for chain in chains], are_completions)
         scored_chains, positions, *values = zip(*scored, strict=True) if scored else [()] * 5
         places = [columns[chain][t] for chain, t in zip(scored_chains, positions, strict=True)]
         output["scored_rows"] = torch.tensor([rows[chain] for chain in scored_chains], dtype=torch.long)
@@ -196,6 +206,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         for (name, dtype), column_values in zip(dtypes.items(), values, strict=True):
             output[name] = torch.tensor(column_values, dtype=dtype)
         output["layout"] = self.layout
+        output["is_completion"] = torch.tensor(are_completions)
         output["num_completion_tokens"] = torch.tensor([len(chain.completion) for chain in chains])
         output["num_key_tokens"] = torch.tensor([sum(chain.is_key) for chain in chains])
         return output
@@ -214,13 +225,17 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             `int`: Number of tokens of the longer of its two rows (`"padded"`), of its one row (`"shared_prefix"`), or
             of both chains together (`"padding_free"`).
         """
-        rows = ([*example["prompt_ids"], *example[column]] for column in ("chosen_ids", "rejected_ids"))
+        names = ("completion_ids",) if is_completion(example) else ("chosen_ids", "rejected_ids")
+        rows = [[*example["prompt_ids"], *example[name]] for name in names]
         chains = [row[slice(*kept_range(len(row), self))] for row in rows]
         if self.layout == "padded":
             return max(map(len, chains))
-        return sum(map(len, chains)) - (common_prefix_length(*chains) if self.layout == "shared_prefix" else 0)
+        is_shared = self.layout == "shared_prefix" and len(chains) == 2
+        return sum(map(len, chains)) - (common_prefix_length(*chains) if is_shared else 0)
 
-    def _lay_out(self, chains: list[list[int]]) -> tuple[dict[str, Any], Sequence[int], list[Sequence[int]]]:
+    def _lay_out(
+        self, chains: list[list[int]], are_completions: list[bool]
+    ) -> tuple[dict[str, Any], Sequence[int], list[Sequence[int]]]:
         """Return the model inputs, the row of each chain, and the position in its row of each token of each chain."""
         if self.layout == "padding_free":
             borders = list(accumulate(map(len, chains), initial=0))
@@ -234,7 +249,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             output["max_length_q"] = output["max_length_k"] = max(map(len, chains))
             return output, [0] * len(chains), [range(i, j) for i, j in pairwise(borders)]
 
-        num_pairs = len(chains) // 2
+        num_pairs = len(are_completions)
         output = {}
         columns: list[Sequence[int]] = [range(len(chain)) for chain in chains]
         if self.layout == "shared_prefix":
@@ -246,7 +261,10 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 [place for place, branch in enumerate(row) if branch != CHOSEN] for row in branch_ids
             ]
         else:
-            input_ids, position_ids, rows = chains, columns, list(range(len(chains)))
+            # A completion has no wrong chain, and a row of padding alone would give NaN.
+            has_row = [True] * num_pairs + [not is_alone for is_alone in are_completions]
+            input_ids, position_ids = (list(compress(values, has_row)) for values in (chains, columns))
+            rows = [number - 1 for number in accumulate(has_row)]
         output["input_ids"] = self._pad(input_ids, self.pad_token_id)
         output["attention_mask"] = self._pad([[1] * len(row) for row in input_ids], 0)
         output["position_ids"] = self._pad(position_ids, 0)

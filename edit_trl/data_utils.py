@@ -6,11 +6,15 @@ as plain text or as messages. The prompt has its own column or is the common sta
 follows TRL's `DPOTrainer`, so a dataset gives the same tokens in both trainers. Truncation happens in
 `data_collator.py`, because the full chains must be aligned first.
 
-Preparation drops the pairs from which nothing can be learned. It counts them by reason and shows the counts.
+A row may also be a completion: a right chain without a rejected one, with `prompt` and `completion` as in TRL's
+prompt-completion data.
+
+Preparation drops the rows from which nothing can be learned. It counts them by reason and shows the counts.
 """
 
 import difflib
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
 from importlib.metadata import version
@@ -31,7 +35,7 @@ from trl.data_utils import (
 )
 
 from .deprecation import renamed
-from .pair_checks import CONTENT_KEYS, PairError, check_pair, read_tools
+from .pair_checks import CONTENT_KEYS, PairError, check_pair, is_completion, is_tokenized_row, read_tools
 from .weighting import WEIGHT_COLUMNS, has_weight_columns, read_weights
 
 
@@ -40,9 +44,11 @@ logger = get_logger(__name__)
 TEXT_COLUMNS = ("prompt", "chosen", "rejected")
 # Columns of tokenized data. The columns of weights, named in `weighting.py`, are optional.
 ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+# Columns of completions, which have no rejected chain: text, and token IDs.
+COMPLETION_COLUMNS = ("completion", "completion_ids")
 
 REASONS = {
-    "missing": "`prompt` is None, or `chosen` or `rejected` is None or empty",
+    "missing": "`prompt` is None, or `chosen`, `rejected` or `completion` is None or empty",
     "equal": "the tokens of both chains are equal",
     "no_room": "the prompt leaves no room for a completion under `max_length`",
 }
@@ -71,7 +77,8 @@ def is_tokenized(column_names: list[str], dataset_name: str = "train") -> bool:
             Name of the dataset in error messages.
 
     Returns:
-        `bool`: Whether the dataset is already tokenized (`prompt_ids`, `chosen_ids`, `rejected_ids`).
+        `bool`: Whether the dataset is already tokenized (`prompt_ids`, with `chosen_ids` and `rejected_ids` or with
+        `completion_ids`).
 
     Raises:
         ValueError: If columns are missing or misspelt, or if a column holds images.
@@ -90,13 +97,22 @@ def is_tokenized(column_names: list[str], dataset_name: str = "train") -> bool:
             f"The {dataset_name} dataset must hold text alone, got the column `{min(images)}`. Key tokens are found "
             f"in text; train on the text of the pairs with `dataset.remove_columns({min(images)!r})`."
         )
-    tokenized = any(column in column_names for column in ID_COLUMNS)
+    tokenized = any(column in column_names for column in (*ID_COLUMNS, "completion_ids"))
+    # Columns of pairs with misspelt names count, so that they are errors and not ignored beside completions.
+    has_pairs = any(
+        difflib.get_close_matches(column, column_names, n=1, cutoff=0.75)
+        for column in (*TEXT_COLUMNS[1:], *ID_COLUMNS[1:])
+    )
     if tokenized:
         required: tuple[str, ...] = ID_COLUMNS
-        if any(column in column_names for column in WEIGHT_COLUMNS):
+        if not has_pairs and "completion_ids" in column_names:
+            required = ("prompt_ids",)
+        elif any(column in column_names for column in WEIGHT_COLUMNS):
             required += WEIGHT_COLUMNS
     else:
-        required = ("chosen", "rejected")  # the prompt may be implicit
+        required = ("chosen", "rejected")  # the prompt of a pair may be implicit
+        if "completion" in column_names:
+            required = ("prompt", *required) if has_pairs else ("prompt",)
         weights = [column for column in WEIGHT_COLUMNS if column in column_names]
         if weights:
             raise ValueError(
@@ -158,17 +174,19 @@ def prepare_dual_cots(
     truncation_mode: str = "keep_start",
     num_proc: int | None = None,
     dataset_name: str = "train",
+    num_embeddings: int | None = None,
 ) -> Dataset | IterableDataset:
     """
-    Tokenize a dual-CoT dataset and drop the pairs from which nothing can be learned.
+    Tokenize a dual-CoT dataset and drop the rows from which nothing can be learned.
 
     Adds the columns `prompt_ids`, `chosen_ids` and `rejected_ids` (full length, never truncated) and keeps all other
     columns. The prompt ends where TRL's `DPOTrainer` ends it. Plain text gets an end-of-sequence token if it has none;
-    conversations are rendered with the chat template. Tokenized data is used as it is.
+    conversations are rendered with the chat template. Tokenized data is used as it is. If at least one row is a
+    completion, there is also the column `completion_ids`; for these rows `chosen_ids` and `rejected_ids` are empty.
 
-    A pair is dropped if the prompt is None, if a chain is None or empty, if the tokens of both chains are equal, or,
-    with `"keep_start"`, if the prompt fills `max_length`. A warning gives the number of dropped pairs by reason. An
-    `IterableDataset` drops pairs lazily and warns after 1, 10, 100, ... dropped pairs.
+    A row is dropped if the prompt is None, if a chain is None or empty, if the tokens of both chains are equal, or,
+    with `"keep_start"`, if the prompt fills `max_length`. A warning gives the number of dropped rows by reason. An
+    `IterableDataset` drops rows lazily and warns after 1, 10, 100, ... dropped rows.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -185,12 +203,15 @@ def prepare_dual_cots(
             Number of processes. Ignored for an `IterableDataset`.
         dataset_name (`str`, *optional*, defaults to `"train"`):
             Name of the dataset in progress bars, warnings and errors.
+        num_embeddings (`int`, *optional*):
+            Number of tokens that the model knows, to refuse others.
 
     Returns:
         [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: The prepared dataset.
 
     Raises:
-        PairError: If a column of a row holds something else than its name says; the row is named.
+        PairError: If a column of a row holds something else than its name says, or the model does not know a token;
+            the row is named.
         ValueError: If columns are missing or no pair is left.
     """
     PartialState()  # the logger needs it to find the main process
@@ -202,13 +223,16 @@ def prepare_dual_cots(
     if not tokenized and "prompt" not in column_names:
         _warn_of_implicit_text_prompt(next(iter(dataset)), dataset_name)
 
+    columns: tuple[str, ...] = ID_COLUMNS
+    if any(column in column_names for column in COMPLETION_COLUMNS):
+        columns = (*ID_COLUMNS, "completion_ids")
     map_kwargs: dict[str, Any] = {}
     if not is_iterable:
         map_kwargs = {"num_proc": num_proc, "desc": f"Tokenizing {dataset_name} dataset"}
         # `datasets` cannot infer the types: the first batch may have only dropped pairs, which have empty lists.
         features = dict(dataset.features)
-        if not tokenized:
-            features.update({column: [Value("int32")] for column in ID_COLUMNS})
+        new_columns = [column for column in columns if not tokenized or column not in column_names]
+        features.update({column: [Value("int32")] for column in new_columns})
         added = {"_drop_reason": Value("string"), "_split_prompt": Value("string")}
         map_kwargs["features"] = Features({**features, **added})
     prepared = dataset.map(
@@ -220,6 +244,8 @@ def prepare_dual_cots(
             "max_length": max_length,
             "truncation_mode": truncation_mode,
             "dataset_name": dataset_name,
+            "num_embeddings": num_embeddings,
+            "columns": columns,
             # The version is part of the cache fingerprint: tokens cached by another version are not used.
             "code_version": version("edit-trl"),
         },
@@ -243,7 +269,10 @@ def prepare_dual_cots(
             f"The {dataset_name} dataset must have at least one pair to learn from, but none of its {len(reasons)} is "
             f"left: {counter.summary()}. Check its first rows and the value of `max_length` ({max_length})."
         )
-    return prepared.remove_columns(["_drop_reason", "_split_prompt"])
+    unused = ["_drop_reason", "_split_prompt"]
+    if "completion_ids" in columns and not any(len(ids) for ids in prepared["completion_ids"]):
+        unused.append("completion_ids")
+    return prepared.remove_columns(unused)
 
 
 class _DropCounter:
@@ -273,7 +302,7 @@ class _DropCounter:
     def warn(self, num_seen: int) -> None:
         if self.is_main_process:
             logger.logger.warning(
-                f"Dropped {sum(self.counts.values())} of {num_seen} pairs of the {self.dataset_name} dataset: "
+                f"Dropped {sum(self.counts.values())} of {num_seen} rows of the {self.dataset_name} dataset: "
                 f"{self.summary()}."
             )
 
@@ -289,11 +318,17 @@ def _tokenize_example(
     max_length: int | None,
     truncation_mode: str,
     dataset_name: str,
+    num_embeddings: int | None,
+    columns: tuple[str, ...],
     code_version: str,
 ) -> dict[str, Any]:
-    """Return the token IDs of one pair, or empty lists and the reason to drop the pair."""
+    """Return the token IDs of one row, or empty lists and the reason to drop the row."""
     try:
-        return _tokenize_row(example, processing_class, eos_token, max_length, truncation_mode)
+        output = _tokenize_row(example, processing_class, eos_token, max_length, truncation_mode, columns)
+        if num_embeddings is not None:
+            for column in columns:
+                _check_vocabulary(column, output[column], num_embeddings)
+        return output
     except PairError as error:
         raise PairError(f"Row {row} of the {dataset_name} dataset: {error}") from None
 
@@ -304,60 +339,79 @@ def _tokenize_row(
     eos_token: str | None,
     max_length: int | None,
     truncation_mode: str,
+    columns: tuple[str, ...],
 ) -> dict[str, Any]:
     check_pair(example)
-    output: dict[str, Any] = {column: example.get(column) or [] for column in ID_COLUMNS}
+    output: dict[str, Any] = {column: [] for column in columns}
     reason, split_prompt = None, None
-    if "chosen_ids" not in example:
-        if is_missing(example):
-            reason = "missing"
-        else:
-            output, split_prompt = tokenize_pair(example, processing_class, eos_token)
-    elif not (output["chosen_ids"] and output["rejected_ids"]):
+    if is_tokenized_row(example):
+        output.update({column: example.get(column) or [] for column in columns})
+    elif is_missing(example):
         reason = "missing"
+    else:
+        ids, split_prompt = tokenize_pair(example, processing_class, eos_token)
+        output.update(ids)
 
-    prompt_length = len(output["prompt_ids"])
+    is_pair = bool(output["chosen_ids"] and output["rejected_ids"])
     has_weights = has_weight_columns(example)
-    if has_weights and reason is None:
+    if has_weights and output.get("completion_ids"):
+        raise PairError(
+            "`chosen_weights` and `rejected_weights` must be None for a row with `completion_ids`, got some. All "
+            "tokens of a completion have the weight `completion_weight`; make a pair of it to give each its own."
+        )
+    if not is_pair and not output.get("completion_ids"):
+        reason = "missing"
+    elif is_pair and has_weights:
         for side in ("chosen", "rejected"):
             read_weights(example, side)
-    if reason is None and output["chosen_ids"] == output["rejected_ids"] and not has_weights:
+    elif is_pair and output["chosen_ids"] == output["rejected_ids"]:
         reason = "equal"
-    elif reason is None and max_length is not None and truncation_mode == "keep_start" and prompt_length >= max_length:
+    is_full = max_length is not None and len(output["prompt_ids"]) >= max_length
+    if reason is None and is_full and truncation_mode == "keep_start":
         reason = "no_room"
     return {**output, "_drop_reason": reason, "_split_prompt": split_prompt}
+
+
+def _check_vocabulary(column: str, ids: Sequence[int], num_embeddings: int) -> None:
+    largest = max(ids, default=0)
+    if largest >= num_embeddings:
+        raise PairError(
+            f"`{column}` must be tokens of the model, which has {num_embeddings}, got {largest}. The tokens are those "
+            "of another tokenizer: pass the model's own as `processing_class`, or tokenize the data with it."
+        )
 
 
 def tokenize_pair(
     example: dict[str, Any], processing_class: PreTrainedTokenizerBase | ProcessorMixin, eos_token: str | None
 ) -> tuple[dict[str, list[int]], str | None]:
     """
-    Tokenize one pair as [`prepare_dual_cots`] does.
+    Tokenize one row as [`prepare_dual_cots`] does.
 
     Args:
         example (`dict[str, Any]`):
             Pair with `chosen`, `rejected` and `prompt`, after [`~pair_checks.check_pair`]. Without `prompt`, their
-            common start is the prompt.
+            common start is the prompt. Or a completion, with `prompt` and `completion`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`]):
-            Tokenizer, with a chat template if the pair is conversational.
+            Tokenizer, with a chat template if the row is conversational.
         eos_token (`str` or `None`):
             Token that ends a plain-text completion.
 
     Returns:
-        `tuple[dict[str, list[int]], str | None]`: The first item has `prompt_ids`, `chosen_ids` and `rejected_ids`.
-        The second item is `None`, or the end of the prompt's text that was left out because the tokens of prompt and
-        completion together differ from the tokens of the prompt alone.
+        `tuple[dict[str, list[int]], str | None]`: The first item has `prompt_ids`, and `chosen_ids` and `rejected_ids`
+        or `completion_ids`. The second item is `None`, or the end of the prompt's text that was left out because the
+        tokens of prompt and completion together differ from the tokens of the prompt alone.
 
     Raises:
         PairError: If the chat template refuses the messages.
     """
-    # The pair is copied because the conversion renames keys of the messages in place.
-    pair = maybe_convert_to_chatml(deepcopy({column: example[column] for column in TEXT_COLUMNS if column in example}))
-    if "prompt" not in pair:
-        pair = extract_prompt(pair)
-    prompt, chosen, rejected = (pair[column] for column in TEXT_COLUMNS)
+    names = ("completion",) if is_completion(example) else ("chosen", "rejected")
+    # The row is copied because the conversion renames keys of the messages in place.
+    row = maybe_convert_to_chatml(deepcopy({name: example[name] for name in ("prompt", *names) if name in example}))
+    if "prompt" not in row:
+        row = extract_prompt(row)
+    prompt, *chains = (row[column] for column in ("prompt", *names))
     template_kwargs: dict[str, Any] = {}
-    if is_conversational(pair):
+    if is_conversational(row):
         template_kwargs = {
             "tools": read_tools(example.get("tools")),
             **(example.get("chat_template_kwargs") or {}),
@@ -366,46 +420,43 @@ def tokenize_pair(
     else:
         prompt_kwargs = {}
         if eos_token is not None:
-            chosen, rejected = (text if text.endswith(eos_token) else text + eos_token for text in (chosen, rejected))
+            chains = [text if text.endswith(eos_token) else text + eos_token for text in chains]
 
     try:
         prompt_ids = list(_tokenize(processing_class, prompt, **prompt_kwargs)["input_ids"])
-        chosen_ids, rejected_ids = (
-            list(_tokenize(processing_class, prompt + chain, **template_kwargs)["input_ids"])
-            for chain in (chosen, rejected)
-        )
+        chain_ids = [
+            list(_tokenize(processing_class, prompt + chain, **template_kwargs)["input_ids"]) for chain in chains
+        ]
     except jinja2.TemplateError as error:
         raise PairError(
             f"The chat template of the tokenizer refuses the messages: {error}. Look at their roles and their order."
         ) from error
     # The prompt must be the same for both chains, so it ends at the first token where either chain differs from it.
-    prompt_length = min(common_prefix_length(prompt_ids, ids) for ids in (chosen_ids, rejected_ids))
+    prompt_length = min(common_prefix_length(prompt_ids, ids) for ids in chain_ids)
     split_prompt = None
     if prompt_length < len(prompt_ids):
         split_prompt = processing_class.decode(prompt_ids[prompt_length:])
-    ids = {
-        "prompt_ids": prompt_ids[:prompt_length],
-        "chosen_ids": chosen_ids[prompt_length:],
-        "rejected_ids": rejected_ids[prompt_length:],
-    }
-    return ids, split_prompt
+    completions = {f"{name}_ids": ids[prompt_length:] for name, ids in zip(names, chain_ids, strict=True)}
+    return {"prompt_ids": prompt_ids[:prompt_length], **completions}, split_prompt
 
 
 def is_missing(example: dict[str, Any]) -> bool:
     """
-    Tell whether a text of a pair is None, empty or blank. Only the prompt may be an empty text, or have no column.
+    Tell whether a text of a row is None, empty or blank. Only the prompt may be an empty text; that of a pair may have
+    no column.
 
     Args:
         example (`dict[str, Any]`):
-            Pair with texts or messages, after [`~pair_checks.check_pair`].
+            Pair or completion with texts or messages, after [`~pair_checks.check_pair`].
 
     Returns:
         `bool`: Whether at least one text is missing.
     """
-    for column in TEXT_COLUMNS:
-        if column not in example:
+    columns = ("prompt", "completion") if is_completion(example) else TEXT_COLUMNS
+    for column in columns:
+        if columns == TEXT_COLUMNS and column == "prompt" and column not in example:
             continue
-        value = example[column]
+        value = example.get(column)
         if isinstance(value, list):
             # Only the last message is checked. An assistant message may have tool calls or reasoning alone.
             last = value[-1] if value else {}

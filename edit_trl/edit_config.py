@@ -53,8 +53,10 @@ _DPO_OPTIONS = {
 _GREATER_IS_BETTER = {
     "loss_chosen": False,
     "loss_rejected": False,
+    "loss_completion": False,
     "logps_key_chosen": True,
     "logps_key_rejected": False,
+    "logps_completion": True,
     "key_margin": True,
     "key_token_accuracy": True,
     "truncated_key_ratio": False,
@@ -102,6 +104,10 @@ class EDITConfig(SFTConfig):
         chosen_other_weight (`float`, *optional*, defaults to `0.0`):
             Weight of the other tokens of the chosen chain (γ in the authors' code, 0 there). A value above zero
             trains these tokens too, so that their probabilities do not drift.
+        completion_weight (`float`, *optional*):
+            Weight of the tokens of rows that have a `completion` and no rejected chain, such as chains of the first
+            stage that are trained again beside the pairs. If `None`, it is `chosen_other_weight`, which must then be
+            above zero.
         rejected_loss (`str`, *optional*, defaults to `"nll"`):
             Loss that pushes the key tokens of the rejected chain away: `"nll"`, minus their negative log-likelihood,
             as in the paper, without a lower bound; or `"unlikelihood"`, -log(1 - p), which is never below zero.
@@ -147,6 +153,7 @@ class EDITConfig(SFTConfig):
     chosen_key_weight: float = CHOSEN_KEY_WEIGHT
     rejected_key_weight: float = REJECTED_KEY_WEIGHT
     chosen_other_weight: float = CHOSEN_OTHER_WEIGHT
+    completion_weight: float | None = None
     rejected_loss: str = field(default="nll", metadata={"choices": list(REJECTED_LOSSES)})
     # A text too, since a command line says "none"; a number or `None` once it is read.
     rejected_nll_threshold: float | str | None = 20.0

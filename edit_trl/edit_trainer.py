@@ -6,7 +6,7 @@ files of their own: columns in `data_utils.py`, weights in `weighting.py`, rows 
 the logged metrics in `pair_metrics.py`, and the checks of arguments in `trainer_arguments.py`.
 
 The language-model head computes logits for the scored tokens only, with the hook of `scoring.py`. The loss is divided
-by the number of pairs in the whole optimizer step, over all accumulation steps and processes.
+by the number of pairs (and completions) in the whole optimizer step, over all accumulation steps and processes.
 `average_tokens_across_devices` has no effect on this.
 
 Paper: https://huggingface.co/papers/2405.19737
@@ -54,9 +54,10 @@ from .trainer_arguments import (
     check_datasets,
     check_kinds,
     check_model,
+    count_tokens,
     refuse_arguments,
 )
-from .weighting import WEIGHT_COLUMNS
+from .weighting import WEIGHT_COLUMNS, completion_weight
 
 
 logger = get_logger(__name__)
@@ -118,7 +119,9 @@ class EDITTrainer(SFTTrainer):
             keys.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             Preference dataset with `prompt`, `chosen` and `rejected`, as text or messages; or tokenized, with
-            `prompt_ids`, `chosen_ids`, `rejected_ids` and, optionally, `chosen_weights` and `rejected_weights`.
+            `prompt_ids`, `chosen_ids`, `rejected_ids` and, optionally, `chosen_weights` and `rejected_weights`. Rows
+            may also be completions, with `prompt` and `completion` and no rejected chain, see `completion_weight` in
+            [`EDITConfig`].
         eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or `dict` of them, *optional*):
             Dataset, or several by name, to use for evaluation, in the same shapes.
         processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`], *optional*):
@@ -205,6 +208,8 @@ class EDITTrainer(SFTTrainer):
         check_model(model, args)
         check_adapter(peft_config, model)
         check_datasets(train_dataset, eval_dataset, args)
+        # With the tokenizer of another chat template, TRL adds tokens to the model.
+        self._num_embeddings = None if args.chat_template_path else count_tokens(model, args)
 
         super().__init__(
             model=model,
@@ -250,6 +255,7 @@ class EDITTrainer(SFTTrainer):
             chosen_key_weight=args.chosen_key_weight,
             rejected_key_weight=args.rejected_key_weight,
             chosen_other_weight=args.chosen_other_weight,
+            completion_weight=args.completion_weight,
             alignment_level=args.alignment_level,
             tie_break=args.tie_break,
             tokenizer=self._tokenizer,
@@ -286,13 +292,21 @@ class EDITTrainer(SFTTrainer):
                 truncation_mode=args.truncation_mode,
                 num_proc=args.dataset_num_proc,
                 dataset_name=dataset_name,
+                num_embeddings=self._num_embeddings,
             )
+        if isinstance(dataset, Dataset) and "completion_ids" in dataset.column_names:
+            completion_weight(args)  # of a stream, the collator finds out
         return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset
 
     def _set_signature_columns_if_needed(self) -> None:
         # `Trainer` removes all other columns before the collator is called. The sampler reads the length column.
         if self._signature_columns is None:  # type: ignore[has-type]
-            self._signature_columns = [*ID_COLUMNS, *WEIGHT_COLUMNS, self.args.length_column_name]
+            self._signature_columns = [
+                *ID_COLUMNS,
+                "completion_ids",
+                *WEIGHT_COLUMNS,
+                self.args.length_column_name,
+            ]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
         return super()._get_train_sampler(
@@ -346,7 +360,7 @@ class EDITTrainer(SFTTrainer):
             return_outputs (`bool`, *optional*, defaults to `False`):
                 Whether to return the model's outputs too. Their logits have the shape (1, num_scored, vocabulary).
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
-                Number of pairs in the whole optimizer step. Defaults to the number of pairs in this batch.
+                Number of pairs and completions in the whole optimizer step. Defaults to their number in this batch.
 
         Returns:
             `torch.Tensor` or `tuple`: The loss, in nats, or the loss and the outputs.
@@ -542,15 +556,16 @@ class EDITTrainer(SFTTrainer):
     # Metrics
 
     def _count(self, sums: torch.Tensor, num_tokens: torch.Tensor, mode: str) -> None:
-        """Add the pairs of this batch, on all processes, to the metrics."""
+        """Add the examples of this batch, on all processes, to the metrics."""
         if mode == "train":
             local = torch.cat([sums.sum(dim=0).flatten(), num_tokens.reshape(1).to(sums.dtype)])
             *values, num_tokens = self.accelerator.gather(local[None]).double().sum(dim=0)
-            total = torch.stack(values).view(2, -1)
+            total = torch.stack(values).view(sums.shape[1:])
             self._total_train_tokens += int(num_tokens) // self._tp_size
         else:
-            # Gathered by pair, because `gather_for_metrics` drops the repeated samples that fill the last batch.
-            total = self.accelerator.gather_for_metrics(sums.flatten(start_dim=1)).double().sum(dim=0).view(2, -1)
+            # Gathered by example, because `gather_for_metrics` drops the repeated samples that fill the last batch.
+            gathered = self.accelerator.gather_for_metrics(sums.flatten(start_dim=1))
+            total = gathered.double().sum(dim=0).view(sums.shape[1:])
         self.pair_metrics[mode].add(total, where=f"at step {self.state.global_step} ({mode})")
 
     def _pop_metrics(self, mode: str) -> dict[str, float]:
@@ -568,15 +583,14 @@ class EDITTrainer(SFTTrainer):
         prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
         self.pair_metrics["eval"].pop()
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        num_pairs = self.pair_metrics["eval"].num_pairs
-        metrics = self._pop_metrics("eval")
-        if metrics:
-            # `Trainer` averages over batches, but the last batch may be smaller. This is the average over pairs.
-            metrics["loss"] = metrics["edit/loss_chosen"] + metrics["edit/loss_rejected"]
-            if "aux_loss" in metrics:
-                metrics["loss"] += self.router_aux_loss_coef * metrics["aux_loss"]
-        output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
-        return output._replace(num_samples=num_pairs)
+        num_examples = self.pair_metrics["eval"].num_examples
+        if num_examples:
+            # `Trainer` averages over batches, but the last batch may be smaller. This is the average over examples.
+            loss = self.pair_metrics["eval"].mean_loss
+            metrics = {**self._pop_metrics("eval"), "loss": loss}
+            metrics["loss"] += self.router_aux_loss_coef * metrics.get("aux_loss", 0.0)
+            output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
+        return output._replace(num_samples=num_examples)
 
     # Model card
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.data_utils import common_prefix_length
 
 from .data_utils import ID_COLUMNS, get_column_names, is_tokenized, prepare_dual_cots
+from .pair_checks import is_completion
 from .scoring import eval_mode, score_tokens
 
 
@@ -27,6 +28,7 @@ LEFT_OUT = {
     "too_long": "the chains differ only beyond `max_length`",
     "ended": "one chain is the start of the other",
     "no_context": "there is no token before the first difference",
+    "completion": "the row has no rejected chain",
 }
 
 
@@ -42,7 +44,8 @@ class KeyStepScores:
         left_out (`dict[str, int]`):
             Number of pairs left out, by reason: `"too_long"` (the chains differ only beyond `max_length`), `"ended"`
             (one chain is the start of the other and has no end-of-sequence token), `"no_context"` (there is no prompt,
-            and the chains differ at their first token). Reasons that did not occur are not in the dictionary.
+            and the chains differ at their first token), `"completion"` (the row has no rejected chain). Reasons that
+            did not occur are not in the dictionary.
 
     Examples:
 
@@ -272,7 +275,8 @@ def read_key_steps(
     config = model.config.get_text_config()
     if max_length is None:
         max_length = getattr(config, "max_position_embeddings", None)
-    key_steps = KeySteps([_key_step(example, max_length) for example in prepared.select_columns(list(ID_COLUMNS))])
+    columns = [*ID_COLUMNS, *({"completion_ids"} & set(get_column_names(prepared, name)))]
+    key_steps = KeySteps([_key_step(example, max_length) for example in prepared.select_columns(columns)])
     if not key_steps.scored:
         raise ValueError(
             f"The {name} dataset must have at least one pair whose first difference can be scored, got none: "
@@ -311,6 +315,8 @@ def score_key_steps(model: Any, key_steps: Sequence[KeyStep], batch_size: int) -
 
 
 def _key_step(example: dict[str, Any], max_length: int | None) -> KeyStep | str:
+    if is_completion(example):
+        return "completion"
     prompt, chosen, rejected = (list(example[column]) for column in ID_COLUMNS)
     num_shared = common_prefix_length(chosen, rejected)
     context = prompt + chosen[:num_shared]

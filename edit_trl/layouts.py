@@ -132,25 +132,27 @@ def to_padded(batch: dict[str, Any]) -> dict[str, Any]:
             Batch of [`DataCollatorForDualCoT`] with `layout="shared_prefix"` or `layout="padding_free"`.
 
     Returns:
-        `dict[str, Any]`: The same pairs with `layout="padded"`. Rows are padded with zeros to the longest chain. The
-        collator's `pad_token_id` and `pad_to_multiple_of` are not used.
+        `dict[str, Any]`: The same examples with `layout="padded"`. Rows are padded with zeros to the longest chain.
+        The collator's `pad_token_id` and `pad_to_multiple_of` are not used.
     """
-    num_chains = len(batch["num_completion_tokens"])
+    chains = _chains_with_rows(batch)
+    num_pairs = len(batch["is_completion"])
     input_ids = batch["input_ids"]
-    # For each chain, the row that it comes from, and which tokens of this row belong to it.
+    # For each row to make, the row that it comes from, and which tokens of that row belong to it.
     if batch["layout"] == "shared_prefix":
-        branch_ids, chains = batch["branch_ids"].repeat(2, 1), torch.arange(num_chains, device=input_ids.device)
-        sides = torch.where(chains < num_chains // 2, CHOSEN, REJECTED)[:, None]
-        sources = chains % (num_chains // 2)
+        sources = chains % num_pairs
+        branch_ids, sides = batch["branch_ids"][sources], torch.where(chains < num_pairs, CHOSEN, REJECTED)[:, None]
         belongs = batch["attention_mask"].bool()[sources] & ((branch_ids == SHARED) | (branch_ids == sides))
     else:
-        borders = batch["cu_seq_lens_q"][:, None]
+        starts, ends = (borders[chains, None] for borders in (batch["cu_seq_lens_q"][:-1], batch["cu_seq_lens_q"][1:]))
         places = torch.arange(input_ids.size(1), device=input_ids.device)
-        sources = torch.zeros(num_chains, dtype=torch.long, device=input_ids.device)
-        belongs = (borders[:-1] <= places) & (places < borders[1:])
+        sources = torch.zeros_like(chains)
+        belongs = (starts <= places) & (places < ends)
     rows, columns = belongs.nonzero(as_tuple=True)
     positions = belongs.cumsum(dim=1) - 1  # position of each token in its chain
-    shape = (num_chains, int(belongs.sum(dim=1).max()))
+    shape = (len(chains), int(belongs.sum(dim=1).max()))
+    row_of = chains.new_zeros(2 * num_pairs).index_copy_(0, chains, torch.arange(len(chains), device=chains.device))
+    scored_rows = row_of[batch["scored_chains"]]
 
     padded: dict[str, torch.Tensor] = {}
     values = {
@@ -165,10 +167,16 @@ def to_padded(batch: dict[str, Any]) -> dict[str, Any]:
         **{name: value for name, value in batch.items() if name not in ("branch_ids", *FLASH_ATTENTION_KEYS)},
         **padded,
         "layout": "padded",
-        "scored_rows": batch["scored_chains"],
-        "scored_positions": positions[batch["scored_chains"], batch["scored_positions"]],
+        "scored_rows": scored_rows,
+        "scored_positions": positions[scored_rows, batch["scored_positions"]],
         "num_tokens": torch.ones_like(rows).sum(),
     }
+
+
+def _chains_with_rows(batch: dict[str, Any]) -> torch.Tensor:
+    """Return the numbers of the chains that have a row in a padded batch: all but the wrong chains of completions."""
+    has_rejected = ~batch["is_completion"]
+    return torch.cat([torch.ones_like(has_rejected), has_rejected]).nonzero()[:, 0]
 
 
 def choose_layout(model: PreTrainedModel, aux_loss_enabled: bool = False) -> tuple[str, str | None]:
@@ -234,11 +242,13 @@ def telling_pair(batch: dict[str, Any]) -> tuple[dict[str, list], bool]:
     Returns:
         `tuple[dict[str, list], bool]`: The tokenized pair, and whether a wrong layout would change its scores. The
         pair has no prompt: the prompt is part of its chains. Its weights are 1 for the tokens to score, which come
-        after the common start.
+        after the common start. In a batch of completions it is a pair of equal chains, which tells nothing.
     """
     lengths = batch["attention_mask"].sum(dim=1).tolist()
-    chains = [ids[:length] for ids, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
-    pairs = zip(chains[: len(chains) // 2], chains[len(chains) // 2 :], strict=True)
+    rows = [ids[:length] for ids, length in zip(batch["input_ids"].tolist(), lengths, strict=True)]
+    chains: dict[int, list[int]] = dict(zip(_chains_with_rows(batch).tolist(), rows, strict=True))
+    num_pairs = len(batch["is_completion"])
+    pairs = [(chains[number], chains.get(num_pairs + number) or chains[number]) for number in range(num_pairs)]
     num_telling, parting, chosen, rejected = max(
         (min(len(chosen) - parting, len(rejected) - parting - 1), parting, chosen, rejected)
         for chosen, rejected in pairs

@@ -35,7 +35,7 @@ def krsl_loss(
     contributions of all chains are added and divided by the number of pairs. The divisor is the number of completion
     tokens and not of key tokens, so that the pull on a key token does not depend on how many key tokens its chain has.
     The loss is a sum over tokens, so a chain may also be divided among several rows, each with the number of
-    completion tokens of the whole chain.
+    completion tokens of the whole chain. A completion (a right chain without a rejected one) counts as a pair.
 
     Args:
         log_probs (`torch.Tensor` of shape `(num_chains, num_scored)`):
@@ -45,7 +45,7 @@ def krsl_loss(
         num_completion_tokens (`torch.Tensor` of shape `(num_chains,)`):
             Number of completion tokens of each chain, scored or not. A chain without completion tokens adds zero.
         num_pairs (`int` or `torch.Tensor` of shape `()`):
-            Number of pairs in the whole optimizer step, over accumulation steps and processes.
+            Number of pairs and completions in the whole optimizer step, over accumulation steps and processes.
         rejected_loss (`str`, *optional*, defaults to `"nll"`):
             Loss of a token with negative weight: `"nll"` adds the weight times the negative log-likelihood, which has
             no lower bound; `"unlikelihood"` adds the absolute weight times `-log(1 - p)`, which is never negative

@@ -1,12 +1,13 @@
 """
 Check the types in a row of a dual-CoT dataset.
 
+A row is a pair, or a completion: a right chain without a rejected one, in the columns of TRL's prompt-completion data.
 A bad row raises [`PairError`], which names the column, its value and what to do. Training adds the number of the row
 and stops. The inspection counts the row as unreadable.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from numbers import Integral
 from typing import Any
 
@@ -14,23 +15,70 @@ from typing import Any
 # Parts of a message that are enough for it not to be empty.
 CONTENT_KEYS = ("content", "value", "reasoning_content", "reasoning", "thinking", "tool_calls")
 
-_TEXT_COLUMNS = ("prompt", "chosen", "rejected")
+_TEXT_COLUMNS = ("prompt", "chosen", "rejected", "completion")
+_ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
 
 
 class PairError(ValueError):
-    """A row that is not a pair. The message names the column, its value and what to do."""
+    """A row that is neither a pair nor a completion. The message names the column, its value and what to do."""
+
+
+def is_completion(example: Mapping[str, Any]) -> bool:
+    """
+    Tell whether a row is a completion: a right chain without a rejected one.
+
+    Args:
+        example (`Mapping[str, Any]`):
+            Row of a dual-CoT dataset, with texts or tokens.
+
+    Returns:
+        `bool`: Whether it has a `completion` (or `completion_ids`) and neither `chosen` nor `rejected`.
+
+    Examples:
+
+    ```python
+    >>> is_completion({"prompt": "Q: 2 + 3?", "completion": " 5", "chosen": None, "rejected": None})
+    True
+    >>> is_completion({"prompt": "Q: 2 + 3?", "chosen": " 5", "rejected": None})  # a pair that misses a chain
+    False
+
+    ```
+    """
+    suffix = "_ids" if is_tokenized_row(example) else ""
+    chosen, rejected, completion = (_has(example, f"{name}{suffix}") for name in ("chosen", "rejected", "completion"))
+    return completion and not (chosen or rejected)
+
+
+def is_tokenized_row(example: Mapping[str, Any]) -> bool:
+    """
+    Tell whether a row has token IDs, which are then used instead of texts.
+
+    Args:
+        example (`Mapping[str, Any]`):
+            Row of a dual-CoT dataset.
+
+    Returns:
+        `bool`: Whether it has `chosen_ids` or `completion_ids`.
+    """
+    return "chosen_ids" in example or "completion_ids" in example
+
+
+def _has(example: Mapping[str, Any], column: str) -> bool:
+    value = example.get(column)
+    return value is not None and (not isinstance(value, Sized) or len(value) > 0)
 
 
 def check_pair(example: Mapping[str, Any]) -> None:
     """
-    Check the columns of one pair, texts or token IDs. Missing texts are no error: such pairs are dropped and counted.
+    Check the columns of one row, texts or token IDs. Missing texts are no error: such rows are dropped and counted.
 
     Args:
         example (`Mapping[str, Any]`):
             Row of a dual-CoT dataset.
 
     Raises:
-        PairError: If a column has a value of another type, such as a list of texts in `chosen`.
+        PairError: If a column has a value of another type, such as a list of texts in `chosen`, or if the row is a
+            pair and a completion at once.
 
     Examples:
 
@@ -44,8 +92,15 @@ def check_pair(example: Mapping[str, Any]) -> None:
 
     ```
     """
-    if "chosen_ids" in example:
-        for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+    is_tokenized = is_tokenized_row(example)
+    _, *chains, completion = _ID_COLUMNS if is_tokenized else _TEXT_COLUMNS
+    if _has(example, completion) and any(_has(example, column) for column in chains):
+        raise PairError(
+            f"A row must be a pair, with `{chains[0]}` and `{chains[1]}`, or a completion, with `{completion}`, got "
+            f"both. Make two rows of it, or drop the column with `dataset.remove_columns({completion!r})`."
+        )
+    if is_tokenized:
+        for column in _ID_COLUMNS:
             _check_ids(column, example.get(column))
         return
     for column in _TEXT_COLUMNS:
@@ -53,7 +108,7 @@ def check_pair(example: Mapping[str, Any]) -> None:
     kinds = {column: example[column] for column in _TEXT_COLUMNS if example.get(column) is not None}
     if len({isinstance(value, list) for value in kinds.values()}) > 1:
         raise PairError(
-            "`prompt`, `chosen` and `rejected` must all be text or all be lists of messages, got "
+            f"{', '.join(f'`{column}`' for column in kinds)} must all be text or all be lists of messages, got "
             f"{', '.join(f'`{column}`: {type(value).__name__}' for column, value in kinds.items())}. Wrap the text in "
             'a message: `[{"role": "assistant", "content": text}]`.'
         )
@@ -100,7 +155,7 @@ def _check_text(column: str, value: Any) -> None:
     if value and all(isinstance(item, Integral) for item in value):
         raise PairError(
             f"`{column}` must be text or a list of messages, got token IDs: {value[:8]}. Rename the columns of token "
-            "IDs to `prompt_ids`, `chosen_ids` and `rejected_ids`."
+            "IDs to `prompt_ids`, `chosen_ids` and `rejected_ids` (or `completion_ids`)."
         )
     if value and all(isinstance(item, str) for item in value):
         raise PairError(
@@ -156,6 +211,11 @@ def _check_tools(tools: Any) -> None:
 def _check_ids(column: str, ids: Any) -> None:
     if ids is None:
         return
+    if not isinstance(ids, Iterable) or isinstance(ids, (str, Mapping)):
+        raise PairError(
+            f"`{column}` must be a list of token IDs, got {_shown(ids)}. Take it from the tokenizer: "
+            "`tokenizer(text)['input_ids']`."
+        )
     bad = next(
         (token for token in ids if not isinstance(token, Integral) or isinstance(token, bool) or token < 0), None
     )

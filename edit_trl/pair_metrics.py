@@ -2,7 +2,8 @@
 Compute the metrics that the trainer logs: sums in named columns, and ratios of these sums.
 
 Each scored token adds to the sums of its chain. The sums are added over batches and processes and are divided only
-then. So a logged metric is a mean over all tokens or over all pairs, and not a mean of means.
+then. So a logged metric is a mean over all tokens or over all pairs, and not a mean of means. Completions, which have
+no wrong chain, have sums and metrics of their own.
 """
 
 import math
@@ -16,6 +17,7 @@ from .loss import is_gated, weighted_token_losses
 TOKEN_COLUMNS = (
     "loss",
     "scored",
+    "log_probs",
     "entropy",
     "top1",
     "key",
@@ -27,6 +29,8 @@ TOKEN_COLUMNS = (
 # Sums of values that each chain has.
 CHAIN_COLUMNS = ("chains", "completion_tokens", "key_before_truncation", "in_pair_without_key", "aux_loss")
 COLUMNS = TOKEN_COLUMNS + CHAIN_COLUMNS
+# What a chain is: the right or the wrong chain of a pair, or a completion.
+SIDES = ("chosen", "rejected", "completion")
 
 
 @torch.no_grad()
@@ -41,7 +45,7 @@ def pair_sums(
     aux_loss: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Compute the sums of each pair of a batch.
+    Compute the sums of each pair and each completion of a batch.
 
     Args:
         batch (`dict[str, torch.Tensor]`):
@@ -58,8 +62,8 @@ def pair_sums(
             Load-balancing loss of a mixture of experts in this batch. Each pair gets it.
 
     Returns:
-        `torch.Tensor` of shape `(num_pairs, 2, num_columns)`: Sums of the right and of the wrong chain of each pair,
-        in the order of `COLUMNS`.
+        `torch.Tensor` of shape `(num_examples, 3, num_columns)`: Sums of the right and of the wrong chain of each pair
+        and of each completion, in the order of `SIDES` and `COLUMNS`.
     """
     weights, chains, is_key = batch["scored_weights"], batch["scored_chains"], batch["scored_key"]
     num_completion_tokens = batch["num_completion_tokens"]
@@ -69,6 +73,7 @@ def pair_sums(
     by_token = {
         "loss": losses / num_completion_tokens[chains].clamp(min=1),
         "scored": torch.ones_like(losses),
+        "log_probs": log_probs,
         "entropy": entropy,
         "top1": is_top1,
         "key": is_key,
@@ -90,42 +95,56 @@ def pair_sums(
         "aux_loss": losses.new_zeros(num_chains) if aux_loss is None else aux_loss.float().expand(num_chains),
     }
     chain_values = torch.stack([by_chain[name].float() for name in CHAIN_COLUMNS], dim=1)
-    return torch.cat([token_sums, chain_values], dim=1).view(2, num_chains // 2, -1).transpose(0, 1)
+    chosen, rejected = torch.cat([token_sums, chain_values], dim=1).view(2, num_chains // 2, -1)
+    is_completion = batch["is_completion"][:, None]
+    nothing = torch.zeros_like(chosen)
+    sides = (
+        torch.where(is_completion, nothing, chosen),
+        torch.where(is_completion, nothing, rejected),
+        torch.where(is_completion, chosen, nothing),
+    )
+    return torch.stack(sides, dim=1)
 
 
 class PairMetrics:
     """
-    Sums of the pairs since the last log, and the metrics computed from them.
+    Sums of the pairs and completions since the last log, and the metrics computed from them.
 
     Examples:
 
     ```python
     >>> metrics = PairMetrics()
-    >>> sums = torch.zeros(2, len(COLUMNS))
-    >>> sums[:, COLUMNS.index("chains")] = 4
-    >>> sums[:, COLUMNS.index("loss")] = torch.tensor([2.0, -1.0])
+    >>> sums = torch.zeros(len(SIDES), len(COLUMNS))
+    >>> sums[:, COLUMNS.index("chains")] = torch.tensor([4.0, 4.0, 1.0])
+    >>> sums[:, COLUMNS.index("loss")] = torch.tensor([2.0, -1.0, 3.0])
     >>> metrics.add(sums)
-    >>> metrics.num_pairs, metrics.pop()["edit/loss_chosen"], metrics.num_pairs
-    (4, 0.5, 0)
+    >>> metrics.num_examples, metrics.mean_loss, metrics.pop()["edit/loss_chosen"], metrics.num_examples
+    (5, 0.8, 0.5, 0)
 
     ```
     """
 
     def __init__(self) -> None:
-        self._sums = torch.zeros(2, len(COLUMNS), dtype=torch.float64)
+        self._sums = torch.zeros(len(SIDES), len(COLUMNS), dtype=torch.float64)
 
     @property
-    def num_pairs(self) -> int:
-        """`int`: Pairs counted since the last [`~PairMetrics.pop`]."""
-        return int(self._sums[0, COLUMNS.index("chains")])
+    def num_examples(self) -> int:
+        """`int`: Pairs and completions counted since the last [`~PairMetrics.pop`]."""
+        num_chosen, _, num_completions = self._sums[:, COLUMNS.index("chains")].tolist()
+        return int(num_chosen + num_completions)
+
+    @property
+    def mean_loss(self) -> float:
+        """`float`: Mean loss, in nats, of these pairs and completions, without a router's loss."""
+        return self._sums[:, COLUMNS.index("loss")].sum().item() / self.num_examples
 
     def add(self, sums: torch.Tensor, where: str = "") -> None:
         """
-        Add the sums of some pairs.
+        Add the sums of some pairs and completions.
 
         Args:
-            sums (`torch.Tensor` of shape `(2, num_columns)`):
-                Output of [`pair_sums`], added over pairs and processes.
+            sums (`torch.Tensor` of shape `(3, num_columns)`):
+                Output of [`pair_sums`], added over examples and processes.
             where (`str`, *optional*, defaults to `""`):
                 Step and mode of the run, for the error message.
 
@@ -144,20 +163,22 @@ class PairMetrics:
 
     def pop(self) -> dict[str, float]:
         """
-        Return the metrics of all pairs since the last call, and set the sums to zero.
+        Return the metrics of everything counted since the last call, and set the sums to zero.
 
         Returns:
             `dict[str, float]`: Metrics by name. A metric whose divisor is zero is left out.
         """
-        if not self.num_pairs:
+        num_examples = self.num_examples
+        if not num_examples:
             return {}
-        chosen, rejected = (dict(zip(COLUMNS, side, strict=True)) for side in self._sums.tolist())
+        chosen, rejected, completion = (dict(zip(COLUMNS, side, strict=True)) for side in self._sums.tolist())
         both = {name: chosen[name] + rejected[name] for name in COLUMNS}
+        scored, entropy, top1 = (both[name] + completion[name] for name in ("scored", "entropy", "top1"))
         num_pairs = chosen["chains"]
         self._sums.zero_()
         fractions = {
-            "entropy": (both["entropy"], both["scored"]),
-            "mean_token_accuracy": (both["top1"], both["scored"]),
+            "entropy": (entropy, scored),
+            "mean_token_accuracy": (top1, scored),
             "edit/loss_chosen": (chosen["loss"], num_pairs),
             "edit/loss_rejected": (rejected["loss"], num_pairs),
             "edit/key_token_ratio_chosen": (chosen["key"], chosen["completion_tokens"]),
@@ -168,10 +189,15 @@ class PairMetrics:
             "edit/rejected_gated_ratio": (both["gated"], both["pushed_away"]),
             "edit/truncated_key_ratio": (both["key_before_truncation"] - both["key"], both["key_before_truncation"]),
             "edit/pairs_without_key_tokens": (chosen["in_pair_without_key"], num_pairs),
+            "edit/loss_completion": (completion["loss"], completion["chains"]),
+            "edit/logps_completion": (completion["log_probs"], completion["scored"]),
         }
         metrics = {name: above / below for name, (above, below) in fractions.items() if below}
-        if chosen["aux_loss"]:
-            metrics["aux_loss"] = chosen["aux_loss"] / num_pairs
+        if completion["chains"]:
+            metrics["edit/completion_ratio"] = completion["chains"] / num_examples
+        aux_loss = chosen["aux_loss"] + completion["aux_loss"]
+        if aux_loss:
+            metrics["aux_loss"] = aux_loss / num_examples
         if "edit/logps_key_chosen" in metrics and "edit/logps_key_rejected" in metrics:
             metrics["edit/key_margin"] = metrics["edit/logps_key_chosen"] - metrics["edit/logps_key_rejected"]
         return metrics

@@ -31,6 +31,7 @@ from trl.trainer.utils import get_config_model_id
 
 from .data_utils import ID_COLUMNS, get_column_names, is_tokenized
 from .edit_config import EDITConfig
+from .weighting import completion_weight
 
 
 logger = get_logger(__name__)
@@ -200,11 +201,7 @@ def check_model(model: Any, args: EDITConfig) -> None:
     Raises:
         ValueError: If the model is an encoder-decoder or has no language-model head.
     """
-    config = getattr(model, "config", None)
-    if isinstance(model, str):
-        options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
-        with suppress(OSError, ValueError):  # if it cannot be loaded, `SFTTrainer` raises the error
-            config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **options)
+    config = _config(model, args)
     if config is not None and getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"`model` must be a causal (decoder-only) language model, got the encoder-decoder `{config.model_type}`. "
@@ -215,6 +212,33 @@ def check_model(model: Any, args: EDITConfig) -> None:
             f"`model` must be a causal language model, got `{type(model).__name__}`, which has no language-model "
             "head. Load it with `AutoModelForCausalLM.from_pretrained(...)`, or pass its name."
         )
+
+
+def count_tokens(model: Any, args: EDITConfig) -> int | None:
+    """
+    Return the number of tokens that a model knows, before it is loaded.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            The student.
+        args ([`EDITConfig`]):
+            Configuration, as for [`check_model`].
+
+    Returns:
+        `int` or `None`: The size of its vocabulary. `None` if its config cannot be loaded or does not say.
+    """
+    config = _config(model, args)
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(text_config, "vocab_size", None)
+
+
+def _config(model: Any, args: EDITConfig) -> Any:
+    if not isinstance(model, str):
+        return getattr(model, "config", None)
+    options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
+    with suppress(OSError, ValueError):  # if it cannot be loaded, `SFTTrainer` raises the error
+        return AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **options)
+    return None
 
 
 def check_adapter(peft_config: Any, model: Any) -> None:
@@ -253,7 +277,8 @@ def check_datasets(train_dataset: Any, eval_dataset: Any, args: EDITConfig) -> N
 
     Raises:
         TypeError: If a dataset has another type.
-        ValueError: If columns are missing, or if `skip_prepare_dataset` is set and a dataset is not tokenized.
+        ValueError: If columns are missing, if a dataset has completions and there is no weight for them, or if
+            `skip_prepare_dataset` is set and a dataset is not tokenized.
     """
     is_prepared = (args.dataset_kwargs or {}).get("skip_prepare_dataset", False)
     named = {"train": train_dataset}
@@ -269,7 +294,10 @@ def check_datasets(train_dataset: Any, eval_dataset: Any, args: EDITConfig) -> N
         column_names = get_column_names(dataset, name)
         if is_prepared and isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
             continue  # the transform of the dataset makes the columns
-        if not is_tokenized(column_names, name) and is_prepared:
+        tokenized = is_tokenized(column_names, name)
+        if not {"chosen", "chosen_ids"} & set(column_names):
+            completion_weight(args)  # without pairs, all rows are completions
+        if is_prepared and not tokenized:
             raise ValueError(
                 f"The {name} dataset must be tokenized, since `skip_prepare_dataset` is set, got the columns "
                 f"{sorted(column_names)}. Leave `skip_prepare_dataset` out, or add the columns "

@@ -2,18 +2,19 @@
 Decide which tokens of a pair are key tokens, which weight each token has, and what truncation keeps.
 
 [`weigh_pair`] reads the weights of a tokenized pair, or computes them from the alignment of its chains. It aligns the
-whole chains first and truncates at `max_length` afterwards, so that truncation does not create differences. The
-collator and the inspection both use its result. Works on lists and imports no model library.
+whole chains first and truncates at `max_length` afterwards, so that truncation does not create differences. A
+completion, which is a right chain without a rejected one, has one weight for all of its tokens. The collator and the
+inspection both use the result. Works on lists and imports no model library.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
 
 from .alignment import TIE_BREAKS, Alignment, align, check_strengths, token_weights
-from .pair_checks import PairError
+from .pair_checks import PairError, is_completion
 from .token_texts import split_words
 
 
@@ -32,6 +33,7 @@ class WeightingOptions(Protocol):
     chosen_key_weight: float
     rejected_key_weight: float
     chosen_other_weight: float
+    completion_weight: float | None
     max_length: int | None
     truncation_mode: str
 
@@ -47,6 +49,12 @@ def check_options(options: WeightingOptions) -> None:
     Raises:
         ValueError: If an option has an unknown value, or a weight is negative or not finite.
     """
+    weight = options.completion_weight
+    if weight is not None and not 0 < weight < math.inf:
+        raise ValueError(
+            f"`completion_weight` must be positive and finite, or `None`, got {weight}. It is the weight of the "
+            "tokens of rows without a rejected chain; pass `completion_weight=1.0` to train them as SFT does."
+        )
     for name, values, meaning in (
         ("alignment_level", ALIGNMENT_LEVELS, "the unit of the edit script"),
         ("tie_break", TIE_BREAKS, "which minimum edit script is used if there are several"),
@@ -59,6 +67,31 @@ def check_options(options: WeightingOptions) -> None:
                 f"`{name}={values[0]!r}`, the default, if in doubt."
             )
     check_strengths(options.chosen_key_weight, options.rejected_key_weight, options.chosen_other_weight)
+
+
+def completion_weight(options: WeightingOptions) -> float:
+    """
+    Return the weight of the tokens of completions: `completion_weight`, or `chosen_other_weight` if it is `None`.
+
+    Args:
+        options (`WeightingOptions`):
+            Options.
+
+    Returns:
+        `float`: The weight, above zero.
+
+    Raises:
+        ValueError: If neither option is set, so that completions would not be trained.
+    """
+    weight = options.chosen_other_weight if options.completion_weight is None else options.completion_weight
+    if not weight:
+        raise ValueError(
+            "`completion_weight` must be set to train rows with a `completion` and no rejected chain, got `None`. "
+            "With `chosen_other_weight=0.0` only tokens that differ between two chains are trained, and a completion "
+            "has no second chain. Pass `completion_weight=1.0` to train all of its tokens as SFT does, or use "
+            "`trl.SFTTrainer` if there are no pairs."
+        )
+    return weight
 
 
 def check_tokenizer(options: WeightingOptions, tokenizer: Any) -> None:
@@ -148,20 +181,23 @@ class WeightedChain:
 @dataclass(frozen=True)
 class WeightedPair:
     """
-    Both chains of a pair with the weights of their tokens.
+    Both chains of a pair with the weights of their tokens, or a completion.
 
     Args:
         chosen ([`WeightedChain`]):
-            The right chain.
+            The right chain, or the completion.
         rejected ([`WeightedChain`]):
-            The wrong chain.
+            The wrong chain, without tokens for a completion.
         alignment ([`Alignment`] or `None`):
-            Alignment of the whole completions; `None` if the pair has its own weights.
+            Alignment of the whole completions; `None` if the pair has its own weights, and for a completion.
+        is_completion (`bool`, *optional*, defaults to `False`):
+            Whether it is a completion.
     """
 
     chosen: WeightedChain
     rejected: WeightedChain
     alignment: Alignment | None
+    is_completion: bool = False
 
 
 def weigh_pair(
@@ -176,7 +212,8 @@ def weigh_pair(
     Args:
         example (`Mapping[str, Any]`):
             Pair with `prompt_ids`, `chosen_ids` and `rejected_ids`, not truncated. Optionally `chosen_weights` and
-            `rejected_weights`, which replace the alignment: a token is then a key token if its weight is not zero.
+            `rejected_weights`, which replace the alignment: a token is then a key token if its weight is not zero. Or
+            a completion, with `prompt_ids` and `completion_ids`. It has no key tokens.
         options (`WeightingOptions`):
             [`EDITConfig`], [`DataCollatorForDualCoT`], or anything else with these options.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -188,8 +225,8 @@ def weigh_pair(
         [`WeightedPair`]: Both chains, not truncated, with their weights and the range that truncation keeps.
 
     Raises:
-        ValueError: If the number of weights differs from the number of tokens, a weight is not finite, or a strength
-            is negative.
+        ValueError: If the number of weights differs from the number of tokens, a weight is not finite, a strength is
+            negative, or there is no weight for completions.
 
     Examples:
 
@@ -204,6 +241,11 @@ def weigh_pair(
 
     ```
     """
+    if is_completion(example):
+        ids = example["completion_ids"]
+        equal = [completion_weight(options)] * len(ids)
+        chain = _weighted_chain(example["prompt_ids"], ids, equal, [False] * len(ids), options)
+        return WeightedPair(chain, WeightedChain([], 0, [], [], 0, 0), None, is_completion=True)
     alignment = None
     if has_weight_columns(example):
         weights = (read_weights(example, "chosen"), read_weights(example, "rejected"))
@@ -305,10 +347,12 @@ def read_weights(example: Mapping[str, Any], side: str) -> list[float]:
             f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace "
             f"the alignment of both chains; pass `{side}_weights=[0.0] * {num_tokens}` to ignore that chain."
         )
-    if len(weights) != num_tokens:
+    is_list = isinstance(weights, Sized) and not isinstance(weights, (str, Mapping))
+    if not is_list or len(weights) != num_tokens:
+        found = len(weights) if is_list else f"{type(weights).__name__}: {weights!r:.80}"
         raise PairError(
             f"`{side}_weights` must hold one float per token of `{side}_ids`, expected {num_tokens}, got "
-            f"{len(weights)}. Weights of other tokens would train the wrong ones; compute them on the tokenized "
+            f"{found}. Weights of other tokens would train the wrong ones; compute them on the tokenized "
             "chain, end-of-sequence token included."
         )
     bad = next((i for i, w in enumerate(weights) if not isinstance(w, Real) or not math.isfinite(w)), None)

@@ -39,7 +39,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Features, load_dataset
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
@@ -59,6 +59,7 @@ from edit_trl.data_utils import is_tokenized
 from edit_trl.edit_config import refuse_options
 from edit_trl.evaluation import answers_match, compare_students, extract_answer, wilson_interval
 from edit_trl.option_help import help_from_docstring
+from edit_trl.pair_checks import is_completion
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
 
 
@@ -154,7 +155,7 @@ def main() -> None:
     # stage 1. The return value is not used: tokenized pairs are allowed.
     if 2 in script_args.stages:
         is_tokenized(train_dataset.column_names)
-    sft_dataset = chosen_chains(train_dataset) if 1 in script_args.stages else None
+    sft_dataset = right_chains(train_dataset) if 1 in script_args.stages else None
     if model_args.model_name_or_path is None:
         with state.local_main_process_first():
             model_args.model_name_or_path = demo_student()
@@ -333,30 +334,36 @@ def demo_data(script_args: RecipeArguments, seed: int) -> tuple[Dataset, list[Du
     return Dataset.from_list([example.to_pair() for example in examples[: script_args.demo_num_examples]]), questions
 
 
-def chosen_chains(dataset: Dataset) -> Dataset:
-    """Make the prompt-completion dataset of stage 1, which has only the right chains."""
-    if "chosen" not in dataset.column_names:
+def right_chains(dataset: Dataset) -> Dataset:
+    """Make the prompt-completion dataset of stage 1: the right chains of the pairs, and the completions."""
+    names = [name for name in ("chosen", "completion") if name in dataset.column_names]
+    if not names:
         raise ValueError(
             f"Stage 1 needs the texts `prompt` and `chosen`, got the columns {dataset.column_names}. It trains on "
             "right chains of thought; pass `--stages 2` to start with stage 2."
         )
-    # Without a column `prompt`, the prompt is the common start of both chains, so both are needed.
-    needed = ("prompt", "chosen") if "prompt" in dataset.column_names else ("chosen", "rejected")
 
-    def is_complete(pair: dict[str, Any]) -> bool:
-        texts = [pair[column] for column in needed]
+    def to_completion(row: dict[str, Any]) -> dict[str, Any]:
+        # Without a column `prompt`, the prompt is the common start of both chains, so both are needed.
+        if "prompt" not in row:
+            row = maybe_extract_prompt(row) if row["chosen"] and row["rejected"] else {**row, "prompt": None}
+        return {"prompt": row["prompt"], "completion": next((row[name] for name in names if row[name]), None)}
+
+    def is_complete(row: dict[str, Any]) -> bool:
+        texts = (row["prompt"], row["completion"])
         return all(text.strip() if isinstance(text, str) else text for text in texts)
 
-    num_pairs = len(dataset)
+    # Given, because types cannot be inferred from rows without texts.
+    types = dataset.features
+    kept = {name: types[name] for name in ("tools", "chat_template_kwargs") if name in types}
+    features = Features({"prompt": types.get("prompt", types[names[0]]), "completion": types[names[0]], **kept})
+    num_rows = len(dataset)
     with PartialState().local_main_process_first():
-        dataset = dataset.filter(is_complete)
-        if len(dataset) < num_pairs:
-            PartialState().print(
-                f"Stage 1 leaves out {num_pairs - len(dataset)} of {num_pairs} pairs with empty texts."
-            )
-        dataset = dataset.map(maybe_extract_prompt)
-    kept = [name for name in ("prompt", "chosen", "tools", "chat_template_kwargs") if name in dataset.column_names]
-    return dataset.select_columns(kept).rename_column("chosen", "completion")
+        unused = [name for name in dataset.column_names if name not in kept]
+        dataset = dataset.map(to_completion, remove_columns=unused, features=features).filter(is_complete)
+    if len(dataset) < num_rows:
+        PartialState().print(f"Stage 1 leaves out {num_rows - len(dataset)} of {num_rows} rows with empty texts.")
+    return dataset
 
 
 def describe(
@@ -371,7 +378,9 @@ def describe(
         script_args.dataset_name
         or f"generated tasks, level {script_args.demo_level}: {', '.join(script_args.demo_tasks)}"
     )
-    print(f"Pairs: {len(dataset)} ({source})\nLearning rates: {rates}")
+    num_completions = sum(map(is_completion, dataset)) if "completion" in dataset.column_names else 0
+    counts = f"{len(dataset) - num_completions}" + (f" and {num_completions} completions" if num_completions else "")
+    print(f"Pairs: {counts} ({source})\nLearning rates: {rates}")
     sample = dataset.select(range(min(len(dataset), 1000)))
     texts = [(pair["chosen"], pair["rejected"]) for pair in sample if {"chosen", "rejected"} <= pair.keys()]
     pairs = [

@@ -33,6 +33,7 @@ DTYPES = {
     "scored_weights": torch.float,
     "scored_key": torch.bool,
     "scored_chains": torch.long,
+    "is_completion": torch.bool,
     "num_completion_tokens": torch.long,
     "num_key_tokens": torch.long,
     "num_tokens": torch.long,
@@ -47,13 +48,15 @@ def dtypes(batch: dict) -> dict:
 
 
 token_ids = st.lists(st.integers(0, 4), max_size=7)
-examples_lists = st.lists(
-    st.fixed_dictionaries({"prompt_ids": token_ids, "chosen_ids": token_ids, "rejected_ids": token_ids}),
-    min_size=1,
-    max_size=4,
+pair_dicts = st.fixed_dictionaries({"prompt_ids": token_ids, "chosen_ids": token_ids, "rejected_ids": token_ids})
+# With and without the empty columns that prepared data has.
+completion_dicts = st.fixed_dictionaries(
+    {"prompt_ids": token_ids, "completion_ids": st.lists(st.integers(0, 4), min_size=1, max_size=7)},
+    optional={"chosen_ids": st.just([]), "rejected_ids": st.sampled_from([[], None])},
 )
+examples_lists = st.lists(st.one_of(pair_dicts, completion_dicts), min_size=1, max_size=4)
 options_dicts = st.fixed_dictionaries(
-    {},
+    {"completion_weight": st.sampled_from([0.7, 2.0])},
     optional={
         "chosen_key_weight": st.sampled_from([0.0, 1.0, 2.0]),
         "rejected_key_weight": st.sampled_from([0.0, 0.025, 1.0]),
@@ -71,14 +74,21 @@ def example(prompt, chosen, rejected, **weights):
 
 
 def slow_rows(examples, options):
-    """Kept tokens of each row, its scored tokens, and its numbers of completion and key tokens, by the definitions."""
+    """
+    Kept tokens of each chain, its scored tokens, and its numbers of completion and key tokens, by the definitions. The
+    wrong chain of a completion has none of them.
+    """
     max_length, keep_start = options.get("max_length"), options.get("truncation_mode", "keep_start") == "keep_start"
     alpha, beta = options.get("chosen_key_weight", 1.0), options.get("rejected_key_weight", 0.025)
     gamma = options.get("chosen_other_weight", 0.0)
     rows, scored, num_completion_tokens, num_key_tokens = [], [], [], []
     for side in ("chosen", "rejected"):
         for pair in examples:
-            if "chosen_weights" in pair:
+            completion = pair.get(f"{side}_ids")
+            if "completion_ids" in pair:
+                completion = pair["completion_ids"] if side == "chosen" else []
+                weights, keys = [options["completion_weight"]] * len(completion), [False] * len(completion)
+            elif "chosen_weights" in pair:
                 weights = pair[f"{side}_weights"]
                 keys = [weight != 0 for weight in weights]
             else:
@@ -88,10 +98,10 @@ def slow_rows(examples, options):
                 keys = getattr(script, f"{side}_key")
                 weights = [(alpha if key else gamma) if side == "chosen" else (-beta if key else 0.0) for key in keys]
             # One record per token: ID, whether it is of the completion, weight, key.
-            tokens = [(token, False, 0.0, False) for token in pair["prompt_ids"]]
+            is_absent = "completion_ids" in pair and side == "rejected"
+            tokens = [] if is_absent else [(token, False, 0.0, False) for token in pair["prompt_ids"]]
             tokens += [
-                (token, True, weight, key)
-                for token, weight, key in zip(pair[f"{side}_ids"], weights, keys, strict=True)
+                (token, True, weight, key) for token, weight, key in zip(completion, weights, keys, strict=True)
             ]
             if max_length is not None and len(tokens) > max_length:
                 tokens = tokens[:max_length] if keep_start else tokens[len(tokens) - max_length :]
@@ -106,8 +116,13 @@ def slow_rows(examples, options):
 
 
 def check_batch(batch, examples, options):
-    """Every tensor against the slow reading."""
-    rows, scored, num_completion_tokens, num_key_tokens = slow_rows(examples, options)
+    """Every tensor against the slow reading. All chains have a row, but for the wrong chain of a completion."""
+    chains, scored, num_completion_tokens, num_key_tokens = slow_rows(examples, options)
+    absent = [len(examples) + b for b, pair in enumerate(examples) if "completion_ids" in pair]
+    with_row = [number for number in range(2 * len(examples)) if number not in absent]
+    rows = [chains[number] for number in with_row]
+    scored = [(with_row.index(row), *rest) for row, *rest in scored]
+    assert batch["is_completion"].tolist() == ["completion_ids" in pair for pair in examples]
     multiple = options.get("pad_to_multiple_of") or 1
     width = math.ceil(max(map(len, rows)) / multiple) * multiple
     assert batch["layout"] == "padded"
@@ -127,7 +142,7 @@ def check_batch(batch, examples, options):
     for row, position, token, _, _, chain in found:
         assert batch["input_ids"][row, position + 1] == token
         assert batch["attention_mask"][row, position] == batch["attention_mask"][row, position + 1] == 1
-        assert chain == row
+        assert chain == with_row[row]
 
     assert batch["num_completion_tokens"].tolist() == num_completion_tokens
     assert batch["num_key_tokens"].tolist() == num_key_tokens
@@ -142,8 +157,13 @@ def places_of_chains(batch):
         return [[(0, place) for place in range(*borders[chain : chain + 2])] for chain in range(num_chains)]
     num_pairs = num_chains // 2
     places = []
+    row = -1
     for chain in range(num_chains):
-        row, others = (chain % num_pairs, (0, 1 + chain // num_pairs)) if "branch_ids" in batch else (chain, None)
+        if chain >= num_pairs and batch["is_completion"][chain - num_pairs]:
+            places.append([])
+            continue
+        row += 1
+        row, others = (chain % num_pairs, (0, 1 + chain // num_pairs)) if "branch_ids" in batch else (row, None)
         real = [place for place, value in enumerate(batch["attention_mask"][row].tolist()) if value]
         places.append([(row, place) for place in real if others is None or batch["branch_ids"][row, place] in others])
     return places
@@ -233,7 +253,7 @@ class TestLayout:
     def test_batch_with_given_weights_is_that_of_the_definitions(self, examples, options, data):
         """Some pairs bring weights of either sign on either chain, others are aligned."""
         for pair in examples:
-            if data.draw(st.booleans(), label="has weights"):
+            if "completion_ids" not in pair and data.draw(st.booleans(), label="has weights"):
                 for side in ("chosen", "rejected"):
                     length = len(pair[f"{side}_ids"])
                     weights = st.lists(st.sampled_from([0.0, 1.5, -0.5]), min_size=length, max_size=length)
@@ -425,6 +445,8 @@ class TestEveryLayout:
     def test_batch_is_that_of_the_definitions(self, layout, examples, options, data):
         """Pairs are aligned, bring weights of either sign on either chain, or are the same chain twice."""
         for pair in examples:
+            if "completion_ids" in pair:
+                continue
             kind = data.draw(st.sampled_from(["aligned", "weighted", "identical", "begins alike"]), label="kind")
             if kind in ("identical", "begins alike"):
                 pair["rejected_ids"] = pair["chosen_ids"] + (pair["rejected_ids"] if kind == "begins alike" else [])
@@ -438,14 +460,14 @@ class TestEveryLayout:
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     @given(
-        pair=st.fixed_dictionaries({"prompt_ids": token_ids, "chosen_ids": token_ids, "rejected_ids": token_ids}),
+        pair=st.one_of(pair_dicts, completion_dicts),
         max_length=st.one_of(st.none(), st.integers(1, 12)),
         truncation_mode=st.sampled_from(["keep_start", "keep_end"]),
     )
     @settings(deadline=None)
     def test_row_length_is_the_width_of_a_batch_of_one(self, layout, pair, **options):
         """Without padding up to a multiple. The row of a shared or padding-free pair holds all of its tokens."""
-        collator = DataCollatorForDualCoT(pad_token_id=PAD, layout=layout, **options)
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, completion_weight=1.0, layout=layout, **options)
 
         batch = collator([pair])
 
@@ -480,6 +502,50 @@ class TestEveryLayout:
         assert batch.keys() == expected.keys()
         for name, value in expected.items():
             assert torch.equal(batch[name], value) if isinstance(value, torch.Tensor) else batch[name] == value
+
+
+class TestCompletions:
+    def test_worked_example(self):
+        """
+        A pair, then a completion of 3 tokens after a prompt of 2. Chains 0 and 2 are those of the pair, 1 is that of
+        the completion; chain 3 has no tokens and no row. 7, 8 and 9 are predicted at places 1, 2 and 3, with weight
+        0.5.
+        """
+        rows = [example([1], [2, 3], [2, 4]), {"prompt_ids": [5, 6], "completion_ids": [7, 8, 9]}]
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, completion_weight=0.5)(rows)
+
+        assert batch["input_ids"].tolist() == [[1, 2, 3, PAD, PAD], [5, 6, 7, 8, 9], [1, 2, 4, PAD, PAD]]
+        assert batch["is_completion"].tolist() == [False, True]
+        assert batch["scored_rows"].tolist() == [0, 1, 1, 1, 2]
+        assert batch["scored_chains"].tolist() == [0, 1, 1, 1, 2]
+        assert batch["scored_positions"].tolist() == [1, 1, 2, 3, 1]
+        assert batch["scored_ids"].tolist() == [3, 7, 8, 9, 4]
+        assert batch["scored_weights"].tolist() == pytest.approx([1.0, 0.5, 0.5, 0.5, -0.025])
+        assert batch["scored_key"].tolist() == [True, False, False, False, True]
+        assert batch["num_completion_tokens"].tolist() == [2, 3, 2, 0]
+        assert batch["num_key_tokens"].tolist() == [1, 0, 1, 0]
+
+    @pytest.mark.parametrize(("options", "weight"), [({"chosen_other_weight": 0.3}, 0.3), ({}, None)], ids=str)
+    def test_weight_is_that_of_other_tokens_unless_set(self, options, weight):
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, **options)
+        row = {"prompt_ids": [5, 6], "completion_ids": [7, 8, 9]}
+        if weight is None:
+            with pytest.raises(ValueError, match=r"`completion_weight` must be set .* Pass `completion_weight=1.0`"):
+                collator([row])
+        else:
+            assert collator([row])["scored_weights"].tolist() == pytest.approx([weight] * 3)
+
+    @pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])
+    def test_weight_that_trains_nothing_is_refused(self, weight):
+        with pytest.raises(ValueError, match="`completion_weight` must be positive and finite, or `None`, got"):
+            DataCollatorForDualCoT(pad_token_id=PAD, completion_weight=weight)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_batch_of_completions_alone(self, layout):
+        rows = [{"prompt_ids": [5], "completion_ids": [7, 8]}, {"prompt_ids": [5, 6], "completion_ids": [7]}]
+        batch = DataCollatorForDualCoT(pad_token_id=PAD, completion_weight=1.0, layout=layout)(rows)
+        check_layout(batch, rows, {"completion_weight": 1.0})
+        assert batch["num_tokens"].item() == 6
 
 
 class TestSetup:

@@ -21,7 +21,7 @@ from edit_trl.pair_checks import PairError
 EOS = "<|im_end|>"
 LOGGER = "edit_trl.data_utils"
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
-MISSING = "`prompt` is None, or `chosen` or `rejected` is None or empty"
+MISSING = "`prompt` is None, or `chosen`, `rejected` or `completion` is None or empty"
 EQUAL = "the tokens of both chains are equal"
 NO_ROOM = "the prompt leaves no room for a completion under `max_length`"
 
@@ -360,7 +360,7 @@ class TestTokenizedData:
         prepared = prepare([{**TOKENIZED[0], column: empty}, TOKENIZED[1]], tokenizer)
 
         assert ids_of(prepared) == [TOKENIZED[1]]
-        assert warnings() == [f"Dropped 1 of 2 pairs of the train dataset: 1 where {MISSING}."]
+        assert warnings() == [f"Dropped 1 of 2 rows of the train dataset: 1 where {MISSING}."]
 
     def test_empty_prompt_is_kept(self, tokenizer):
         row = {**TOKENIZED[0], "prompt_ids": []}
@@ -391,7 +391,7 @@ class TestDroppedPairs:
         prepared = prepare([{**PLAIN[0], column: empty}, PLAIN[1]], tokenizer)
 
         assert ids_of(prepared) == [expected_of_text(tokenizer, PLAIN[1])]
-        assert warnings() == [f"Dropped 1 of 2 pairs of the train dataset: 1 where {MISSING}."]
+        assert warnings() == [f"Dropped 1 of 2 rows of the train dataset: 1 where {MISSING}."]
 
     @pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
     @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ class TestDroppedPairs:
         prepared = prepare([{**CONVERSATIONS[0], column: empty}, CONVERSATIONS[1]], tokenizer)
 
         assert ids_of(prepared) == [expected_of_messages(tokenizer, CONVERSATIONS[1])]
-        assert warnings() == [f"Dropped 1 of 2 pairs of the train dataset: 1 where {MISSING}."]
+        assert warnings() == [f"Dropped 1 of 2 rows of the train dataset: 1 where {MISSING}."]
 
     def test_blank_value_of_a_message_is_dropped(self, tokenizer, warnings):
         def row(answer):
@@ -412,7 +412,7 @@ class TestDroppedPairs:
             }
 
         assert len(prepare([row(""), row("4"), row(None)], tokenizer)) == 1
-        assert warnings() == [f"Dropped 2 of 3 pairs of the train dataset: 2 where {MISSING}."]
+        assert warnings() == [f"Dropped 2 of 3 rows of the train dataset: 2 where {MISSING}."]
 
     def test_missing_side_of_implicit_prompts_is_dropped(self, tokenizer):
         rows = [
@@ -439,7 +439,7 @@ class TestDroppedPairs:
             {"prompt": "Q:", "chosen": " 4", "rejected": " 5"},
         ]
         assert len(prepare(rows, tokenizer)) == 1
-        assert warnings() == [f"Dropped 2 of 3 pairs of the train dataset: 2 where {EQUAL}."]
+        assert warnings() == [f"Dropped 2 of 3 rows of the train dataset: 2 where {EQUAL}."]
 
     def test_identical_chains_with_implicit_prompt_are_dropped(self, tokenizer):
         rows = [{"chosen": "Q: 4", "rejected": "Q: 4"}, {"chosen": "Q: 4", "rejected": "Q: 5"}]
@@ -461,7 +461,7 @@ class TestDroppedPairs:
 
         assert ids_of(prepared) == [expected_of_text(tokenizer, row) for row in PLAIN]
         (message,) = warnings()
-        assert message.startswith("Dropped 6 of 8 pairs of the dev dataset: ")
+        assert message.startswith("Dropped 6 of 8 rows of the dev dataset: ")
         for part in (f"1 where {MISSING}", f"2 where {EQUAL}", f"3 where {NO_ROOM}"):
             assert part in message
 
@@ -497,7 +497,7 @@ class TestDroppedPairs:
         prepared = prepare(rows, tokenizer, num_proc=2)
 
         assert ids_of(prepared) == expected
-        assert warnings() == [f"Dropped 4 of 12 pairs of the train dataset: 4 where {MISSING}."]
+        assert warnings() == [f"Dropped 4 of 12 rows of the train dataset: 4 where {MISSING}."]
 
 
 class TestLazyData:
@@ -541,7 +541,7 @@ class TestLazyData:
 
         assert len(list(prepared)) == 60
         assert warnings() == [
-            f"Dropped {n} of {n + (n - 1) // 2} pairs of the train dataset: {n} where {MISSING}." for n in (1, 10, 100)
+            f"Dropped {n} of {n + (n - 1) // 2} rows of the train dataset: {n} where {MISSING}." for n in (1, 10, 100)
         ]
 
     def test_every_reason_drops(self, tokenizer):

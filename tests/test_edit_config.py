@@ -26,6 +26,7 @@ DEFAULTS = {
     "chosen_key_weight": 1.0,
     "rejected_key_weight": 0.025,
     "chosen_other_weight": 0.0,
+    "completion_weight": None,
     "rejected_loss": "nll",
     "rejected_nll_threshold": 20.0,
     "shared_prefix": True,
@@ -100,6 +101,7 @@ class TestDefaults:
 
 # Value, and what the message has to say besides the name: what was expected, what arrived, what to type.
 OUT_OF_RANGE = [
+    ("completion_weight", 0.0, "must be positive and finite, or `None`, got 0.0", "pass `completion_weight=1.0`"),
     ("rejected_key_weight", -0.1, "must be positive or zero and finite, got -0.1", "Pass `rejected_key_weight=0.1`"),
     ("chosen_key_weight", -2.0, "must be positive or zero and finite, got -2.0", "Pass `chosen_key_weight=2.0`"),
     ("chosen_other_weight", -0.5, "must be positive or zero and finite, got -0.5", "Pass `chosen_other_weight=0.5`"),
@@ -188,6 +190,7 @@ class TestCommandLine:
             "chosen_key_weight": 2.0,
             "rejected_key_weight": 0.5,
             "chosen_other_weight": 0.25,
+            "completion_weight": 0.5,
             "rejected_loss": "unlikelihood",
             "rejected_nll_threshold": 7.5,
             "shared_prefix": False,
@@ -249,9 +252,8 @@ class TestDocumentation:
     @pytest.mark.parametrize(("name", "default"), DEFAULTS.items())
     def test_docstring_has_every_field_with_its_default(self, name, default):
         shown = f'"{default}"' if isinstance(default, str) else default
-        assert re.search(
-            rf"^    +{name} \(`\w+`, \*optional\*, defaults to `{shown}`\):$", EDITConfig.__doc__, re.MULTILINE
-        )
+        said = "" if default is None else f", defaults to `{shown}`"
+        assert re.search(rf"^    +{name} \(`\w+`, \*optional\*{said}\):$", EDITConfig.__doc__, re.MULTILINE)
 
     @pytest.mark.parametrize(
         ("name", "symbol"), [("chosen_key_weight", "α"), ("rejected_key_weight", "β"), ("chosen_other_weight", "γ")]
@@ -328,6 +330,8 @@ class TestBestModel:
             ("edit/key_margin", True),
             ("eval_easy_edit/key_token_accuracy", True),
             ("edit/truncated_key_ratio", False),
+            ("eval_replay_edit/loss_completion", False),
+            ("edit/logps_completion", True),
             ("key_step_accuracy", True),
             ("loss", False),
         ],

@@ -376,7 +376,7 @@ class TestStreaming:
         streamed, _ = train_parameters(tmp_path, stream, dataloader_num_workers=num_workers, **options)
         assert_same_parameters(whole, streamed)
         if num_workers == 0:  # a worker says it in its own process
-            assert "Dropped 1 of 4 pairs of the train dataset" in caplog.text
+            assert "Dropped 1 of 4 rows of the train dataset" in caplog.text
 
 
 @pytest.mark.slow

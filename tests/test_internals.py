@@ -379,6 +379,7 @@ class TestBehaviour:
             "prompt_ids",
             "chosen_ids",
             "rejected_ids",
+            "completion_ids",
             "chosen_weights",
             "rejected_weights",
             "length",

@@ -269,7 +269,7 @@ class TestLeftOut:
         equal = {**pairs[0], "rejected": pairs[0]["chosen"]}
         scores = key_step_accuracy(model, Dataset.from_list([equal, *pairs[:2]]), tokenizer)
         assert scores.margins == pytest.approx(plain_margins(model, tokenizer, pairs[:2]), abs=1e-5)
-        assert "Dropped 1 of 3 pairs of the held-back dataset" in caplog.text
+        assert "Dropped 1 of 3 rows of the held-back dataset" in caplog.text
 
     def test_no_pair_to_score_is_an_error(self, model):
         with pytest.raises(ValueError, match=r"got none: 1 where the chains differ only beyond .max_length.*\(2\)"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset
 
+from edit_trl import EDITConfig, EDITTrainer
 from edit_trl.data_utils import prepare_dual_cots
 from edit_trl.inspection import read_pairs
 from edit_trl.pair_checks import PairError, check_pair
@@ -36,6 +37,13 @@ BAD_ROWS = {
     "template arguments as text": ({**CHAT, "chat_template_kwargs": "{}"}, "`chat_template_kwargs` must be a dict"),
     "negative ID": ({**IDS, "chosen_ids": [42, -1]}, "`chosen_ids` must be token IDs, .* from 0, got int: -1"),
     "ID with a fraction": ({**IDS, "chosen_ids": [42.0, 3.5]}, "`chosen_ids` must be token IDs, .* got float: 42.0"),
+    "number for IDs": ({**IDS, "chosen_ids": 5}, "`chosen_ids` must be a list of token IDs, got int: 5. Take it from"),
+    "text for IDs": ({**IDS, "prompt_ids": "40 41"}, "`prompt_ids` must be a list of token IDs, got str: '40 41'"),
+    "pair and completion": ({**TEXT, "completion": " 5"}, "A row must be a pair, .* or a completion, .* got both"),
+    "number for weights": (
+        {**IDS, "chosen_weights": 1.0, "rejected_weights": [0.0] * 3},
+        "`chosen_weights` must hold one float per token of `chosen_ids`, expected 3, got float: 1.0",
+    ),
     "too few weights": (
         {**IDS, "chosen_weights": [1.0], "rejected_weights": [0.0] * 3},
         "`chosen_weights` must hold one float per token of `chosen_ids`, expected 3, got 1",
@@ -70,7 +78,14 @@ class TestBadRows:
         rows = [good_row(row), row, good_row(row)]
         first, bad, last = read_pairs(rows, tokenizer)
         assert bad.problems == ["unreadable"] and not bad.chosen
+        assert re.search(message, bad.error)
         assert first.chosen and last.chosen and "unreadable" not in first.problems + last.problems
+
+    def test_inspection_without_a_tokenizer_finds_it_too(self, row, message):
+        if "chosen_ids" in row:
+            pytest.skip("tokens cannot be read without a tokenizer")
+        first, bad = read_pairs([good_row(row), row])
+        assert first.chosen and bad.problems == ["unreadable"] and re.search(message, bad.error)
 
 
 class TestGoodRows:
@@ -95,6 +110,43 @@ class TestGoodRows:
     )
     def test_nothing_is_raised(self, row):
         assert check_pair(row) is None
+
+
+class TestVocabulary:
+    """A model of 400 tokens, 0 to 399."""
+
+    ROWS = {  # noqa: RUF012
+        "pair": {**IDS, "rejected_ids": [42, 400, 2]},
+        "prompt": {**IDS, "prompt_ids": [1000]},
+        "completion": {"prompt_ids": [40], "completion_ids": [400]},
+    }
+
+    @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+    @pytest.mark.parametrize("by_name", [True, False], ids=["name", "model"])
+    def test_token_that_the_model_does_not_know_is_named(self, row, by_name, model, model_folder, tokenizer, tmp_path):
+        args = EDITConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, completion_weight=1.0)
+        good = {"prompt_ids": [40], "completion_ids": [399]} if "completion_ids" in row else IDS
+        with pytest.raises(
+            PairError, match=r"^Row 1 of the train dataset: `\w+` must be tokens of the model, which has"
+        ):
+            EDITTrainer(
+                model_folder if by_name else model,
+                args,
+                train_dataset=Dataset.from_list([good, row]),
+                processing_class=tokenizer,
+            )
+
+    def test_stream_is_checked_as_it_is_read(self, tokenizer):
+        stream = IterableDataset.from_generator(lambda: iter([IDS, self.ROWS["pair"]]))
+        prepared = iter(prepare_dual_cots(stream, tokenizer, eos_token=None, num_embeddings=400))
+        next(prepared)
+        with pytest.raises(PairError, match="Row 1 of the train dataset: `rejected_ids` .* has 400, got 400"):
+            next(prepared)
+
+    def test_text_of_a_larger_tokenizer_is_named(self, tokenizer):
+        """The tokens of texts are checked as well: the tokenizer may be that of another model."""
+        with pytest.raises(PairError, match="Row 0 .* pass the model's own as `processing_class`"):
+            prepare_dual_cots(Dataset.from_list([TEXT]), tokenizer, eos_token=None, num_embeddings=50)
 
 
 class TestWhatCountsAsMissing:

@@ -8,35 +8,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edit_trl import DataCollatorForDualCoT
-from edit_trl.pair_metrics import COLUMNS, PairMetrics, pair_sums
+from edit_trl.pair_metrics import COLUMNS, SIDES, PairMetrics, pair_sums
 
 
 OPTIONS = {"rejected_loss": "nll", "rejected_nll_threshold": 2.0}
 
 token_ids = st.lists(st.integers(1, 4), min_size=1, max_size=6)
-pairs = st.lists(
-    st.fixed_dictionaries({"prompt_ids": token_ids, "chosen_ids": token_ids, "rejected_ids": token_ids}),
+examples_lists = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({"prompt_ids": token_ids, "chosen_ids": token_ids, "rejected_ids": token_ids}),
+        st.fixed_dictionaries({"prompt_ids": token_ids, "completion_ids": token_ids}),
+    ),
     min_size=1,
     max_size=4,
 )
 
 
 def slow_sums(batch: dict, log_probs: list[float], entropy: list[float], is_top1: list[bool]) -> list[list[dict]]:
-    """What each chain of each pair adds, counted token by token."""
+    """What each chain of each pair, and each completion, adds, counted token by token."""
     num_pairs = len(batch["num_completion_tokens"]) // 2
-    sums = [[dict.fromkeys(COLUMNS, 0.0) for _ in range(2)] for _ in range(num_pairs)]
+    is_completion = batch["is_completion"].tolist()
+    sums = [[dict.fromkeys(COLUMNS, 0.0) for _ in range(3)] for _ in range(num_pairs)]
     for chain in range(2 * num_pairs):
-        mine = sums[chain % num_pairs][chain // num_pairs]
+        if is_completion[chain % num_pairs] and chain >= num_pairs:
+            continue
+        mine = sums[chain % num_pairs][2 if is_completion[chain % num_pairs] else chain // num_pairs]
         mine["chains"] = 1
         mine["completion_tokens"] = batch["num_completion_tokens"][chain].item()
         mine["key_before_truncation"] = batch["num_key_tokens"][chain].item()
     for number, chain in enumerate(batch["scored_chains"].tolist()):
-        mine = sums[chain % num_pairs][chain // num_pairs]
+        mine = sums[chain % num_pairs][2 if is_completion[chain % num_pairs] else chain // num_pairs]
         weight, is_key = batch["scored_weights"][number].item(), batch["scored_key"][number].item()
         is_gated = weight < 0 and -log_probs[number] > 2.0
         mine["scored"] += 1
         if not is_gated:
             mine["loss"] += weight * -log_probs[number] / mine["completion_tokens"]
+        mine["log_probs"] += log_probs[number]
         mine["entropy"] += entropy[number]
         mine["top1"] += is_top1[number]
         mine["key"] += is_key
@@ -44,17 +51,19 @@ def slow_sums(batch: dict, log_probs: list[float], entropy: list[float], is_top1
         mine["key_top1"] += is_key and is_top1[number]
         mine["pushed_away"] += weight < 0
         mine["gated"] += is_gated
-    for pair in sums:
-        has_key = pair[0]["key"] + pair[1]["key"] > 0
-        for mine in pair:
-            mine["in_pair_without_key"] = float(not has_key)
+    for sides in sums:
+        has_key = sides[0]["key"] + sides[1]["key"] > 0
+        for mine in sides:
+            if mine["chains"]:
+                mine["in_pair_without_key"] = float(not has_key)
     return sums
 
 
-@given(pairs=pairs, seed=st.integers(0, 1000), gamma=st.sampled_from([0.0, 0.5]))
+@given(examples=examples_lists, seed=st.integers(0, 1000), gamma=st.sampled_from([0.0, 0.5]))
 @settings(deadline=None, max_examples=100)
-def test_sums_are_those_of_a_loop(pairs, seed, gamma):
-    batch = DataCollatorForDualCoT(pad_token_id=0, chosen_other_weight=gamma, max_length=8)(pairs)
+def test_sums_are_those_of_a_loop(examples, seed, gamma):
+    collator = DataCollatorForDualCoT(pad_token_id=0, chosen_other_weight=gamma, completion_weight=2.0, max_length=8)
+    batch = collator(examples)
     num_scored = len(batch["scored_ids"])
     generator = torch.Generator().manual_seed(seed)
     log_probs = -4 * torch.rand(num_scored, generator=generator)
@@ -64,7 +73,7 @@ def test_sums_are_those_of_a_loop(pairs, seed, gamma):
     found = pair_sums(batch, log_probs, entropy, is_top1, **OPTIONS)
 
     expected = slow_sums(batch, log_probs.tolist(), entropy.tolist(), is_top1.tolist())
-    assert found.shape == (len(pairs), 2, len(COLUMNS))
+    assert found.shape == (len(examples), len(SIDES), len(COLUMNS))
     for row, sides in zip(found.tolist(), expected, strict=True):
         for values, side in zip(row, sides, strict=True):
             assert dict(zip(COLUMNS, values, strict=True)) == pytest.approx(side, abs=1e-5)
@@ -81,10 +90,11 @@ def test_infinite_log_probability_of_another_token_does_not_reach_the_key_tokens
 
 class TestPairMetrics:
     @staticmethod
-    def sums(**values: tuple[float, float]) -> torch.Tensor:
-        sums = torch.zeros(2, len(COLUMNS), dtype=torch.float64)
+    def sums(**values: tuple[float, ...]) -> torch.Tensor:
+        """Sums of the right and the wrong chains and, if given, of completions."""
+        sums = torch.zeros(len(SIDES), len(COLUMNS), dtype=torch.float64)
         for name, sides in values.items():
-            sums[:, COLUMNS.index(name)] = torch.tensor(sides, dtype=torch.float64)
+            sums[: len(sides), COLUMNS.index(name)] = torch.tensor(sides, dtype=torch.float64)
         return sums
 
     def test_batches_are_added_before_they_are_divided(self):
@@ -92,7 +102,7 @@ class TestPairMetrics:
         metrics = PairMetrics()
         metrics.add(self.sums(chains=(1, 1), scored=(2, 2), top1=(2, 1)))
         metrics.add(self.sums(chains=(1, 1), scored=(1, 0), top1=(0, 0)))
-        assert metrics.num_pairs == 2
+        assert metrics.num_examples == 2
         assert metrics.pop()["mean_token_accuracy"] == 0.6
 
     def test_mean_over_nothing_is_left_out(self):
@@ -105,7 +115,29 @@ class TestPairMetrics:
     def test_popping_forgets(self):
         metrics = PairMetrics()
         metrics.add(self.sums(chains=(1, 1)))
-        assert metrics.pop() and metrics.pop() == {} and metrics.num_pairs == 0
+        assert metrics.pop() and metrics.pop() == {} and metrics.num_examples == 0
+
+    def test_completions_have_means_of_their_own(self):
+        """Two pairs and three completions: the loss is over all five, the parts are over what they are of."""
+        metrics = PairMetrics()
+        values = {"loss": (4, -1, 6), "scored": (2, 2, 6), "log_probs": (-9, -9, -3), "top1": (1, 0, 6)}
+        metrics.add(self.sums(chains=(2, 2, 3), **values))
+        assert metrics.num_examples == 5 and metrics.mean_loss == 9 / 5
+        found = metrics.pop()
+        assert found["edit/loss_chosen"] == 2 and found["edit/loss_rejected"] == -0.5
+        assert found["edit/loss_completion"] == 2 and found["edit/logps_completion"] == -0.5
+        assert found["edit/completion_ratio"] == 0.6 and found["mean_token_accuracy"] == 0.7
+
+    def test_without_completions_nothing_is_said_of_them(self):
+        metrics = PairMetrics()
+        metrics.add(self.sums(chains=(2, 2), loss=(4, -1)))
+        assert not any("completion" in name for name in metrics.pop())
+
+    def test_completions_alone(self):
+        metrics = PairMetrics()
+        metrics.add(self.sums(chains=(0, 0, 2), loss=(0, 0, 3), aux_loss=(0, 0, 4)))
+        assert metrics.mean_loss == 1.5
+        assert metrics.pop() == {"edit/loss_completion": 1.5, "edit/completion_ratio": 1.0, "aux_loss": 2.0}
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_loss_that_is_not_finite(self, value):

@@ -86,22 +86,25 @@ class TestRecipe:
         assert (tmp_path / "student" / "adapter_model.safetensors").exists()
 
     def test_pairs_in_a_file_and_options_in_another(self, tmp_path, model_folder, pairs):
-        """Full fine-tuning, YAML under flags, stage 2 alone from the student of stage 1."""
-        lines = [json.dumps(pair) for pair in pairs] + [json.dumps({**pairs[0], "chosen": None})]
+        """Full fine-tuning, YAML under flags, stage 2 alone from the student of stage 1, a completion beside pairs."""
+        completion = {"prompt": "Q: What is 1 + 1?\nA:", "completion": " 1 + 1 = 2. The answer is 2."}
+        lines = [json.dumps(row) for row in (*pairs[:7], completion, {**pairs[0], "chosen": None})]
         (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
         (tmp_path / "recipe.yaml").write_text(
             f"model_name_or_path: {model_folder}\ndataset_name: pairs.jsonl\nreport_to: none\nmax_steps: 1\n"
-            "sft_max_steps: 1\noutput_dir: from_yaml\nrejected_nll_threshold: none\n"
+            "sft_max_steps: 1\noutput_dir: from_yaml\nrejected_nll_threshold: none\ncompletion_weight: 1.0\n"
         )
         output = launch(f"{RECIPE} --config recipe.yaml --output_dir student --stages 1", tmp_path)
-        assert "Stage 1 leaves out 1 of 9 pairs with empty texts" in output
+        assert "Pairs: 8 and 1 completions" in output
+        assert "Stage 1 leaves out 1 of 9 rows with empty texts" in output
         assert (tmp_path / "student" / "sft" / "model.safetensors").exists()
         assert not (tmp_path / "student" / "model.safetensors").exists()
         output = launch(
             f"{RECIPE} --config recipe.yaml --output_dir student --stages 2 --model_name_or_path student/sft",
             tmp_path,
         )
-        assert "Dropped 1 of 9 pairs of the train dataset" in output
+        assert "Dropped 1 of 9 rows of the train dataset" in output
+        assert "'edit/completion_ratio': '0.125'" in output
         assert (tmp_path / "student" / "model.safetensors").exists()
         assert not (tmp_path / "from_yaml").exists()
 

@@ -113,7 +113,10 @@ class TestWriteHtml:
         assert dict(page.scripts)[None] == dict(tame.scripts)[None]
         shown = page.pairs[0]
         assert shown["task"] == shown["origin"] == shown["answer"] == text
-        assert text in shown["prompt"] and text.split()[0] in text_of(shown["chosen"])
+        if shown["problems"] == ["unreadable"]:  # half of a character: no tokenizer takes it, and training would stop
+            assert text in shown["raw"]["prompt"] and text in shown["raw"]["chosen"]
+        else:
+            assert text in shown["prompt"] and text.split()[0] in text_of(shown["chosen"])
         assert not [tag for tag in page.tags if tag in ("img", "b", "iframe", "object", "link")]
         assert not [name for _, name, _ in page.attributes if name.startswith("on")]
 

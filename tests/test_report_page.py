@@ -99,7 +99,8 @@ class TestInBrowser:
         replaced = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
         for text, shown_texts in zip(HOSTILE.values(), seen, strict=False):
             visible = replaced.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
-            assert shown_texts == [
+            # Texts with halves of characters are shown as they are, with the space at their start.
+            assert [shown_text.strip(" ") for shown_text in shown_texts] == [
                 f"Q: {visible}\nA:",
                 f"{visible} gives 5. The answer is 5.",
                 f"{visible} gives 6. The answer is 6.",

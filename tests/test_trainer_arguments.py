@@ -331,10 +331,11 @@ class TestDataThatCannotWork:
         with pytest.raises(ValueError, match=rf"`{column}` is missing.*rename `{misspelt}` to `{column}`"):
             build(**{argument: dataset})
 
-    def test_data_of_sft_is_refused(self, build):
+    @pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
+    def test_data_of_sft_needs_a_weight(self, build, argument):
         dataset = Dataset.from_list([{"prompt": "1 + 1 =", "completion": " 2"}])
-        with pytest.raises(ValueError, match="but `chosen`, `rejected` is missing"):
-            build(train_dataset=dataset)
+        with pytest.raises(ValueError, match=r"Pass `completion_weight=1.0` .* or use `trl.SFTTrainer`"):
+            build(**{argument: dataset})
 
     def test_transform_is_refused(self, build, dataset):
         with pytest.raises(ValueError, match=r"must not use `Dataset.with_transform\(\)`.*skip_prepare_dataset"):

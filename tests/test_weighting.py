@@ -319,7 +319,11 @@ class TestWeighPair:
         options = DataCollatorForDualCoT(pad_token_id=PAD, **options)
         for pair in examples:
             weighed = weigh_pair(pair, options)
-            for chain, side in ((weighed.chosen, "chosen_ids"), (weighed.rejected, "rejected_ids")):
+            sides = [(weighed.chosen, "chosen_ids"), (weighed.rejected, "rejected_ids")]
+            if weighed.is_completion:
+                assert not weighed.rejected.ids and not weighed.rejected.kept_ids
+                sides = [(weighed.chosen, "completion_ids")]
+            for chain, side in sides:
                 assert chain.ids == pair["prompt_ids"] + pair[side]
                 assert len(chain.weights) == len(chain.is_key) == len(pair[side])
                 assert len(chain.completion) + chain.num_cut == len(pair[side])

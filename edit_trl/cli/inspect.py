@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
             write_html(pairs, statistics, args.html, title=Path(args.data).name)
         else:
             collections.deque(pairs, maxlen=0)
-    if not statistics.num_pairs:
+    if not statistics.num_rows:
         raise ValueError(f"DATA must hold at least one pair, {args.data!r} has none. Check the file and its split.")
     summary = statistics.summary()
     if args.plot is not None:

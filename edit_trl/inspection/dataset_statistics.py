@@ -48,6 +48,7 @@ class Statistics:
         self.config = config or InspectionConfig()
         self.unit = unit
         self.num_pairs = 0
+        self.num_completions = 0
         self.problems: Counter[str] = Counter()
         self.num_with_problems = 0
         self.values = {name: array("f") for name in ("both", "chosen", "rejected", "similarity", "shared")}
@@ -55,17 +56,26 @@ class Statistics:
         self.groups: dict[str, dict[str, dict[str, float]]] = {"task": {}, "origin": {}}
         self.key_pieces: dict[str, Counter[str]] = {"chosen": Counter(), "rejected": Counter()}
 
+    @property
+    def num_rows(self) -> int:
+        """`int`: Pairs and completions that were counted."""
+        return self.num_pairs + self.num_completions
+
     def add(self, pair: InspectedPair) -> None:
         """
-        Count a pair.
+        Count a pair or a completion.
 
         Args:
             pair ([`InspectedPair`]):
                 The pair.
         """
-        self.num_pairs += 1
         self.problems.update(pair.problems)
         self.num_with_problems += bool(pair.problems)
+        if pair.is_completion:
+            self.num_completions += 1
+            self.totals.update(**pair.cost, cut=pair.num_cut, pairs_cut=pair.num_cut > 0)
+            return
+        self.num_pairs += 1
         sums: dict[str, float] = {"pairs": 1, "problems": bool(pair.problems)}
         if pair.chosen and pair.rejected:
             numbers = {
@@ -105,7 +115,8 @@ class Statistics:
         Return the statistics as a dictionary of values that JSON can hold.
 
         Returns:
-            `dict[str, Any]`: `pairs` and `readable_pairs`; `unit`; `problems` by name, and the number of pairs
+            `dict[str, Any]`: `pairs` and `readable_pairs`; `completions`, the number of rows without a wrong chain;
+            `unit`; `problems` by name, and the number of pairs
             `with_problems`; mean and quantiles of `key_token_ratio` (of `both` chains, `chosen`, `rejected`),
             `similarity` and `shared_start`; `by_task` and `by_origin`; `truncation` at `max_length`; `one_sided`, the
             numbers of pairs without key tokens in one chain; the most frequent `key_tokens`; `cost`, the number of
@@ -116,6 +127,7 @@ class Statistics:
         summary = {
             "pairs": self.num_pairs,
             "readable_pairs": len(self.values["both"]),
+            "completions": self.num_completions,
             "unit": self.unit,
             "problems": {name: self.problems[name] for name in PROBLEMS if self.problems[name]},
             "with_problems": self.num_with_problems,
@@ -154,11 +166,16 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
     Returns:
         `list[str]`: Sentences, the most serious first. Empty if there is no advice.
     """
-    num, problems, unit = summary["pairs"], summary["problems"], summary["unit"]
-    if not summary["readable_pairs"]:
+    num, problems, unit = summary["pairs"] + summary["completions"], summary["problems"], summary["unit"]
+    if not summary["readable_pairs"] and not summary["completions"]:
         return ["No pair can be read: nothing would be trained on."] if num else ["There is no pair."]
     advice = []
-    ratio = summary["key_token_ratio"]["both"]["mean"]
+    if summary["completions"] and not (config.completion_weight or config.chosen_other_weight):
+        advice.append(
+            f"{summary['completions']:,} of {num:,} rows have a completion and no rejected chain. Training needs a "
+            "weight for their tokens: `completion_weight=1.0` trains them as SFT does."
+        )
+    ratio = summary["key_token_ratio"]["both"]["mean"] or 0.0
     if ratio > 0.3:
         advice.append(
             f"{ratio:.0%} of the {unit} are key: these chains are not dual, because they share too little to show "
@@ -202,7 +219,7 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
             "file."
         )
     cost = summary["cost"]
-    if cost["shared_prefix"] > 0.9 * cost["padded"]:
+    if summary["readable_pairs"] and cost["shared_prefix"] > 0.9 * cost["padded"]:
         advice.append(
             "The chains differ early: to compute their common start only once (`shared_prefix`) saves little here."
         )

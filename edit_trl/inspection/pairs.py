@@ -9,7 +9,8 @@ listed.
 If a pair teaches nothing or something wrong, its problems are listed by name. A single bad row raises no error.
 
 As in training, chains are aligned before they are truncated. The numbers of a pair are computed on its whole chains,
-and the tokens that truncation cuts are counted separately.
+and the tokens that truncation cuts are counted separately. A completion, which has no wrong chain, is read as a pair
+whose wrong chain is empty.
 
 Paper: https://huggingface.co/papers/2405.19737
 """
@@ -19,7 +20,7 @@ import math
 import os
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -27,14 +28,14 @@ from typing import Any, NamedTuple
 from ..alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT, similarity
 from ..answers import answers_match, extract_answer, reasoning
 from ..option_help import help_from_docstring
-from ..pair_checks import PairError, check_pair
+from ..pair_checks import PairError, check_pair, is_completion, is_tokenized_row
 from ..token_texts import decode_pieces
 from ..weighting import WeightedPair, align_completions, check_max_length, check_options, weigh_pair
 
 
 PROBLEMS = {
-    "missing": "`prompt` is missing, or `chosen` or `rejected` is missing or empty",
-    "unreadable": "a column holds neither text nor messages, or some columns hold text and others messages",
+    "missing": "`prompt` is missing, or `chosen`, `rejected` or `completion` is missing or empty",
+    "unreadable": "a column has another type than its name says, and training would stop with an error",
     "too_long": "a text is longer than a million characters, too long for a chain of thought",
     "equal": "the tokens of both chains are equal",
     "no_room": "the prompt leaves no room for a completion under `max_length`",
@@ -73,6 +74,8 @@ class InspectionConfig:
             Strength with which the wrong chain's key tokens are pushed away.
         chosen_other_weight (`float`, *optional*, defaults to `0.0`):
             Weight of the right chain's other tokens.
+        completion_weight (`float`, *optional*):
+            Weight of the tokens of rows without a rejected chain. Defaults to `chosen_other_weight`.
         max_length (`int`, *optional*, defaults to `1024`):
             Maximum number of tokens of prompt and chain that training keeps; `None` keeps all tokens.
         min_similarity (`float`, *optional*, defaults to `0.5`):
@@ -89,6 +92,7 @@ class InspectionConfig:
     chosen_key_weight: float = CHOSEN_KEY_WEIGHT
     rejected_key_weight: float = REJECTED_KEY_WEIGHT
     chosen_other_weight: float = CHOSEN_OTHER_WEIGHT
+    completion_weight: float | None = None
     max_length: int | None = 1024
     min_similarity: float = 0.5
     truncation_mode: str = "keep_start"
@@ -163,6 +167,10 @@ class InspectedPair:
         cost (`dict[str, int]`):
             Tokens that the pair takes through the model after truncation, by layout: in two rows of the same length
             (`"padded"`) and in one that holds the common start once (`"shared_prefix"`).
+        is_completion (`bool`, *optional*, defaults to `False`):
+            Whether the row is a completion, without a wrong chain. Its only chain is in `chosen`.
+        error (`str`, *optional*):
+            Why the row is `"unreadable"`, as training says it.
     """
 
     row: int
@@ -186,6 +194,8 @@ class InspectedPair:
     ids: dict[str, list[int]] | None = None
     log_probs: tuple[list[float], list[float]] | None = None
     cost: dict[str, int] = field(default_factory=dict)
+    is_completion: bool = False
+    error: str | None = None
 
     @property
     def key_token_ratio(self) -> float:
@@ -245,24 +255,29 @@ class _Reader:
             self._check_columns(example)
         pair = InspectedPair(row, example, task=_name(example.get("task")), origin=_name(example.get("origin")))
         try:
-            texts = [_plain_text(example.get(name)) for name in ("prompt", "chosen", "rejected")]
-        except (TypeError, AttributeError):
+            check_pair(example)
+        except PairError as error:
             pair.problems.append("unreadable")
+            pair.error = str(error)
             return pair
-        if not ({"chosen", "rejected"} <= example.keys() or {"chosen_ids", "rejected_ids"} <= example.keys()):
+        texts = [_plain_text(example.get(name)) for name in ("prompt", "chosen", "rejected", "completion")]
+        pair.is_completion = is_completion(example)
+        has_pair = {"chosen", "rejected"} <= example.keys() or {"chosen_ids", "rejected_ids"} <= example.keys()
+        if not has_pair and not pair.is_completion:
             pair.problems.append("missing")
         elif max(map(len, texts)) > _MAX_CHARACTERS:
             pair.problems.append("too_long")
         elif self.tokenizer is None:
-            self._read_words(pair, *texts)
+            prompt, chosen, rejected, completion = texts
+            self._read_words(pair, prompt, *([completion] if pair.is_completion else [chosen, rejected]))
         else:
             self._read_tokens(pair)
-        if pair.chosen and pair.rejected:
+        if pair.chosen and (pair.rejected or pair.is_completion):
             self._find_problems(pair)
         return pair
 
     def _check_columns(self, example: dict[str, Any]) -> None:
-        if {"chosen", "rejected"} <= example.keys():
+        if {"chosen", "rejected"} <= example.keys() or (is_completion(example) and not is_tokenized_row(example)):
             return
         from ..data_utils import is_tokenized
 
@@ -273,85 +288,101 @@ class _Reader:
                 "the student's tokenizer, whose tokens they are: `--model NAME`."
             )
 
-    def _read_words(self, pair: InspectedPair, prompt: str, chosen: str, rejected: str) -> None:
+    def _read_words(self, pair: InspectedPair, prompt: str, *chains: str) -> None:
         if "prompt" not in pair.example:  # the prompt is the common start, as in TRL, but it ends at a whole word
-            prompt = re.sub(r"\S*\Z", "", os.path.commonprefix([chosen, rejected]))
-            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-        if not (chosen.strip() and rejected.strip()) or pair.example.get("prompt", "") is None:
+            prompt = re.sub(r"\S*\Z", "", os.path.commonprefix(chains))
+            chains = tuple(chain[len(prompt) :] for chain in chains)
+        if not all(chain.strip() for chain in chains) or pair.example.get("prompt", "") is None:
             pair.problems.append("missing")
             return
-        words = {"prompt_ids": prompt.split(), "chosen_ids": chosen.split(), "rejected_ids": rejected.split()}
+        names = ("completion_ids",) if pair.is_completion else ("chosen_ids", "rejected_ids")
+        words = {"prompt_ids": prompt.split(), **dict(zip(names, map(str.split, chains), strict=True))}
         pair.prompt = prompt
-        pieces = [[(word, 1) for word in _WORD.findall(text)] for text in (chosen, rejected)]
-        self._fill(pair, words, weigh_pair(words, self.config), pieces)
+        self._fill(pair, words, [[(word, 1) for word in _WORD.findall(text)] for text in chains])
 
     def _read_tokens(self, pair: InspectedPair) -> None:
         from .. import data_utils
 
         example = pair.example
         try:
-            ids = {name: list(example.get(name) or []) for name in data_utils.ID_COLUMNS}
-            check_pair(example)
-            if "chosen_ids" not in example and not data_utils.is_missing(example):
+            names = ("prompt_ids", "completion_ids") if pair.is_completion else data_utils.ID_COLUMNS
+            ids = {name: list(example.get(name) or []) for name in names}
+            if not is_tokenized_row(example) and not data_utils.is_missing(example):
                 ids, _ = data_utils.tokenize_pair(example, self.tokenizer, self.tokenizer.eos_token)
-            if not (ids["chosen_ids"] and ids["rejected_ids"]):
+            sides = [ids[name] for name in names[1:]]
+            if not all(sides):
                 pair.problems.append("missing")
                 return
-            weighted = weigh_pair({**example, **ids}, self.config, self.tokenizer, self.known_texts)
+            pieces = [decode_pieces(self.tokenizer, side, self.known_texts) for side in sides]
+            self._fill(pair, ids, pieces)
         # Another `ValueError` concerns all rows (a tokenizer without a chat template, for example): it is not caught.
-        except PairError:
+        except PairError as error:
             pair.problems.append("unreadable")
+            pair.error = str(error)
             return
         pair.ids = ids
         options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
         pair.prompt = self.tokenizer.decode(ids["prompt_ids"], **options)
-        sides = (ids["chosen_ids"], ids["rejected_ids"])
-        self._fill(pair, ids, weighted, [decode_pieces(self.tokenizer, side, self.known_texts) for side in sides])
 
-    def _fill(
-        self,
-        pair: InspectedPair,
-        ids: dict[str, list[Any]],
-        weighted: WeightedPair,
-        pieces: list[list[tuple[str, int]]],
-    ) -> None:
-        """Fill the fields of a pair from its weights. `ids` are tokens or words, `pieces` their texts and lengths."""
-        sides = [ids["chosen_ids"], ids["rejected_ids"]]
-        chains = (weighted.chosen, weighted.rejected)
-        alignment = weighted.alignment or align_completions(
-            sides[0], sides[1], self.config, self.tokenizer, self.known_texts
-        )
+    def _fill(self, pair: InspectedPair, ids: dict[str, list[Any]], pieces: list[list[tuple[str, int]]]) -> None:
+        """
+        Fill the fields of a pair from its weights. `ids` are tokens or words, `pieces` the texts and lengths of each
+        chain.
+        """
+        config = self.config
+        if pair.is_completion and not (config.completion_weight or config.chosen_other_weight):
+            config = replace(config, completion_weight=1.0)  # training asks for a weight, and the advice says so
+        weighted = weigh_pair({**pair.example, **ids}, config, self.tokenizer, self.known_texts)
+        chains = (weighted.chosen, weighted.rejected)[: len(pieces)]
         starts = [list(accumulate((length for _, length in side), initial=0)) for side in pieces]
-        pair.chosen, pair.rejected = (
+        shown = [
             [
                 _piece(text, chain.is_key[start : start + length], chain.weights[start : start + length])
                 for (text, length), start in zip(side, places, strict=False)
             ]
             for side, places, chain in zip(pieces, starts, chains, strict=True)
-        )
-        pair.edits = _edits(alignment.blocks, *starts)
-        pair.num_prompt, pair.num_chosen, pair.num_rejected = map(len, (ids["prompt_ids"], *sides))
-        pair.num_chosen_key, pair.num_rejected_key = (sum(chain.is_key) for chain in chains)
-        pair.num_shared = len(os.path.commonprefix(sides))
-        pair.similarity = similarity(*sides)
+        ]
+        pair.num_prompt = len(ids["prompt_ids"])
         pair.num_cut = sum(chain.num_cut for chain in chains)
-        pair.num_key_cut = sum(chain.num_key_cut for chain in chains)
         rows = [chain.kept_ids for chain in chains]
-        pair.cost = {
-            "padded": 2 * max(map(len, rows)),
-            "shared_prefix": sum(map(len, rows)) - len(os.path.commonprefix(rows)),
-        }
+        pair.cost = {"padded": len(rows) * max(map(len, rows)), "shared_prefix": sum(map(len, rows))}
+        if pair.is_completion:
+            (pair.chosen,) = shown
+            pair.num_chosen = len(ids["completion_ids"])
+        else:
+            pair.chosen, pair.rejected = shown
+            pair.cost["shared_prefix"] -= len(os.path.commonprefix(rows))
+            self._compare(pair, ids["chosen_ids"], ids["rejected_ids"], weighted, starts)
         limit = self.config.max_length
         if limit is not None and self.config.truncation_mode == "keep_start" and pair.num_prompt >= limit:
             pair.problems.append("no_room")
         elif 0 < pair.num_key_cut == pair.num_chosen_key + pair.num_rejected_key:
             pair.problems.append("keys_cut")
         # The trainer keeps equal chains that have their own weights, because they may still teach something.
-        if sides[0] == sides[1] and weighted.alignment is not None:
+        if weighted.alignment is not None and ids["chosen_ids"] == ids["rejected_ids"]:
             pair.problems.append("equal")
 
+    def _compare(
+        self,
+        pair: InspectedPair,
+        chosen: list[Any],
+        rejected: list[Any],
+        weighted: WeightedPair,
+        starts: list[list[int]],
+    ) -> None:
+        """Fill the fields that compare the two chains. `starts` are the positions of their pieces."""
+        alignment = weighted.alignment or align_completions(
+            chosen, rejected, self.config, self.tokenizer, self.known_texts
+        )
+        pair.edits = _edits(alignment.blocks, *starts)
+        pair.num_chosen, pair.num_rejected = len(chosen), len(rejected)
+        pair.num_chosen_key, pair.num_rejected_key = sum(weighted.chosen.is_key), sum(weighted.rejected.is_key)
+        pair.num_shared = len(os.path.commonprefix([chosen, rejected]))
+        pair.similarity = similarity(chosen, rejected)
+        pair.num_key_cut = weighted.chosen.num_key_cut + weighted.rejected.num_key_cut
+
     def _find_problems(self, pair: InspectedPair) -> None:
-        """Add the problems that can be found in the texts."""
+        """Add the problems that can be found in the texts. The wrong chain of a completion is an empty text."""
         chosen, rejected = ("".join(piece.text for piece in side) for side in (pair.chosen, pair.rejected))
         digest = hashlib.blake2b(
             repr((pair.prompt, chosen, rejected)).encode(errors="replace"), digest_size=16
@@ -380,11 +411,11 @@ def _name(value: Any) -> str | None:
 
 
 def _plain_text(value: Any) -> str:
-    """Return the text of a column, or the contents of its messages."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if not isinstance(value, list):
-        raise TypeError
+    """Return the text of a column, or the contents of its messages; nothing if it holds neither."""
+    if isinstance(value, str):
+        return value
+    if not (isinstance(value, list) and all(isinstance(message, Mapping) for message in value)):
+        return ""
     texts = [message.get("content") or message.get("value") or "" for message in value]
     return "\n".join(text if isinstance(text, str) else str(text) for text in texts)
 

@@ -148,9 +148,9 @@ def _write_pairs(
             has_log_probs |= pair.log_probs is not None
     file.write("\n]")
     statistics = statistics or gathered or Statistics()
-    if statistics.num_pairs < num:
+    if statistics.num_rows < num:
         raise ValueError(
-            f"`statistics` must have counted all pairs when the last one is read, got {statistics.num_pairs} of "
+            f"`statistics` must have counted all pairs when the last one is read, got {statistics.num_rows} of "
             f"{num}. Call `statistics.add(pair)` for each, or pass `None` to have them counted here."
         )
     return statistics, {"embedded": min(num, max_pairs), "has_log_probs": has_log_probs}
@@ -165,7 +165,8 @@ def _fields(pair: InspectedPair) -> list[Any]:
     fields["answer"] = answer if isinstance(answer, str) else None
     fields["similarity"] = _number(pair.similarity, 4)
     if not (pair.chosen and pair.rejected):
-        raw = {name: pair.example.get(name) for name in ("prompt", "chosen", "rejected")}
+        names = ("prompt", "completion") if pair.is_completion else ("prompt", "chosen", "rejected")
+        raw = {name: pair.example.get(name) for name in names}
         fields["raw"] = {name: _raw_text(value) for name, value in raw.items()}
     for side, pieces in enumerate((pair.chosen, pair.rejected)):
         name = ("chosen", "rejected")[side]

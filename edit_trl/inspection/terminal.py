@@ -93,9 +93,15 @@ def show_pair(
     console = console or Console()
     console.print(Text(_title(pair)))
     console.print()
+    if pair.is_completion and pair.chosen:
+        console.print(Text(visible(pair.prompt).strip("\n"), style="italic"))
+        console.print()
+        console.print(Text("completion:", style="bold") + Text(" ") + _chain(pair, "chosen", fold, False))
+        console.print()
+        return
     if not (pair.chosen and pair.rejected):
         for problem in pair.problems:
-            console.print(f"{problem}: {PROBLEMS[problem]}", highlight=False, markup=False)
+            console.print(f"{problem}: {visible(pair.error or PROBLEMS[problem])}", highlight=False, markup=False)
         console.print()
         return
     console.print(Text(visible(pair.prompt).strip("\n"), style="italic"))
@@ -147,7 +153,10 @@ def _picture(match: "re.Match[str]") -> str:
 
 
 def _title(pair: InspectedPair) -> str:
-    parts = [f"Pair {pair.row}", *(visible(name) for name in (pair.task, pair.origin) if name)]
+    parts = [
+        f"{'Completion' if pair.is_completion else 'Pair'} {pair.row}",
+        *(visible(name) for name in (pair.task, pair.origin) if name),
+    ]
     if pair.chosen and pair.rejected:
         parts += [f"{pair.key_token_ratio:.1%} key", f"similarity {pair.similarity:.2f}"]
     if pair.num_cut:
@@ -236,6 +245,8 @@ def print_statistics(summary: dict[str, Any], console: "Console | None" = None) 
     for number_column in table.columns[1:]:
         number_column.justify = "right"
     console.print(table)
+    if summary["completions"]:
+        console.print(f"Completions, without a wrong chain: {summary['completions']:,}.", highlight=False)
     paper = summary["paper"]["key_token_ratio"]
     console.print(f"The paper's pairs: about {paper:.1%} of tokens are key.", highlight=False)
     for column in ("task", "origin"):

@@ -6,7 +6,7 @@ const MIN_BAR_AXIS = 0.15;  // bars of small ratios do not fill their axis
 
 function showOverview() {
   showCards();
-  if (summary.embedded < summary.pairs) {
+  if (summary.embedded < summary.pairs + summary.completions) {
     byId("notices").append(make("p", { className: "notice" },
       `The numbers are of all ${count(summary.pairs)} pairs; this file holds the first ${count(summary.embedded)}.`));
   }
@@ -34,6 +34,7 @@ function showCards() {
     make("dd", { className: "dim" }, note));
   byId("cards").append(
     card("Pairs", count(summary.pairs), `${count(summary.readable_pairs)} can be read`),
+    ...(summary.completions ? [card("Completions", count(summary.completions), "rows without a wrong chain")] : []),
     card(`Key ${unit}`, percent(ratio.both.mean),
       `${percent(summary.paper.key_token_ratio)} of the tokens in the paper`),
     card("Similarity", decimals(summary.similarity.mean), "share without edits"),
