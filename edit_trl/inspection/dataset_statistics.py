@@ -169,10 +169,14 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
     num, problems, unit = summary["pairs"] + summary["completions"], summary["problems"], summary["unit"]
     if not summary["readable_pairs"] and not summary["completions"]:
         return ["No pair can be read: nothing would be trained on."] if num else ["There is no pair."]
+
+    def share(number: int) -> str:
+        return f"{number:,} of {num:,} {'rows' if summary['completions'] else 'pairs'}"
+
     advice = []
     if summary["completions"] and not (config.completion_weight or config.chosen_other_weight):
         advice.append(
-            f"{summary['completions']:,} of {num:,} rows have a completion and no rejected chain. Training needs a "
+            f"{share(summary['completions'])} have a completion and no rejected chain. Training needs a "
             "weight for their tokens: `completion_weight=1.0` trains them as SFT does."
         )
     ratio = summary["key_token_ratio"]["both"]["mean"] or 0.0
@@ -190,7 +194,7 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
         )
     dropped = sum(problems.get(name, 0) for name in DROPPED)
     if dropped:
-        advice.append(f"{_share(dropped, num)} would be left out by the trainer: nothing can be learned from them.")
+        advice.append(f"{share(dropped)} would be left out by the trainer: nothing can be learned from them.")
     for name, what in (
         ("chosen_is_wrong", "teach a wrong answer: their `chosen` does not arrive at `answer`"),
         ("rejected_is_right", "push the right answer away: their `rejected` arrives at `answer`"),
@@ -206,12 +210,12 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
         ("keys_cut", f"lose all their key tokens at `max_length={config.max_length}`: raise it"),
     ):
         if problems.get(name):
-            advice.append(f"{_share(problems[name], num)} {what}.")
+            advice.append(f"{share(problems[name])} {what}.")
     cut = summary["truncation"]["pairs"]
     if cut > problems.get("keys_cut", 0) + problems.get("no_room", 0):
         lost = "ends" if config.truncation_mode == "keep_start" else "beginnings"
         advice.append(
-            f"{_share(cut, num)} are cut at `max_length={config.max_length}`, and lose the {lost} of their chains."
+            f"{share(cut)} are cut at `max_length={config.max_length}`, and lose the {lost} of their chains."
         )
     if problems.keys() - set(DROPPED):
         advice.append(
@@ -241,7 +245,3 @@ def _describe_group(sums: dict[str, float]) -> dict[str, Any]:
     ratio, mean_similarity = (round(sums[name] / read, 4) if read else None for name in ("both", "similarity"))
     numbers = {name: int(sums[name]) for name in ("pairs", "problems")}
     return {**numbers, "key_token_ratio": ratio, "similarity": mean_similarity}
-
-
-def _share(number: int, total: int) -> str:
-    return f"{number:,} of {total:,} pairs"

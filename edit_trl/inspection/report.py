@@ -254,6 +254,7 @@ def _summary(statistics: Statistics) -> dict[str, Any]:
         summary[f"by_{column}"] = groups[:_MAX_GROUPS]
     return {
         **summary,
+        "rows": statistics.num_rows,
         "histograms": [histogram._asdict() for histogram in histograms(statistics)],
         "key_ratio_by_task": key_ratio_by_task(statistics),
         "columns": _COLUMNS,

@@ -6,9 +6,9 @@ const MIN_BAR_AXIS = 0.15;  // bars of small ratios do not fill their axis
 
 function showOverview() {
   showCards();
-  if (summary.embedded < summary.pairs + summary.completions) {
+  if (summary.embedded < summary.rows) {
     byId("notices").append(make("p", { className: "notice" },
-      `The numbers are of all ${count(summary.pairs)} pairs; this file holds the first ${count(summary.embedded)}.`));
+      `The numbers are of all ${count(summary.rows)} pairs; this file holds the first ${count(summary.embedded)}.`));
   }
   if (summary.advice.length) {
     byId("advice").append(make("h3", {}, "Advice"),

@@ -262,14 +262,14 @@ function showPair(row) {
   const place = places.get(row);
   const pair = pairs[place];
   current = row;
-  byId("pair-title").textContent = `Pair ${row}`;
+  byId("pair-title").textContent = `${pair && pair.raw && "completion" in pair.raw ? "Completion" : "Pair"} ${row}`;
   for (const id of ["about", "texts", "edit", "legend"]) byId(id).replaceChildren();
   byId("edit").hidden = byId("legend").hidden = true;
   if (pair === undefined) {
     byId("place").textContent = "";
     byId("previous").disabled = byId("next").disabled = true;
-    byId("texts").append(make("p", { className: "notice" }, pairs.length === summary.pairs ? "There is no such pair." :
-      `This pair is not in this file, which holds the first ${count(pairs.length)} of ${count(summary.pairs)}.`));
+    byId("texts").append(make("p", { className: "notice" }, pairs.length === summary.rows ? "There is no such pair." :
+      `This pair is not in this file, which holds the first ${count(pairs.length)} of ${count(summary.rows)}.`));
     return;
   }
   const [list, index] = placeInOrder();
