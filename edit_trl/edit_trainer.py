@@ -137,7 +137,8 @@ class EDITTrainer(SFTTrainer):
         quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
             Quantization for a model given by name, as for [`~trl.SFTTrainer`].
         peft_config ([`~peft.PeftConfig`], *optional*):
-            Adapter to train instead of the full model. Prompt learning and adapters on `lm_head` are refused.
+            Adapter to train instead of the full model. Prompt learning, adapters on `lm_head` and those in whose
+            layers rows depend on each other are refused.
 
     Raises:
         ValueError: If the dataset lacks columns or has no pair to learn from, or if the model, the adapter or an

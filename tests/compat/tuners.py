@@ -41,26 +41,30 @@ TARGETS = ["q_proj", "v_proj"]
 # Tokens of the pairs of the tests: in every prompt, and in every chain.
 IN_PROMPT, IN_CHAIN = (build_tokenizer()(text)["input_ids"] for text in ("\nA:", " answer"))
 
+NEEDS_BIAS = "PEFT merges it into layers with a bias only"
+
 SUPPORTED = {
     "LoRA": Tuner("LORA", "LoraConfig"),
-    "LoRA: all-linear, bias, rank pattern": Tuner(
+    "LoRA with `bias` and `rank_pattern`": Tuner(
         "LORA",
         "LoraConfig",
         {"target_modules": "all-linear", "exclude_modules": ["lm_head"], "bias": "all", "rank_pattern": {"q_proj": 2}},
     ),
-    "LoRA: embeddings": Tuner("LORA", "LoraConfig", {"target_modules": ["embed_tokens"]}),
-    "LoRA: `lora_bias`": Tuner("LORA", "LoraConfig", {"lora_bias": True}, merges=False),
-    "LoRA: `modules_to_save`": Tuner("LORA", "LoraConfig", {"modules_to_save": ["lm_head", "embed_tokens"]}),
-    "LoRA: `trainable_token_indices`": Tuner("LORA", "LoraConfig", {"trainable_token_indices": IN_CHAIN}),
-    "LoRA: `target_parameters`": Tuner(
+    "LoRA on embeddings": Tuner("LORA", "LoraConfig", {"target_modules": ["embed_tokens"]}),
+    "LoRA with `lora_bias`": Tuner("LORA", "LoraConfig", {"lora_bias": True}, merges=False, note=NEEDS_BIAS),
+    "LoRA with `modules_to_save`": Tuner("LORA", "LoraConfig", {"modules_to_save": ["lm_head", "embed_tokens"]}),
+    "LoRA with `trainable_token_indices`": Tuner("LORA", "LoraConfig", {"trainable_token_indices": IN_CHAIN}),
+    "LoRA with `target_parameters`": Tuner(
         "LORA", "LoraConfig", {"target_modules": [], "target_parameters": ["q_proj.weight"]}
     ),
-    "LoRA: `layer_replication`": Tuner("LORA", "LoraConfig", {"layer_replication": [[0, 2], [1, 2]]}, merges=False),
+    "LoRA with `layer_replication`": Tuner(
+        "LORA", "LoraConfig", {"layer_replication": [[0, 2], [1, 2]]}, merges=False
+    ),
     "rsLoRA": Tuner("LORA", "LoraConfig", {"use_rslora": True}),
     "DoRA": Tuner("LORA", "LoraConfig", {"use_dora": True}),
     "PiSSA": Tuner("LORA", "LoraConfig", {"init_lora_weights": "pissa"}),
     "OLoRA": Tuner("LORA", "LoraConfig", {"init_lora_weights": "olora"}),
-    "LoRA: other initializations": Tuner("LORA", "LoraConfig", {"init_lora_weights": "gaussian"}),
+    "LoRA with Gaussian weights": Tuner("LORA", "LoraConfig", {"init_lora_weights": "gaussian"}),
     "aLoRA": Tuner(
         "LORA",
         "LoraConfig",
@@ -91,7 +95,7 @@ SUPPORTED = {
         {"target_modules": "self_attn", "adapter_len": 4, "adapter_layers": 2},
         merges=False,
     ),
-    "BEFT": Tuner("BEFT", "BeftConfig", merges=False),
+    "BEFT": Tuner("BEFT", "BeftConfig", merges=False, note=NEEDS_BIAS),
     "BOFT": Tuner("BOFT", "BOFTConfig", {"boft_block_size": 4}),
     "C3A": Tuner("C3A", "C3AConfig", {"block_size": 8}),
     "DEFT": Tuner("DEFT", "DeftConfig"),
