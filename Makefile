@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-oldest coverage check lint types format docs-cli clean
+.PHONY: demo test test-fast test-oldest coverage check lint types format docs-cli docs-compat clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train.py $(ARGS)
@@ -47,6 +47,9 @@ format: $(VENV)/dev
 
 docs-cli: $(VENV)/dev
 	$(BIN)/python -m edit_trl.cli.reference docs/cli.md
+
+docs-compat: $(VENV)/dev
+	$(BIN)/python tests/compat/page.py docs/compatibility.md
 
 clean:
 	rm -rf $(VENV) .venv-oldest .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -42,8 +42,10 @@ from .layouts import (
     choose_layout,
     layout_difference,
     layout_tolerance,
+    takes_position_ids,
     telling_pair,
     to_padded,
+    visible_adapter,
 )
 from .loss import krsl_loss
 from .pair_metrics import PairMetrics, pair_sums
@@ -138,7 +140,8 @@ class EDITTrainer(SFTTrainer):
         quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
             Quantization for a model given by name, as for [`~trl.SFTTrainer`].
         peft_config ([`~peft.PeftConfig`], *optional*):
-            Adapter to train instead of the full model. Prompt learning and adapters on `lm_head` are refused.
+            Adapter to train instead of the full model. Prompt learning, adapters on `lm_head` and those in whose
+            layers rows depend on each other are refused.
 
     Raises:
         ValueError: If the dataset lacks columns or has no pair to learn from, or if the model, the adapter or an
@@ -238,11 +241,12 @@ class EDITTrainer(SFTTrainer):
                 "`peft_config`."
             )
         base_model = without_adapter(self.model)
-        self._takes_position_ids = "position_ids" in inspect.signature(base_model.forward).parameters
+        self._takes_position_ids = takes_position_ids(base_model)
         self._layout = "padded"
         self._layout_is_checked = False
         if args.shared_prefix:
-            self._layout, reason = choose_layout(base_model, self.aux_loss_enabled)
+            adapters = (getattr(self.model, "peft_config", None) or {}).values()
+            self._layout, reason = choose_layout(base_model, self.aux_loss_enabled, adapters)
             if reason is not None:
                 self._warn_of_padding(reason)
         self.data_collator = data_collator if data_collator is not None else self._make_data_collator()
@@ -416,7 +420,7 @@ class EDITTrainer(SFTTrainer):
             batch = DataCollatorForDualCoT(self._tokenizer.pad_token_id, layout=layout)([pair])
             return self._score(model, self._prepare_inputs(batch))[0]
 
-        with eval_mode(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad(), visible_adapter(self.model):
             longest = max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
             difference, error = layout_difference(score, self._layout, self.model.config.get_text_config(), longest)
         # All processes must agree. If this pair cannot show a difference, a pair of the next batch is checked.

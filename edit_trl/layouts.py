@@ -17,7 +17,8 @@ layouts on a real pair, the [`telling_pair`] of its first batch, with [`layout_d
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,10 @@ FLASH_ATTENTION_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_l
 
 # About how many tokens after the first difference of the chains are scored to compare two layouts.
 _NUM_COMPARED = 256
+
+# Largest value that the comparison of layouts gives to adapter parameters that are zero. LoRA then changes
+# log-probabilities by 0.1 nats and more.
+_EFFECT = 0.05
 
 # Config options of attention windows that a model applies itself, by the position of a token in the row.
 _OTHER_WINDOWS = (
@@ -179,7 +184,31 @@ def _chains_with_rows(batch: dict[str, Any]) -> torch.Tensor:
     return torch.cat([torch.ones_like(has_rejected), has_rejected]).nonzero()[:, 0]
 
 
-def choose_layout(model: PreTrainedModel, aux_loss_enabled: bool = False) -> tuple[str, str | None]:
+def takes_position_ids(model: PreTrainedModel) -> bool:
+    """
+    Tell whether a model can be given the positions of its tokens, counted from 0.
+
+    Models of the RoBERTa kind cannot. They count positions from the number of their padding token, and take other
+    numbers as they come.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Causal language model, not wrapped.
+
+    Returns:
+        `bool`: Whether its forward has `position_ids` that count from 0.
+    """
+    return "position_ids" in inspect.signature(model.forward).parameters and not _counts_from_padding(model)
+
+
+def _counts_from_padding(model: PreTrainedModel) -> bool:
+    embeddings = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    return any(getattr(module, "padding_idx", None) is not None for module in embeddings)
+
+
+def choose_layout(
+    model: PreTrainedModel, aux_loss_enabled: bool = False, adapters: Iterable[Any] = ()
+) -> tuple[str, str | None]:
     """
     Choose the fastest layout that works with a model.
 
@@ -193,6 +222,8 @@ def choose_layout(model: PreTrainedModel, aux_loss_enabled: bool = False) -> tup
         aux_loss_enabled (`bool`, *optional*, defaults to `False`):
             Whether the load-balancing loss of a mixture of experts is part of the loss. It counts the tokens of the
             batch, so a shared token would count once instead of twice.
+        adapters (`Iterable` of [`~peft.PeftConfig`], *optional*, defaults to `()`):
+            Configurations of the adapters on the model.
 
     Returns:
         `tuple[str, str | None]`: The layout, and the reason if it is `"padded"`, otherwise `None`.
@@ -204,6 +235,13 @@ def choose_layout(model: PreTrainedModel, aux_loss_enabled: bool = False) -> tup
     windows = [name for name in _OTHER_WINDOWS if getattr(config, name, None)]
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return "padded", "its forward takes no `position_ids`"
+    if _counts_from_padding(model):
+        return "padded", "it counts positions from the number of its padding token"
+    if any(getattr(config, "alora_invocation_tokens", None) for config in adapters):
+        return "padded", "its adapter (aLoRA) begins at the last `alora_invocation_tokens` of a row"
+    if getattr(model, "is_loaded_in_4bit", False) and model.device.type == "cpu":
+        # The comparison of layouts makes such a forward pass.
+        return "padded", "on a CPU, 4-bit weights lose their gradient after a forward pass without gradients"
     if getattr(model, "_is_stateful", False):
         return "padded", "it has recurrent layers"
     if any(isinstance(module, torch.nn.Conv1d) for module in model.modules()):
@@ -300,6 +338,38 @@ def layout_difference(
             config.sliding_window = window
     squares = (expected - found).square().nan_to_num(nan=math.inf)
     return (squares.sum() / max(len(squares), 1)).sqrt().item(), None
+
+
+@contextmanager
+def visible_adapter(model: Any) -> Iterator[None]:
+    """
+    Give an adapter an effect that starts without one, so that a comparison of layouts sees it.
+
+    The second matrix of LoRA, for example, starts at zero. The adapter has no effect then, and neither has an error in
+    how it treats a row. Here each trainable parameter that is zero gets small values, and is set to zero afterwards.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Model without the wrappers of distributed training. Parameters of a model without adapters stay as they
+            are.
+
+    Yields:
+        `None`
+    """
+    is_adapted = bool(getattr(model, "peft_config", None))
+    trainable = [parameter.detach() for parameter in model.parameters() if is_adapted and parameter.requires_grad]
+    # Of a sharded parameter, the part that this process has.
+    local = [values.to_local() if hasattr(values, "to_local") else values for values in trainable]
+    zeros = [values for values in local if not values.any()]
+    for values in zeros:
+        # No random numbers, so that the random state of the training does not change.
+        waves = torch.arange(values.numel(), device=values.device).cos()
+        values.copy_(_EFFECT * waves.view(values.shape))
+    try:
+        yield
+    finally:
+        for values in zeros:
+            values.zero_()
 
 
 def layout_tolerance(is_exact: bool) -> float:

@@ -51,6 +51,15 @@ REPLACEMENTS = {
     "`dataset.map()`",
 }
 
+# Types of adapters that cannot work, by PEFT's name, and why.
+_REFUSED_ADAPTERS = {
+    "LILY": "its router averages over all tokens of a batch, so that a chain would depend on the chains beside it",
+    "POLY": "its layers ask for the `task_ids` of a row, and pairs have none",
+    "XLORA": "it runs the model twice for one forward pass, and logits of the scored tokens can be chosen in one only",
+}
+# Types of adapters that add a loss to the loss of the model, and the option that is its strength.
+_LOSSES_OF_ADAPTERS = {"ADALORA": "orth_reg_weight", "SHADOW": "auxiliary_loss_weight"}
+
 
 def _is_optimizers(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2
@@ -243,7 +252,7 @@ def _config(model: Any, args: EDITConfig) -> Any:
 
 def check_adapter(peft_config: Any, model: Any) -> None:
     """
-    Refuse adapters that shift the positions of the tokens in a row.
+    Refuse adapters whose chains would not be independent, or whose training needs more than the loss of EDIT.
 
     Args:
         peft_config ([`~peft.PeftConfig`] or `None`):
@@ -252,7 +261,7 @@ def check_adapter(peft_config: Any, model: Any) -> None:
             The student, with or without adapters.
 
     Raises:
-        ValueError: If an adapter uses prompt learning.
+        ValueError: If an adapter uses prompt learning, is of a kind that cannot work, or adds a loss of its own.
     """
     configs = [peft_config, *(getattr(model, "peft_config", None) or {}).values()]
     for config in configs:
@@ -260,6 +269,19 @@ def check_adapter(peft_config: Any, model: Any) -> None:
             raise ValueError(
                 f"`EDITTrainer` does not support prompt learning, got `{type(config).__name__}`. Its virtual tokens "
                 "shift the positions of the scored tokens; pass a `LoraConfig` as `peft_config`."
+            )
+        kind = getattr(getattr(config, "peft_type", None), "value", None)
+        if kind in _REFUSED_ADAPTERS:
+            raise ValueError(
+                f"`EDITTrainer` does not support `{type(config).__name__}`: {_REFUSED_ADAPTERS[kind]}. Pass a "
+                "`LoraConfig` as `peft_config`."
+            )
+        option = _LOSSES_OF_ADAPTERS.get(str(kind))
+        if option and getattr(config, option, 0) != 0:
+            raise ValueError(
+                f"`EDITTrainer` does not support `{type(config).__name__}({option}={getattr(config, option)})`. This "
+                "loss is added to the loss that a model computes from labels, and EDIT computes its own loss. Set "
+                f"`{option}=0.0`, or pass a `LoraConfig` as `peft_config`."
             )
 
 

@@ -509,8 +509,8 @@ class TestCheck:
         for _ in range(2):
             trainer.compute_loss(model, batch)
         assert calls == [(False, False), (False, False), (True, True), (True, True)]
-        assert trainer.pair_metrics["train"].num_pairs == 2 * len(EXAMPLES)
-        assert trainer.pair_metrics["eval"].num_pairs == 0
+        assert trainer.pair_metrics["train"].num_examples == 2 * len(EXAMPLES)
+        assert trainer.pair_metrics["eval"].num_examples == 0
 
     def test_error_of_the_model_is_no_verdict_on_the_mask(self, build, model):
         trainer = build(Fails(model.config))
