@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig
 from test_model_families import SIZES, build_family
 from transformers import (
     CONFIG_MAPPING,
@@ -25,6 +26,7 @@ from edit_trl.layouts import (
     attention_masks,
     choose_layout,
     share_prefix,
+    takes_position_ids,
     to_padded,
 )
 
@@ -419,6 +421,10 @@ OTHER_FAMILIES = {
         "it has layers of type 'sliding_attention', but no `sliding_window`",
     ),
     "doge": (GROUPED_SIZES, "its config has `keep_window_size`, an attention window that no mask makes"),
+    "roberta": (
+        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
+        "it counts positions from the number of its padding token",
+    ),
 }
 
 
@@ -470,3 +476,36 @@ class TestChooseLayout:
         assert layout == "padded"
         assert "load-balancing loss counts tokens" in reason
         assert "`router_aux_loss_coef=0.0`" in reason
+
+    def test_adapter_that_begins_at_a_token_of_the_row(self):
+        """Of several adapters, one is enough."""
+        plain, activated = LoraConfig(), LoraConfig(alora_invocation_tokens=[7, 8])
+        model = build_family("llama")
+        assert choose_layout(model, adapters=[plain]) == ("shared_prefix", None)
+        reason = "its adapter (aLoRA) begins at the last `alora_invocation_tokens` of a row"
+        assert choose_layout(model, adapters=[plain, activated]) == ("padded", reason)
+
+
+class TestTakesPositionIds:
+    @pytest.mark.parametrize(
+        ("family", "expected"), [("llama", True), ("opt", True), ("bloom", False), ("mamba", False)]
+    )
+    def test_forward_says_so(self, family, expected):
+        assert takes_position_ids(build_family(family)) is expected
+
+    @pytest.mark.parametrize("family", ["roberta", "camembert", "xlm-roberta-xl"])
+    def test_those_that_count_from_their_padding_token_do_not(self, family):
+        """Positions 0, 1, … give other logits than the positions that the model counts, which are 2, 3, …"""
+        torch.manual_seed(0)
+        options = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+        config = CONFIG_MAPPING[family](**options, is_decoder=True, pad_token_id=1, initializer_range=0.2)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        assert not takes_position_ids(model)
+        input_ids = torch.arange(5, 10)[None]
+        with torch.no_grad():
+            own, from_0, from_2 = (
+                model(input_ids, position_ids=positions).logits
+                for positions in (None, torch.arange(5)[None], torch.arange(2, 7)[None])
+            )
+        torch.testing.assert_close(own, from_2)
+        assert (own - from_0).abs().max() > 0.1

@@ -162,18 +162,18 @@ class TestMemoryAndSpeed:
     def test_auto_find_batch_size(self, tmp_path, pairs, monkeypatch):
         """A batch of eight does not fit; the next try, of a smaller size, trains."""
         trainer = make_trainer(tmp_path, pairs, auto_find_batch_size=True, learning_rate=1e-3)
-        sizes = []
+        sizes: list[int] = []
         compute_loss = trainer.compute_loss
 
         def compute(model, inputs, **kwargs):
             sizes.append(len(inputs["num_completion_tokens"]) // 2)
-            if sizes[-1] > 4:
+            if sizes[-1] > 7:
                 raise RuntimeError("CUDA out of memory.")
             return compute_loss(model, inputs, **kwargs)
 
         monkeypatch.setattr(trainer, "compute_loss", compute)
         trainer.train()
-        assert sizes[0] == 8 and max(sizes[-2:]) <= 4
+        assert sizes[0] == 8 and max(sizes[1:]) <= 7
         assert trainer.state.global_step >= 2
 
     def test_torch_compile(self, tmp_path, pairs):

@@ -54,8 +54,8 @@ class TestSupported:
         tuner, config = SUPPORTED[name], config_of(name)
         torch.manual_seed(0)
         trainer = make_trainer(
-            tmp_path, pairs[:4], copy.deepcopy(build_model()), tokenizer, eval_dataset=Dataset.from_list(pairs[:4]),
-            peft_config=config, per_device_train_batch_size=4, max_steps=2, learning_rate=tuner.learning_rate,
+            tmp_path, pairs[:2], copy.deepcopy(build_model()), tokenizer, eval_dataset=Dataset.from_list(pairs[:2]),
+            peft_config=config, per_device_train_batch_size=2, max_steps=2, learning_rate=tuner.learning_rate,
         )  # fmt: skip
         model = trainer.model
         if name == "AdaLoRA":
@@ -64,12 +64,12 @@ class TestSupported:
         # Loss and gradients, with an adapter that has an effect
         assert trainer._layout == tuner.layout
         model.eval()
-        untouched = plain_loss(model, tokenizer, pairs[:4], trainer.args).item()
+        untouched = plain_loss(model, tokenizer, pairs[:2], trainer.args).item()
         give_an_effect(model)
         loss = trainer.compute_loss(model, first_batch(trainer))
         assert trainer._layout == tuner.layout
         found = gradients(model, loss)
-        expected_loss = plain_loss(model, tokenizer, pairs[:4], trainer.args)
+        expected_loss = plain_loss(model, tokenizer, pairs[:2], trainer.args)
         expected = gradients(model, expected_loss)
         torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
         assert found.keys() == expected.keys()
@@ -88,21 +88,23 @@ class TestSupported:
         trainer.save_model()
         reloaded = PeftModel.from_pretrained(build_model(), trainer.args.output_dir).eval()
         with torch.no_grad():
-            assert plain_loss(reloaded, tokenizer, pairs[:4], trainer.args).item() == pytest.approx(trained, abs=1e-5)
+            assert plain_loss(reloaded, tokenizer, pairs[:2], trainer.args).item() == pytest.approx(trained, abs=1e-5)
             if tuner.merges:
                 merged = reloaded.merge_and_unload()
-                loss = plain_loss(merged, tokenizer, pairs[:4], trainer.args).item()
+                loss = plain_loss(merged, tokenizer, pairs[:2], trainer.args).item()
                 assert loss == pytest.approx(trained, abs=1e-4)
 
-    @pytest.mark.parametrize("use_reentrant", [False, True])
-    @pytest.mark.parametrize("name", ["aLoRA", "DoRA", "IA3", "OFT", "VeRA", "Adaption prompt", "SHADOW"])
+    @pytest.mark.parametrize(
+        ("name", "use_reentrant"),
+        [("aLoRA", False), ("aLoRA", True), ("Adaption prompt", True), ("IA3", True), ("SHADOW", False)],
+    )
     def test_gradient_checkpointing(self, name, use_reentrant, tmp_path, pairs, tokenizer):
         config = config_of(name)
         runs = []
         for checkpointing in (True, False):
             torch.manual_seed(0)
             trainer = make_trainer(
-                tmp_path, pairs[:4], build_model(), tokenizer, peft_config=copy.deepcopy(config),
+                tmp_path, pairs[:2], build_model(), tokenizer, peft_config=copy.deepcopy(config),
                 gradient_checkpointing=checkpointing, max_steps=2, learning_rate=0.1,
                 gradient_checkpointing_kwargs={"use_reentrant": use_reentrant} if checkpointing else None,
             )  # fmt: skip
@@ -117,7 +119,7 @@ class TestSupported:
     def test_adalora_loses_ranks(self, tmp_path, pairs, tokenizer):
         """From 4 to 2 per layer, as its schedule says."""
         trainer = make_trainer(
-            tmp_path, pairs[:4], build_model(), tokenizer, peft_config=config_of("AdaLoRA"), max_steps=4,
+            tmp_path, pairs[:2], build_model(), tokenizer, peft_config=config_of("AdaLoRA"), max_steps=4,
             learning_rate=0.1, callbacks=[Allocate],
         )  # fmt: skip
         trainer.train()
@@ -128,12 +130,12 @@ class TestSupported:
     def test_alora_begins_at_the_last_invocation_of_each_chain(self, tokens, tmp_path, pairs, tokenizer):
         """In a shared row, the last one of both chains would count, and in a row of all chains that of the batch."""
         config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", alora_invocation_tokens=tokens)
-        trainer = make_trainer(tmp_path, pairs[:4], build_model(), tokenizer, peft_config=config)
+        trainer = make_trainer(tmp_path, pairs[:2], build_model(), tokenizer, peft_config=config)
         give_an_effect(trainer.model)
         trainer.model.eval()
         batch = first_batch(trainer)
         assert batch["layout"] == "padded"
-        expected = plain_loss(trainer.model, tokenizer, pairs[:4], trainer.args)
+        expected = plain_loss(trainer.model, tokenizer, pairs[:2], trainer.args)
         torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected, rtol=1e-5, atol=1e-5)
         if tokens == IN_CHAIN:  # where another layout would be wrong
             for layout in ("shared_prefix", "padding_free"):
@@ -156,7 +158,7 @@ class TestTypes:
             pytest.skip("the installed PEFT does not have it")
         config = make_config(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[kind]], options)
         with pytest.raises(ValueError) as raised:
-            make_trainer(tmp_path, pairs[:4], build_model(), tokenizer, peft_config=config)
+            make_trainer(tmp_path, pairs[:2], build_model(), tokenizer, peft_config=config)
         assert error in str(raised.value)
         assert "`LoraConfig`" in str(raised.value)
 
@@ -167,7 +169,7 @@ class TestTypes:
         options = {key: value for key, value in options.items() if key in vars(config_of(name))}
         model = get_peft_model(build_model(), make_config(tuner.config, options))
         with pytest.raises(ValueError, match=r"_weight=0\.5\)`. This loss is added .* Set `.*=0\.0`"):
-            make_trainer(tmp_path, pairs[:4], model, tokenizer)
+            make_trainer(tmp_path, pairs[:2], model, tokenizer)
 
 
 class TestVisibleAdapter:
@@ -175,11 +177,12 @@ class TestVisibleAdapter:
 
     def test_comparison_sees_an_adapter_that_starts_without_effect(self, tmp_path, pairs, tokenizer, monkeypatch):
         """Lily mixes the tokens of a batch. It is refused by name; another tuner like it would be seen."""
-        from peft import LilyConfig
-
+        try:
+            config = make_config("LilyConfig", {})
+        except AttributeError:
+            pytest.skip("the installed PEFT does not have it")
         monkeypatch.setattr(trainer_arguments, "_REFUSED_ADAPTERS", {})
-        config = LilyConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-        trainer = make_trainer(tmp_path, pairs[:4], build_model(), tokenizer, peft_config=config)
+        trainer = make_trainer(tmp_path, pairs[:2], build_model(), tokenizer, peft_config=config)
         before = parameters(trainer.model)
         assert trainer._layout == "shared_prefix"
         trainer.compute_loss(trainer.model, first_batch(trainer))

@@ -71,7 +71,8 @@ SUPPORTED = {
         {"alora_invocation_tokens": IN_CHAIN},
         layout="padded",
         merges=False,
-        note="two padded rows per pair: it begins at a token of the row",
+        note="two padded rows per pair: it begins at a token of the row. To evaluate while it trains, PEFT asks for "
+        "`gradient_checkpointing=False`",
     ),
     "BD-LoRA": Tuner(
         "LORA",
@@ -96,6 +97,7 @@ SUPPORTED = {
         merges=False,
     ),
     "BEFT": Tuner("BEFT", "BeftConfig", merges=False, note=NEEDS_BIAS),
+    "Bone": Tuner("BONE", "BoneConfig", note="of older releases of PEFT; later ones have MiSS"),
     "BOFT": Tuner("BOFT", "BOFTConfig", {"boft_block_size": 4}),
     "C3A": Tuner("C3A", "C3AConfig", {"block_size": 8}),
     "DEFT": Tuner("DEFT", "DeftConfig"),
