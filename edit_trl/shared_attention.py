@@ -31,7 +31,6 @@ import torch.nn.functional as F
 from packaging.version import Version
 from transformers import AttentionInterface
 from transformers.integrations.flash_attention import flash_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 try:
@@ -125,7 +124,7 @@ def takes_segments(implementation: str) -> bool:
     Returns:
         `bool`: Whether it is SDPA, or calls a FlashAttention kernel through transformers.
     """
-    attention = ALL_ATTENTION_FUNCTIONS.get(implementation)
+    attention = AttentionInterface().get(implementation)
     return implementation == "sdpa" or inspect.unwrap(getattr(attention, "func", attention)) is flash_attention_forward
 
 
@@ -168,7 +167,7 @@ def register_segment_attention(implementation: str) -> None:
             "`implementation` must be 'sdpa' or a FlashAttention of transformers, got "
             f"{implementation!r}. Load the model with `attn_implementation='sdpa'`, or use two padded rows per pair."
         )
-    attention = ALL_ATTENTION_FUNCTIONS[implementation]
+    attention = AttentionInterface()[implementation]
     if not getattr(attention, "takes_segments", False):
         AttentionInterface.register(implementation, _extend(attention, is_flash=implementation != "sdpa"))
 
