@@ -10,8 +10,8 @@ own: causal, aligned to the lower right.
 [`segment_inputs`] gives the inputs of a model for such a row, and [`register_segment_attention`] makes an attention
 implementation of transformers take them. The model's code stays as it is. The `attention_mask` of such a row is not a
 mask: it says which token of the row each key is. transformers passes any tensor of four dimensions to the layers
-unchanged, and no other attention function takes one of integers. So a model that attends in another way raises an
-exception, and does not train on wrong chains.
+unchanged. A model that then attends in another way raises an exception, and does not train on wrong chains: SDPA takes
+no mask of integers, and where a start is shared, the size of this one fits no scores.
 
 How the segments are computed:
 
@@ -249,11 +249,15 @@ def _sdpa(
         )
         return output[None]
     if is_plain and device == "cpu":
-        if query.size(1) != key.size(1) and not _CPU_TAKES_GROUPS:
-            repeats = query.size(1) // key.size(1)
-            key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+        if not _CPU_TAKES_GROUPS:
+            key, value = _repeat_heads(query, key), _repeat_heads(query, value)
         return _cpu_attention(query, key, value, cu_seq_lens_q, cu_seq_lens_k, scale, sliding_window)[0]
     return _attend_with_sdpa(query, key, value, cu_seq_lens_q, cu_seq_lens_k, scale, sliding_window, dropout)
+
+
+def _repeat_heads(query: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Repeat the heads of keys or values for each query head."""
+    return states.repeat_interleave(query.size(1) // states.size(1), dim=1)
 
 
 def _varlen_kernel(query: torch.Tensor) -> Callable | None:
@@ -301,10 +305,11 @@ def _attend_with_sdpa(
     dropout: float,
 ) -> torch.Tensor:
     """Attend with PyTorch's SDPA, on any device and with dropout."""
+    # With a mask, only some kernels take fewer heads of keys.
+    key, value = _repeat_heads(query, key), _repeat_heads(query, value)
     size = _BLOCK if query.device.type == "cpu" else query.size(2)
-    blocks = list(_blocks(cu_seq_lens_q, cu_seq_lens_k, size, window))
     parts = []
-    for queries, keys in blocks:
+    for queries, keys in _blocks(cu_seq_lens_q, cu_seq_lens_k, size, window):
         num_queries, num_keys = queries.stop - queries.start, keys.stop - keys.start
         is_square = num_queries == num_keys and window is None
         mask = None if is_square else _lower_right_mask(num_queries, num_keys, window, query.device)
@@ -316,7 +321,6 @@ def _attend_with_sdpa(
             dropout_p=dropout,
             is_causal=is_square,
             scale=scale,
-            enable_gqa=query.size(1) != key.size(1),
         )
         parts.append(part.transpose(1, 2))
     return torch.cat(parts, dim=1)
