@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 import transformers.masking_utils
+import transformers.modeling_flash_attention_utils
 import transformers.trainer_callback
 import trl
 from conftest import build_model
@@ -89,6 +90,11 @@ IMPORTS = [
         "trl.trainer.utils.selective_log_softmax_and_entropy",
         ("logits", "index", "entropy_requires_grad"),
         "`EDITTrainer.compute_loss`",
+    ),
+    Internal(
+        "transformers.integrations.flash_attention.flash_attention_forward",
+        ("module", "query", "key", "value", "attention_mask"),
+        "`shared_attention.takes_segments`, to know what calls a kernel of FlashAttention",
     ),
     Internal("transformers.data.data_collator.DataCollatorMixin", None, "base of `DataCollatorForDualCoT`"),
     Internal("transformers.trainer_utils.EvalLoopOutput", None, "`EDITTrainer.evaluation_loop`"),
@@ -189,6 +195,12 @@ SOURCES = [
         r"isinstance\(attention_mask, \(torch\.Tensor, BlockMask\)\) and len\(attention_mask\.shape\) == 4:"
         r"\s+return True, attention_mask",
         "`layouts.attention_masks`: a mask of four dimensions goes to the layers as it is",
+    ),
+    (
+        transformers.modeling_flash_attention_utils._flash_attention_forward,
+        r"if is_fa_with_varlen_kwargs:[\s\S]*?flash_varlen_fn\(q, k, v, cu_seqlens_q=cu_seq_lens_q, "
+        r"cu_seqlens_k=cu_seq_lens_k, ",
+        "`shared_attention` passes other lengths of keys than of queries",
     ),
     (SFTTrainer.log, r"self\._metrics\[mode\]\.items\(\)", "logs what `EDITTrainer.log` puts in `_metrics`"),
     (SFTTrainer.log, r"self\._metrics\[mode\]\.clear\(\)", "forgets what it has logged"),
@@ -294,6 +306,23 @@ class TestBehaviour:
         """`layouts.choose_layout` asks the class."""
         assert PreTrainedModel._is_stateful is False
         assert transformers.MambaForCausalLM._is_stateful is transformers.FalconH1ForCausalLM._is_stateful is True
+
+    def test_kernels_for_cpus_take_a_mask_and_give_the_log_sum_exp(self):
+        """`shared_attention` calls them, since SDPA does not return the log-sum-exp that a backward pass needs."""
+        names = {
+            "_scaled_dot_product_flash_attention_for_cpu": (
+                *("query", "key", "value", "dropout_p", "is_causal", "attn_mask", "scale"),
+            ),
+            "_scaled_dot_product_flash_attention_for_cpu_backward": (
+                *("grad_out", "query", "key", "value", "out", "logsumexp", "dropout_p", "is_causal"),
+                *("attn_mask", "scale"),
+            ),
+        }
+        for name, parameters in names.items():
+            schema = getattr(torch.ops.aten, name).default._schema
+            assert tuple(argument.name for argument in schema.arguments) == parameters
+        forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default._schema
+        assert [value.name for value in forward.returns] == ["output", "logsumexp"]
 
     def test_models_keep_the_name_of_their_attention(self):
         """`layouts.choose_layout` and `attention_masks` ask the config."""
