@@ -8,12 +8,12 @@ are key tokens, their weights, and what truncation keeps. Tokenization happens i
 A batch has no `labels`. It lists the tokens that are scored, which are the key tokens and the tokens with a weight.
 For each of them it has the row and the position of the hidden state that predicts it. So the trainer computes logits
 for these tokens only, and the same list works for every layout: two rows per pair, one row per pair that has the
-common start once (`layouts.py`), or no padding.
+common start once, or one row for all pairs (`layouts.py`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, compress, pairwise
+from itertools import accumulate, chain, compress
 from typing import Any
 
 import torch
@@ -24,8 +24,9 @@ from trl.trainer.utils import pad
 
 from .alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT
 from .data_utils import ID_COLUMNS
-from .layouts import CHOSEN, LAYOUTS, SHARED, share_prefix
+from .layouts import CHOSEN, LAYOUTS, REJECTED, SHARED, join_chains
 from .pair_checks import is_completion
+from .shared_attention import segment_inputs
 from .weighting import check_options, check_tokenizer, kept_range, weigh_pair
 
 
@@ -73,17 +74,21 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     prompt. The layout says how chains become rows; padding is on the right:
 
     - `"padded"`: one row for each chain that has tokens, in the order of the chains.
-    - `"shared_prefix"`: row b is pair b, with the common start of its chains once, see [`~layouts.share_prefix`].
-    - `"padding_free"`: one row with all chains, without padding.
+    - `"shared_prefix"`: row b is pair b, with the common start of its chains once, see [`~layouts.join_chains`].
+    - `"packed"`: one row with all pairs, each with the common start of its chains once, without padding.
+    - `"padding_free"`: one row with all chains in full, pair by pair, without padding.
 
     The dictionary has these keys:
 
-    - `"input_ids"`, `"attention_mask"`, `"position_ids"` of shape (number of chains with tokens, length), (B, length)
-      or (1, length). A padding-free batch has no attention mask.
+    - `"input_ids"`, `"position_ids"` of shape (number of chains with tokens, length), (B, length) or (1, length).
+    - `"attention_mask"` of the same shape with `"padded"` and `"shared_prefix"`; not with `"padding_free"`. With
+      `"packed"` it is the list of keys of [`~shared_attention.segment_inputs`].
+    - `"pair_lengths"` of shape (B, 3), not with `"padded"`: tokens of the common start, of the rest of the right chain
+      and of the rest of the wrong chain. With `"padding_free"` nothing is common.
     - `"branch_ids"` of shape (B, length), only with `"shared_prefix"`: 0 for tokens that both chains share, 1 for the
       rest of the right chain, 2 for the rest of the wrong chain.
-    - `"cu_seq_lens_q"`, `"cu_seq_lens_k"` of shape (2B + 1,), `"max_length_q"`, `"max_length_k"` (`int`), only with
-      `"padding_free"`: the positions at which chains begin, and the length of the longest chain.
+    - `"cu_seq_lens_q"`, `"cu_seq_lens_k"`, `"max_length_q"`, `"max_length_k"`, only with `"packed"` and
+      `"padding_free"`: borders and lengths of the segments, see [`~shared_attention.segment_inputs`].
     - `"scored_rows"`, `"scored_positions"` of shape (num_scored,): row and position of the hidden state that predicts
       each scored token, one position before the token itself.
     - `"scored_ids"`, `"scored_weights"`, `"scored_key"`, `"scored_chains"` of shape (num_scored,): token ID, signed
@@ -122,10 +127,10 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
             Which end of a chain longer than `max_length` to keep: `"keep_start"` or `"keep_end"`.
         pad_to_multiple_of (`int`, *optional*):
-            If set, the rows are padded to a multiple of this value. Not used by `"padding_free"`.
+            If set, the rows are padded to a multiple of this value. Not used by `"packed"` and `"padding_free"`.
         layout (`str`, *optional*, defaults to `"padded"`):
-            How chains become rows: `"padded"`, `"shared_prefix"` or `"padding_free"`. [`EDITTrainer`] passes the
-            fastest layout that works with the model.
+            How chains become rows: `"padded"`, `"shared_prefix"`, `"packed"` or `"padding_free"`. [`EDITTrainer`]
+            passes the fastest layout that works with the model.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of tensor to return. Only `"pt"` is supported.
 
@@ -188,18 +193,19 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         pairs = [weigh_pair(example, self, self.tokenizer, self._token_texts) for example in examples]
         chains = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         scored: list[tuple[int, int, int, float, bool]] = []
-        for number, chain in enumerate(chains):
-            for place in chain.completion:
-                weight, is_key = chain.weights[place - chain.prompt_length], chain.is_key[place - chain.prompt_length]
+        for number, weighted in enumerate(chains):
+            for place in weighted.completion:
+                token = place - weighted.prompt_length
+                weight, is_key = weighted.weights[token], weighted.is_key[token]
                 # The first token of a chain has no hidden state before it.
-                if (is_key or weight) and place > chain.start:
-                    scored.append((number, place - 1 - chain.start, chain.ids[place], weight, is_key))
+                if (is_key or weight) and place > weighted.start:
+                    scored.append((number, place - 1 - weighted.start, weighted.ids[place], weight, is_key))
 
         are_completions = [pair.is_completion for pair in pairs]
-        output, rows, columns = self._lay_out([chain.kept_ids for chain in chains], are_completions)
+        output, rows, columns = self._lay_out([weighted.kept_ids for weighted in chains], are_completions)
         scored_chains, positions, *values = zip(*scored, strict=True) if scored else [()] * 5
-        places = [columns[chain][t] for chain, t in zip(scored_chains, positions, strict=True)]
-        output["scored_rows"] = torch.tensor([rows[chain] for chain in scored_chains], dtype=torch.long)
+        places = [columns[number][t] for number, t in zip(scored_chains, positions, strict=True)]
+        output["scored_rows"] = torch.tensor([rows[number] for number in scored_chains], dtype=torch.long)
         output["scored_positions"] = torch.tensor(places, dtype=torch.long)
         output["scored_chains"] = torch.tensor(scored_chains, dtype=torch.long)
         dtypes = {"scored_ids": torch.long, "scored_weights": torch.float, "scored_key": torch.bool}
@@ -207,8 +213,8 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             output[name] = torch.tensor(column_values, dtype=dtype)
         output["layout"] = self.layout
         output["is_completion"] = torch.tensor(are_completions)
-        output["num_completion_tokens"] = torch.tensor([len(chain.completion) for chain in chains])
-        output["num_key_tokens"] = torch.tensor([sum(chain.is_key) for chain in chains])
+        output["num_completion_tokens"] = torch.tensor([len(weighted.completion) for weighted in chains])
+        output["num_key_tokens"] = torch.tensor([sum(weighted.is_key) for weighted in chains])
         return output
 
     def row_length(self, example: dict[str, Any]) -> int:
@@ -222,56 +228,68 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 Tokenized pair.
 
         Returns:
-            `int`: Number of tokens of the longer of its two rows (`"padded"`), of its one row (`"shared_prefix"`), or
-            of both chains together (`"padding_free"`).
+            `int`: Number of tokens of the longer of its two rows (`"padded"`), of both chains with their common start
+            once (`"shared_prefix"`, `"packed"`), or of both chains in full (`"padding_free"`).
         """
         names = ("completion_ids",) if is_completion(example) else ("chosen_ids", "rejected_ids")
         rows = [[*example["prompt_ids"], *example[name]] for name in names]
         chains = [row[slice(*kept_range(len(row), self))] for row in rows]
         if self.layout == "padded":
             return max(map(len, chains))
-        is_shared = self.layout == "shared_prefix" and len(chains) == 2
+        is_shared = self.layout != "padding_free" and len(chains) == 2
         return sum(map(len, chains)) - (common_prefix_length(*chains) if is_shared else 0)
 
     def _lay_out(
         self, chains: list[list[int]], are_completions: list[bool]
     ) -> tuple[dict[str, Any], Sequence[int], list[Sequence[int]]]:
         """Return the model inputs, the row of each chain, and the position in its row of each token of each chain."""
-        if self.layout == "padding_free":
-            borders = list(accumulate(map(len, chains), initial=0))
-            output: dict[str, Any] = {
-                "input_ids": torch.tensor([[token for chain in chains for token in chain]], dtype=torch.long),
-                "position_ids": torch.tensor([[t for chain in chains for t in range(len(chain))]], dtype=torch.long),
-                "num_tokens": torch.tensor(borders[-1]),
-            }
-            # Names of transformers' FlashAttention arguments. With an attention mask the borders would be ignored.
-            output["cu_seq_lens_q"] = output["cu_seq_lens_k"] = torch.tensor(borders, dtype=torch.int32)
-            output["max_length_q"] = output["max_length_k"] = max(map(len, chains))
-            return output, [0] * len(chains), [range(i, j) for i, j in pairwise(borders)]
-
         num_pairs = len(are_completions)
-        output = {}
-        columns: list[Sequence[int]] = [range(len(chain)) for chain in chains]
-        if self.layout == "shared_prefix":
-            laid_out = [share_prefix(*pair) for pair in zip(chains[:num_pairs], chains[num_pairs:], strict=True)]
-            input_ids, position_ids, branch_ids = map(list, zip(*laid_out, strict=True))
-            output["branch_ids"] = self._pad(branch_ids, SHARED)
-            rows = [*range(num_pairs), *range(num_pairs)]
-            columns[num_pairs:] = [
-                [place for place, branch in enumerate(row) if branch != CHOSEN] for row in branch_ids
-            ]
-        else:
+        if self.layout == "padded":
             # A completion has no wrong chain, and a row of padding alone would give NaN.
             has_row = [True] * num_pairs + [not is_alone for is_alone in are_completions]
+            columns: list[Sequence[int]] = [range(len(chain)) for chain in chains]
             input_ids, position_ids = (list(compress(values, has_row)) for values in (chains, columns))
-            rows = [number - 1 for number in accumulate(has_row)]
-        output["input_ids"] = self._pad(input_ids, self.pad_token_id)
-        output["attention_mask"] = self._pad([[1] * len(row) for row in input_ids], 0)
-        output["position_ids"] = self._pad(position_ids, 0)
-        output["num_tokens"] = torch.tensor(sum(map(len, input_ids)))
+            return (
+                self._padded_inputs(input_ids, position_ids),
+                [number - 1 for number in accumulate(has_row)],
+                columns,
+            )
+
+        joined = [
+            join_chains(*pair, share=self.layout != "padding_free")
+            for pair in zip(chains[:num_pairs], chains[num_pairs:], strict=True)
+        ]
+        input_ids, position_ids, lengths = (list(column) for column in zip(*joined, strict=True))
+        if self.layout == "shared_prefix":
+            begins, rows = [0] * num_pairs, [*range(num_pairs)] * 2
+            output = self._padded_inputs(input_ids, position_ids)
+            branches = [[SHARED] * s + [CHOSEN] * c + [REJECTED] * r for s, c, r in lengths]
+            output["branch_ids"] = self._pad(branches, SHARED)
+        else:
+            begins, rows = list(accumulate(map(sum, lengths), initial=0))[:-1], [0] * (2 * num_pairs)
+            output = {"num_tokens": torch.tensor(sum(map(sum, lengths))), **segment_inputs(lengths)}
+            output["input_ids"] = torch.tensor([list(chain.from_iterable(input_ids))], dtype=torch.long)
+            output["position_ids"] = torch.tensor([list(chain.from_iterable(position_ids))], dtype=torch.long)
+            if self.layout == "padding_free":
+                # Its segments are whole chains, as FlashAttention takes them. With a mask, it ignores their borders.
+                del output["attention_mask"]
+        output["pair_lengths"] = torch.tensor(lengths)
+        places = list(zip(begins, lengths, strict=True))
+        columns = [range(begin, begin + s + c) for begin, (s, c, _) in places]
+        columns += [
+            [*range(begin, begin + s), *range(begin + s + c, begin + s + c + r)] for begin, (s, c, r) in places
+        ]
         return output, rows, columns
 
-    def _pad(self, rows: list[list[int]], padding_value: int) -> torch.Tensor:
+    def _padded_inputs(self, input_ids: list[Any], position_ids: list[Any]) -> dict[str, Any]:
+        return {
+            "input_ids": self._pad(input_ids, self.pad_token_id),
+            "attention_mask": self._pad([[1] * len(row) for row in input_ids], 0),
+            "position_ids": self._pad(position_ids, 0),
+            "num_tokens": torch.tensor(sum(map(len, input_ids))),
+        }
+
+    def _pad(self, rows: list[Any], padding_value: int) -> torch.Tensor:
         return pad(
             [torch.tensor(row, dtype=torch.long) for row in rows],
             padding_value=padding_value,

@@ -39,9 +39,10 @@ from .edit_config import EDITConfig
 from .layouts import (
     FLASH_ATTENTION_KEYS,
     attention_masks,
-    choose_layout,
+    choose_layouts,
     layout_difference,
     layout_tolerance,
+    sharing_is_cheaper,
     takes_position_ids,
     telling_pair,
     to_padded,
@@ -50,6 +51,7 @@ from .layouts import (
 from .loss import krsl_loss
 from .pair_metrics import PairMetrics, pair_sums
 from .scoring import eval_mode, forward_scored, select_positions, without_adapter
+from .shared_attention import register_segment_attention
 from .trainer_arguments import (
     as_edit_config,
     check_adapter,
@@ -242,13 +244,17 @@ class EDITTrainer(SFTTrainer):
             )
         base_model = without_adapter(self.model)
         self._takes_position_ids = takes_position_ids(base_model)
-        self._layout = "padded"
+        self._layouts: tuple[str, ...] = ()
         self._layout_is_checked = False
         if args.shared_prefix:
             adapters = (getattr(self.model, "peft_config", None) or {}).values()
-            self._layout, reason = choose_layout(base_model, self.aux_loss_enabled, adapters)
+            self._layouts, reason = choose_layouts(base_model, self.aux_loss_enabled, adapters)
             if reason is not None:
                 self._warn_of_padding(reason)
+        self._layout = self._layouts[0] if self._layouts else "padded"
+        if self._layout == "packed":
+            register_segment_attention(base_model.config.get_text_config()._attn_implementation)
+        self._num_parameters = base_model.num_parameters(exclude_embeddings=True)
         self.data_collator = data_collator if data_collator is not None else self._make_data_collator()
         self.pair_metrics = {"train": PairMetrics(), "eval": PairMetrics()}
 
@@ -406,35 +412,50 @@ class EDITTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _in_right_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return the batch in a layout that gives the right log-probabilities with this model."""
+        """Return the batch in a layout that gives the right log-probabilities with this model, at the least cost."""
         layout = inputs["layout"]
         if layout == self._layout != "padded" and not self._layout_is_checked:
-            self._check_layout(model, inputs)
-        return inputs if layout in ("padded", self._layout) else to_padded(inputs)
+            self._check_layouts(model, inputs)
+        if layout not in ("padded", self._layout):
+            return to_padded(inputs)
+        if layout == "shared_prefix" and not sharing_is_cheaper(
+            inputs, self._num_parameters, self.model.config.get_text_config()
+        ):
+            return to_padded(inputs)
+        return inputs
 
-    def _check_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> None:
-        """Compare the layout with two padded rows on one pair of a batch. If they differ, train on padded rows."""
+    def _check_layouts(self, model: torch.nn.Module, inputs: dict[str, Any]) -> None:
+        """
+        Compare the layouts that may work with two padded rows, on one pair of a batch, and take the first that gives
+        the same. If there is none, train on padded rows.
+        """
         pair, is_telling = telling_pair(to_padded(inputs))
+        longest = max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
+        tolerance = layout_tolerance(self._is_exact())
 
         def score(layout: str) -> torch.Tensor:
             batch = DataCollatorForDualCoT(self._tokenizer.pad_token_id, layout=layout)([pair])
             return self._score(model, self._prepare_inputs(batch))[0]
 
-        with eval_mode(model), torch.no_grad(), visible_adapter(self.model):
-            longest = max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
-            difference, error = layout_difference(score, self._layout, self.model.config.get_text_config(), longest)
-        # All processes must agree. If this pair cannot show a difference, a pair of the next batch is checked.
-        verdict = torch.tensor([[difference, float(is_telling)]], device=inputs["input_ids"].device)
-        difference, is_checked = self.accelerator.gather(verdict).amax(dim=0).tolist()
-        self._layout_is_checked = bool(is_checked)
-        tolerance = layout_tolerance(self._is_exact())
-        if difference > tolerance:
-            self._layout = "padded"
+        for layout in self._layouts:
+            with eval_mode(model), torch.no_grad(), visible_adapter(self.model):
+                difference, error = layout_difference(score, layout, self.model, longest)
+            # All processes must agree. If this pair cannot show a difference, a pair of the next batch is checked.
+            verdict = torch.tensor([[difference, float(is_telling)]], device=inputs["input_ids"].device)
+            difference, is_checked = self.accelerator.gather(verdict).amax(dim=0).tolist()
+            if difference <= tolerance:
+                self._layout_is_checked = bool(is_checked)
+                break
+        else:
+            layout = "padded"
             self._warn_of_padding(
                 error
                 or f"in a pair of the first batch, log-probabilities differ by {difference:.2g} nats (root mean "
                 f"square) from those in rows of their own, and rounding explains {tolerance:g}"
             )
+        if layout != self._layout and isinstance(self.data_collator, DataCollatorForDualCoT):
+            self.data_collator.layout = layout  # batches of data loader workers keep the layout that they have
+        self._layout = layout
 
     def _is_exact(self) -> bool:
         """Tell whether the model computes in fp32, without autocast or quantized weights."""

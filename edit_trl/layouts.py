@@ -1,18 +1,21 @@
 """
 Layouts of a batch that compute the common start of the two chains of a pair only once.
 
-A shared row holds one pair: the common start of both chains, then the rest of the right chain, then the rest of the
-wrong chain. These two rests are the branches. Positions restart at the beginning of each branch, and an attention mask
-lets a token see only its own branch and the common start. So every token gets the same hidden state as in a row of its
-own chain. FlashAttention takes no such mask. With it, all chains are in one row without padding, as in TRL's
-padding-free batches.
+In a packed batch, the pairs follow one another in one row, without padding. A pair is the common start of both chains,
+then the rest of the right chain, then the rest of the wrong chain. These two rests are the branches. Positions restart
+at the beginning of each branch. `shared_attention.py` computes the attention of each chain in segments of this row, so
+every token gets the same hidden state as in a row of its own chain, and a batch costs what its tokens cost.
+
+Attention that takes masks only (eager) gets one row per pair, and a mask lets a token see only its own branch and the
+common start. The mask has a value for each pair of tokens, so long rows are computed as padded rows if this is
+cheaper, see [`sharing_is_cheaper`].
 
 The last token of the common start predicts the first token of both branches, so one label per position is not enough.
 A batch therefore lists the tokens that it scores and the position that predicts each of them.
 
-A wrong mask would train a wrong model without any error. So [`choose_layout`] refuses, with a reason, every model that
-is known to combine tokens in other ways than attention with a mask. And before `EDITTrainer` trains, it compares both
-layouts on a real pair, the [`telling_pair`] of its first batch, with [`layout_difference`].
+A wrong layout would train a wrong model without any error. So [`choose_layouts`] refuses, with a reason, every model
+that is known to combine tokens in other ways than attention. And before `EDITTrainer` trains, it compares the layout
+with padded rows on a real pair, the [`telling_pair`] of its first batch, with [`layout_difference`].
 """
 
 import inspect
@@ -25,13 +28,15 @@ import torch
 from transformers import PreTrainedModel
 from trl.data_utils import common_prefix_length
 
+from .shared_attention import takes_segments
 
-LAYOUTS = ("padded", "shared_prefix", "padding_free")
+
+LAYOUTS = ("padded", "shared_prefix", "packed", "padding_free")
 
 # Numbers of the branches of a row in `branch_ids`.
 SHARED, CHOSEN, REJECTED = 0, 1, 2
 
-# Names of transformers' FlashAttention arguments in padding-free batches.
+# Names of transformers' FlashAttention arguments, in batches with one row for all chains.
 FLASH_ATTENTION_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 # About how many tokens after the first difference of the chains are scored to compare two layouts.
@@ -51,39 +56,42 @@ _OTHER_WINDOWS = (
 )
 
 
-def share_prefix(chosen: list[int], rejected: list[int]) -> tuple[list[int], list[int], list[int]]:
+def join_chains(
+    chosen: list[int], rejected: list[int], share: bool = True
+) -> tuple[list[int], list[int], tuple[int, int, int]]:
     """
-    Put two chains into one row that has their common start once.
+    Put two chains one after the other, with their common start once.
 
     Args:
         chosen (`list[int]`):
             Token IDs of the right chain, prompt included.
         rejected (`list[int]`):
             Token IDs of the wrong chain, prompt included.
+        share (`bool`, *optional*, defaults to `True`):
+            Whether the common start is there once. Otherwise both chains are there in full.
 
     Returns:
-        `tuple[list[int], list[int], list[int]]`: Token IDs of the row; position of each token in its own chain; branch
-        of each token: 0 for the common start, 1 for the rest of the right chain, 2 for the rest of the wrong chain.
-        Token t of the right chain is token t of the row.
+        `tuple[list[int], list[int], tuple[int, int, int]]`: Token IDs; position of each token in its own chain;
+        numbers of tokens of the common start, of the rest of the right chain and of the rest of the wrong chain.
 
     Examples:
 
     ```python
-    >>> input_ids, position_ids, branch_ids = share_prefix([5, 6, 7, 8], [5, 6, 9])
+    >>> input_ids, position_ids, lengths = join_chains([5, 6, 7, 8], [5, 6, 9])
     >>> input_ids
     [5, 6, 7, 8, 9]
     >>> position_ids
     [0, 1, 2, 3, 2]
-    >>> branch_ids
-    [0, 0, 1, 1, 2]
+    >>> lengths
+    (2, 2, 1)
 
     ```
     """
-    shared = common_prefix_length(chosen, rejected)
+    shared = common_prefix_length(chosen, rejected) if share else 0
     return (
         chosen + rejected[shared:],
         [*range(len(chosen)), *range(shared, len(rejected))],
-        [SHARED] * shared + [CHOSEN] * (len(chosen) - shared) + [REJECTED] * (len(rejected) - shared),
+        (shared, len(chosen) - shared, len(rejected) - shared),
     )
 
 
@@ -98,7 +106,8 @@ def attention_masks(
 
     Args:
         branch_ids (`torch.Tensor` of shape `(B, length)`):
-            Branch of each token, as [`share_prefix`] gives it.
+            Branch of each token: 0 for the common start, 1 for the rest of the right chain, 2 for the rest of the
+            wrong chain.
         position_ids (`torch.Tensor` of shape `(B, length)`):
             Position of each token in its own chain. A sliding window counts these.
         config ([`~transformers.PreTrainedConfig`]):
@@ -130,29 +139,29 @@ def attention_masks(
 
 def to_padded(batch: dict[str, Any]) -> dict[str, Any]:
     """
-    Give each chain of a shared or padding-free batch its own padded row.
+    Give each chain of a batch its own padded row.
 
     Args:
         batch (`dict[str, Any]`):
-            Batch of [`DataCollatorForDualCoT`] with `layout="shared_prefix"` or `layout="padding_free"`.
+            Batch of [`DataCollatorForDualCoT`] with another layout than `"padded"`.
 
     Returns:
         `dict[str, Any]`: The same examples with `layout="padded"`. Rows are padded with zeros to the longest chain.
         The collator's `pad_token_id` and `pad_to_multiple_of` are not used.
     """
     chains = _chains_with_rows(batch)
-    num_pairs = len(batch["is_completion"])
-    input_ids = batch["input_ids"]
-    # For each row to make, the row that it comes from, and which tokens of that row belong to it.
-    if batch["layout"] == "shared_prefix":
-        sources = chains % num_pairs
-        branch_ids, sides = batch["branch_ids"][sources], torch.where(chains < num_pairs, CHOSEN, REJECTED)[:, None]
-        belongs = batch["attention_mask"].bool()[sources] & ((branch_ids == SHARED) | (branch_ids == sides))
-    else:
-        starts, ends = (borders[chains, None] for borders in (batch["cu_seq_lens_q"][:-1], batch["cu_seq_lens_q"][1:]))
-        places = torch.arange(input_ids.size(1), device=input_ids.device)
-        sources = torch.zeros_like(chains)
-        belongs = (starts <= places) & (places < ends)
+    input_ids, lengths = batch["input_ids"], batch["pair_lengths"]
+    num_pairs = len(lengths)
+    pairs, is_chosen = chains % num_pairs, chains[:, None] < num_pairs
+    # For each row to make, the row that it comes from, and the place in it where the pair begins.
+    sources, begins = pairs, torch.zeros_like(pairs)
+    if batch["layout"] != "shared_prefix":
+        sources, begins = torch.zeros_like(pairs), (lengths.sum(dim=1).cumsum(dim=0) - lengths.sum(dim=1))[pairs]
+    places = torch.arange(input_ids.size(1), device=input_ids.device) - begins[:, None]
+    shared, chosen, end = lengths.cumsum(dim=1)[pairs].unbind(dim=1)
+    is_shared = (places >= 0) & (places < shared[:, None])
+    is_own = torch.where(is_chosen, places < chosen[:, None], places >= chosen[:, None])
+    belongs = is_shared | ((places >= shared[:, None]) & is_own & (places < end[:, None]))
     rows, columns = belongs.nonzero(as_tuple=True)
     positions = belongs.cumsum(dim=1) - 1  # position of each token in its chain
     shape = (len(chains), int(belongs.sum(dim=1).max()))
@@ -168,8 +177,9 @@ def to_padded(batch: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         padded[name] = input_ids.new_zeros(shape)
         padded[name][rows, positions[rows, columns]] = value
+    unused = ("branch_ids", "pair_lengths", *FLASH_ATTENTION_KEYS)
     return {
-        **{name: value for name, value in batch.items() if name not in ("branch_ids", *FLASH_ATTENTION_KEYS)},
+        **{name: value for name, value in batch.items() if name not in unused},
         **padded,
         "layout": "padded",
         "scored_rows": scored_rows,
@@ -206,15 +216,15 @@ def _counts_from_padding(model: PreTrainedModel) -> bool:
     return any(getattr(module, "padding_idx", None) is not None for module in embeddings)
 
 
-def choose_layout(
+def choose_layouts(
     model: PreTrainedModel, aux_loss_enabled: bool = False, adapters: Iterable[Any] = ()
-) -> tuple[str, str | None]:
+) -> tuple[tuple[str, ...], str | None]:
     """
-    Choose the fastest layout that works with a model.
+    Choose the layouts that may work with a model, the fastest first.
 
-    Shared rows need attention that takes a mask (sdpa or eager) and a forward that takes positions. Tokens must not
-    influence each other in any other way: no recurrence, no convolution, and no attention window except one that is
-    part of the mask. Padding-free rows are used with FlashAttention.
+    Tokens must not influence each other in any other way than by attention: no recurrence, no convolution, and no
+    attention window except one that is part of the mask or an argument of the attention function. And the forward must
+    take positions. SDPA and FlashAttention take packed batches, eager attention takes one row per pair with a mask.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -226,44 +236,76 @@ def choose_layout(
             Configurations of the adapters on the model.
 
     Returns:
-        `tuple[str, str | None]`: The layout, and the reason if it is `"padded"`, otherwise `None`.
+        `tuple[tuple[str, ...], str | None]`: Layouts other than `"padded"`, and the reason if there is none.
     """
     config = model.config.get_text_config()
     attention = str(config._attn_implementation)
     layer_types = set(getattr(config, "layer_types", None) or [])
     other_types = sorted(layer_types - {"full_attention", "sliding_attention"})
     windows = [name for name in _OTHER_WINDOWS if getattr(config, name, None)]
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return "padded", "its forward takes no `position_ids`"
-    if _counts_from_padding(model):
-        return "padded", "it counts positions from the number of its padding token"
-    if any(getattr(config, "alora_invocation_tokens", None) for config in adapters):
-        return "padded", "its adapter (aLoRA) begins at the last `alora_invocation_tokens` of a row"
-    if getattr(model, "is_loaded_in_4bit", False) and model.device.type == "cpu":
+    reasons = {
+        "its forward takes no `position_ids`": "position_ids" not in inspect.signature(model.forward).parameters,
+        "it counts positions from the number of its padding token": _counts_from_padding(model),
+        "its adapter (aLoRA) begins at the last `alora_invocation_tokens` of a row": any(
+            getattr(config, "alora_invocation_tokens", None) for config in adapters
+        ),
         # The comparison of layouts makes such a forward pass.
-        return "padded", "on a CPU, 4-bit weights lose their gradient after a forward pass without gradients"
-    if getattr(model, "_is_stateful", False):
-        return "padded", "it has recurrent layers"
-    if any(isinstance(module, torch.nn.Conv1d) for module in model.modules()):
-        return "padded", "it has convolution layers"
-    if other_types:
-        return "padded", f"it has layers of type {', '.join(map(repr, other_types))}"
-    if "sliding_attention" in layer_types and getattr(config, "sliding_window", None) is None:
-        return "padded", "it has layers of type 'sliding_attention', but no `sliding_window`"
-    if getattr(config, "alibi", False):
-        return "padded", "its positions are distances within the row (ALiBi)"
-    if windows:
-        return "padded", f"its config has `{windows[0]}`, an attention window that no mask makes"
-    if "flash" in attention:
-        return "padding_free", None
-    if attention not in ("sdpa", "eager"):
-        return "padded", f"its attention is {attention!r}, which takes no mask of ours"
-    if aux_loss_enabled:
-        return "padded", (
-            "its router's load-balancing loss counts tokens, and would count shared ones once (pass "
-            "`router_aux_loss_coef=0.0` to train without it)"
+        "on a CPU, 4-bit weights lose their gradient after a forward pass without gradients": getattr(
+            model, "is_loaded_in_4bit", False
         )
-    return "shared_prefix", None
+        and model.device.type == "cpu",
+        "it has recurrent layers": getattr(model, "_is_stateful", False),
+        "it has convolution layers": any(isinstance(module, torch.nn.Conv1d) for module in model.modules()),
+        f"it has layers of type {', '.join(map(repr, other_types))}": other_types,
+        "it has layers of type 'sliding_attention', but no `sliding_window`": "sliding_attention" in layer_types
+        and getattr(config, "sliding_window", None) is None,
+        "its positions are distances within the row (ALiBi)": getattr(config, "alibi", False),
+        f"its config has `{windows[0] if windows else ''}`, an attention window that no mask makes": windows,
+        f"its attention is {attention!r}, which takes no mask of ours": attention != "eager"
+        and not takes_segments(attention),
+        "its router's load-balancing loss counts tokens, and would count shared ones once (pass "
+        "`router_aux_loss_coef=0.0` to train without it)": aux_loss_enabled and "flash" not in attention,
+    }
+    reason = next((text for text, applies in reasons.items() if applies), None)
+    if reason is not None:
+        return (), reason
+    if "flash" in attention:
+        return ("padding_free",) if aux_loss_enabled else ("packed", "padding_free"), None
+    return ("shared_prefix",) if attention == "eager" else ("packed", "shared_prefix"), None
+
+
+def sharing_is_cheaper(batch: dict[str, Any], num_parameters: int, config: Any) -> bool:
+    """
+    Tell whether one row per pair with a mask computes less than two padded rows per pair.
+
+    A token costs two operations for each parameter. Attention costs four operations for each value of its scores, for
+    each layer and each number of a head. Scores are square, so long rows cost more than two shorter ones. SDPA
+    computes only the lower half of the scores of padded rows.
+
+    Args:
+        batch (`dict[str, Any]`):
+            Batch of [`DataCollatorForDualCoT`] with `layout="shared_prefix"`.
+        num_parameters (`int`):
+            Number of parameters of the model without embeddings.
+        config ([`~transformers.PreTrainedConfig`]):
+            Config of the (text) model.
+
+    Returns:
+        `bool`: Whether it computes less.
+    """
+    lengths = batch["pair_lengths"]
+    shared, chosen, rejected = lengths.unbind(dim=1)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    score_cost = 4 * config.num_hidden_layers * config.num_attention_heads * head_size
+
+    def cost(num_rows: int, width: int, share_of_scores: float) -> float:
+        return num_rows * width * (2 * num_parameters + share_of_scores * score_cost * width)
+
+    longest_row = int(lengths.sum(dim=1).max())
+    longest_chain = int(shared.add(torch.maximum(chosen, rejected)).max())
+    num_chains = 2 * len(lengths) - int(batch["is_completion"].sum())
+    half = 1.0 if config._attn_implementation == "eager" else 0.5
+    return cost(len(lengths), longest_row, 1.0) < cost(num_chains, longest_chain, half)
 
 
 def telling_pair(batch: dict[str, Any]) -> tuple[dict[str, list], bool]:
@@ -301,7 +343,7 @@ def telling_pair(batch: dict[str, Any]) -> tuple[dict[str, list], bool]:
 
 
 def layout_difference(
-    score: Callable[[str], torch.Tensor], layout: str, config: Any, longest: int
+    score: Callable[[str], torch.Tensor], layout: str, model: Any, longest: int
 ) -> tuple[float, str | None]:
     """
     Measure how much the log-probabilities of the same tokens differ between a layout and two padded rows.
@@ -312,9 +354,9 @@ def layout_difference(
             of a [`telling_pair`] in this layout.
         layout (`str`):
             The layout to check.
-        config ([`~transformers.PreTrainedConfig`]):
-            Config of the (text) model. Its sliding window is made narrower during the check, because an error in the
-            window has an effect only in chains longer than the window.
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The model. Its sliding window is made narrower during the check, because an error in the window has an
+            effect only in chains longer than the window.
         longest (`int`):
             Number of tokens of the longer chain of the pair.
 
@@ -322,9 +364,13 @@ def layout_difference(
         `tuple[float, str | None]`: Root mean square of the differences, in nats, and `None`. If the model raises an
         exception with the layout, infinity and a description of the exception.
     """
+    config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    if window is not None:
-        config.sliding_window = min(window, longest // 2 + 1)
+    # Masks are made from the window of the config; layers pass their own to attention functions.
+    holders = [config, *(m for m in model.modules() if getattr(m, "sliding_window", None) == window)]
+    holders = [] if window is None else holders
+    for holder in holders:
+        holder.sliding_window = min(window or longest, longest // 2 + 1)
     try:
         expected = score("padded").float()
         try:
@@ -334,8 +380,8 @@ def layout_difference(
         except Exception as exception:  # a model that cannot use the mask may raise any exception
             return math.inf, f"it fails on one with `{type(exception).__name__}: {exception}`"
     finally:
-        if window is not None:
-            config.sliding_window = window
+        for holder in holders:
+            holder.sliding_window = window
     squares = (expected - found).square().nan_to_num(nan=math.inf)
     return (squares.sum() / max(len(squares), 1)).sqrt().item(), None
 

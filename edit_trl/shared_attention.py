@@ -69,7 +69,7 @@ def segment_inputs(lengths: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
         - `"max_length_q"`, `"max_length_k"` (`int`): queries and keys of the longest segments.
 
     Raises:
-        ValueError: If there is no token, or a negative number of them.
+        ValueError: If a number of tokens is negative.
 
     Examples:
 
@@ -86,13 +86,12 @@ def segment_inputs(lengths: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
 
     ```
     """
-    numbers = [number for pair in lengths for number in pair]
-    if min(numbers, default=0) < 0 or not any(numbers):
+    if any(number < 0 for pair in lengths for number in pair):
         raise ValueError(
-            f"`lengths` must be three numbers of tokens for each pair, at least one of them positive, got {lengths}. "
+            f"`lengths` must be three numbers of tokens for each pair, from 0, got {lengths}. "
             "Pass the lengths of the common start, the rest of the right chain and the rest of the wrong chain."
         )
-    keys, num_queries, num_keys, begin = [], [], [], 0
+    keys, num_queries, num_keys, begin = [torch.arange(0)], [], [], 0
     for shared, chosen, rejected in lengths:
         middle, end = begin + shared + chosen, begin + shared + chosen + rejected
         if middle > begin:
@@ -106,10 +105,10 @@ def segment_inputs(lengths: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
         begin = end
     return {
         "attention_mask": torch.cat(keys)[None, None, None],
-        "cu_seq_lens_q": F.pad(torch.tensor(num_queries).cumsum(0), (1, 0)).int(),
-        "cu_seq_lens_k": F.pad(torch.tensor(num_keys).cumsum(0), (1, 0)).int(),
-        "max_length_q": max(num_queries),
-        "max_length_k": max(num_keys),
+        "cu_seq_lens_q": torch.tensor([0, *num_queries]).cumsum(0).int(),
+        "cu_seq_lens_k": torch.tensor([0, *num_keys]).cumsum(0).int(),
+        "max_length_q": max(num_queries, default=0),
+        "max_length_k": max(num_keys, default=0),
     }
 
 
