@@ -1,6 +1,5 @@
 """Tests of features of `Trainer` and `SFTTrainer` that no other test trains with: checkpoints, memory, optimizers."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -202,10 +201,8 @@ class TestMemoryAndSpeed:
         assert trainer.evaluate()["eval_loss"] == pytest.approx(expected)
         assert not model.get_input_embeddings()._forward_hooks
 
-    @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adafactor", "rmsprop", "adagrad", "stable_adamw"])
+    @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adafactor", "rmsprop", "adagrad", "sgd"])
     def test_optim(self, build, optim):
-        if optim == "stable_adamw" and importlib.util.find_spec("optimi") is None:
-            pytest.skip("needs the package torch-optimi")
         train(build({"optim": optim, "learning_rate": 1e-3}))
 
     @pytest.mark.parametrize(
