@@ -236,6 +236,12 @@ class EDITTrainer(SFTTrainer):
                 "`EDITTrainer` does not support sequence or context parallelism, but the accelerate configuration "
                 "turns it on. Scored tokens are positions in whole rows; set `sp_size=1` and `cp_size=1`."
             )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"`EDITTrainer` must have one GPU for each process, got {self.args.n_gpu} GPUs in one process. "
+                "`torch.nn.DataParallel` would part the chains of a pair; start the script with `accelerate launch`, "
+                "or show it one GPU with `CUDA_VISIBLE_DEVICES=0`."
+            )
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ValueError(
                 "At least one parameter of `model` must require gradients, got none. Nothing would be trained; load a "

@@ -157,6 +157,32 @@ def forward_scored(
     return outputs
 
 
+class _Selection:
+    """The positions at which a head computes logits, while `head` is not `None`."""
+
+    head: torch.nn.Module | None = None
+    rows: torch.Tensor
+    positions: torch.Tensor
+    calls: list[torch.Size]
+
+
+# Global, and the hook a function that stays the same: a compiled model would be compiled again for each new hook, and
+# for each new size of a hook's own tensors.
+_selection = _Selection()
+
+
+def _select(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    """Give a head the hidden states of the selected positions, as one row. This is a hook before its forward."""
+    if _selection.head is not module:
+        return None
+    if not args:  # called with keywords only; the first parameter of `forward` is the hidden states
+        name, *_ = inspect.signature(module.forward).parameters
+        args = (kwargs.pop(name),)
+    hidden_states, *rest = args
+    _selection.calls.append(hidden_states.shape)
+    return (select_positions(hidden_states, _selection.rows, _selection.positions), *rest), kwargs
+
+
 @contextmanager
 def scored_positions_only(
     head: torch.nn.Module, rows: torch.Tensor, positions: torch.Tensor
@@ -175,20 +201,12 @@ def scored_positions_only(
     Yields:
         `list[torch.Size]`: Shape of the hidden states of each call of the head. Each call adds one element.
     """
-    calls: list[torch.Size] = []
-
-    def select(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if not args:  # called with keywords only; the first parameter of `forward` is the hidden states
-            name, *_ = inspect.signature(module.forward).parameters
-            args = (kwargs.pop(name),)
-        hidden_states, *rest = args
-        calls.append(hidden_states.shape)
-        return (select_positions(hidden_states, rows, positions), *rest), kwargs
-
-    handle = head.register_forward_pre_hook(select, with_kwargs=True)
+    handle = head.register_forward_pre_hook(_select, with_kwargs=True)
+    _selection.head, _selection.rows, _selection.positions, _selection.calls = head, rows, positions, []
     try:
-        yield calls
+        yield _selection.calls
     finally:
+        del _selection.head, _selection.rows, _selection.positions, _selection.calls
         handle.remove()
 
 
