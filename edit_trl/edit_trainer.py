@@ -236,12 +236,6 @@ class EDITTrainer(SFTTrainer):
                 "`EDITTrainer` does not support sequence or context parallelism, but the accelerate configuration "
                 "turns it on. Scored tokens are positions in whole rows; set `sp_size=1` and `cp_size=1`."
             )
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"`EDITTrainer` must have one GPU for each process, got {self.args.n_gpu} GPUs in one process. "
-                "`torch.nn.DataParallel` would part the chains of a pair; start the script with `accelerate launch`, "
-                "or show it one GPU with `CUDA_VISIBLE_DEVICES=0`."
-            )
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ValueError(
                 "At least one parameter of `model` must require gradients, got none. Nothing would be trained; load a "
@@ -317,12 +311,8 @@ class EDITTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         # `Trainer` removes all other columns before the collator is called. The sampler reads the length column.
         if self._signature_columns is None:  # type: ignore[has-type]
-            self._signature_columns = [
-                *ID_COLUMNS,
-                "completion_ids",
-                *WEIGHT_COLUMNS,
-                self.args.length_column_name,
-            ]
+            others = ("completion_ids", *WEIGHT_COLUMNS, self.args.length_column_name)
+            self._signature_columns = [*ID_COLUMNS, *others]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
         return super()._get_train_sampler(

@@ -278,12 +278,6 @@ class TestModelsThatCannotWork:
         with pytest.raises(ValueError, match="must require gradients, got none.*is_trainable=True"):
             build(model=frozen)
 
-    def test_several_gpus_in_one_process_are_refused(self, build, monkeypatch):
-        """As `Trainer` uses them without a launcher, by `torch.nn.DataParallel`."""
-        monkeypatch.setattr(EDITConfig, "n_gpu", property(lambda self: 2))
-        with pytest.raises(ValueError, match="got 2 GPUs in one process.*`accelerate launch`"):
-            build()
-
     def test_frozen_model_is_refused(self, build, model):
         model.requires_grad_(False)
         with pytest.raises(ValueError, match="must require gradients, got none"):
