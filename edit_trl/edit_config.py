@@ -118,9 +118,9 @@ class EDITConfig(SFTConfig):
         > Parameters that control the speed
 
         shared_prefix (`bool`, *optional*, defaults to `True`):
-            Whether to compute what both chains of a pair share only once, if the model supports it: with one row per
-            pair or, under FlashAttention, with rows without padding. Loss and gradients are the same as with two
-            padded rows per pair. `False` always uses two padded rows.
+            Whether to compute what both chains of a pair share only once, if the model supports it: with all pairs of
+            a batch in one row without padding or, with eager attention, one row per pair. Loss and gradients are the
+            same as with two padded rows per pair. `False` always uses two padded rows.
 
     > [!NOTE]
     > On a machine without an accelerator, `use_cpu` is `True` and `bf16` is `False` unless they are set.
