@@ -38,8 +38,12 @@ try:
 except ImportError:  # PyTorch before 2.10
     varlen_attn = None  # type: ignore[assignment]
 
-# Queries of a block on a CPU. More are computed in vain with longer blocks, and shorter ones have more overhead.
-_BLOCK = 128
+# Queries of a block on a CPU, measured. More are computed in vain with longer blocks, and shorter ones have more
+# overhead. In half precision, each call of the kernel reorders its keys first.
+_BLOCK, _HALF_PRECISION_BLOCK = 64, 256
+
+# Masks for CPUs are kept for the next call, with a number of keys that is a multiple of this.
+_MASK_STEP = 1024
 
 # Since PyTorch 2.9, the attention kernel for CPUs takes fewer heads of keys than of queries.
 _CPU_TAKES_GROUPS = Version(torch.__version__).release >= (2, 9)
@@ -267,15 +271,21 @@ def _varlen_kernel(query: torch.Tensor) -> Callable | None:
 
 
 def _blocks(
-    cu_seq_lens_q: torch.Tensor, cu_seq_lens_k: torch.Tensor, size: int, window: int | None
+    cu_seq_lens_q: torch.Tensor, cu_seq_lens_k: torch.Tensor, size: int, window: int | None, keep_chains: bool = False
 ) -> Iterator[tuple[slice, slice]]:
-    """Yield the queries of each block of at most `size`, and the keys from the first to the last that they see."""
+    """
+    Yield the queries of each block of at most `size`, and the keys from the first to the last that they see.
+
+    With `keep_chains`, a segment with as many queries as keys and no window is one block.
+    """
     ends = zip(cu_seq_lens_q.tolist(), cu_seq_lens_k.tolist(), strict=True)
     first_query, _ = next(ends)
     first_key = 0
     for end, end_key in ends:
-        for begin in range(first_query, end, size):
-            stop = min(begin + size, end)
+        is_chain = keep_chains and window is None and end - first_query == end_key - first_key
+        step = end - first_query if is_chain else size
+        for begin in range(first_query, end, step):
+            stop = min(begin + step, end)
             stop_key = end_key - (end - stop)
             begin_key = first_key if window is None else max(first_key, stop_key - (stop - begin) - window + 1)
             yield slice(begin, stop), slice(begin_key, stop_key)
@@ -342,7 +352,12 @@ def _cpu_attention(
     output, log_sums = _empty_outputs(query, key, value, cu_seq_lens_q, cu_seq_lens_k, scale, window)
     for queries, keys, mask in _masked_blocks(query, cu_seq_lens_q, cu_seq_lens_k, window):
         part, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query[:, :, queries], key[:, :, keys], value[:, :, keys], attn_mask=mask, scale=scale
+            query[:, :, queries],
+            key[:, :, keys],
+            value[:, :, keys],
+            is_causal=mask is None,
+            attn_mask=mask,
+            scale=scale,
         )
         output[:, queries] = part.transpose(1, 2)
         log_sums[:, :, queries] = log_sum
@@ -373,10 +388,10 @@ def _cpu_attention_backward(
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     gradient, output = gradient.transpose(1, 2), output.transpose(1, 2)
-    query_grad, key_grad, value_grad = _empty_gradients(None, query, key, value)
     # A key is in many blocks. Their gradients are added up in fp32 at least.
     dtype = torch.promote_types(key.dtype, torch.float32)
-    key_sum, value_sum = torch.zeros_like(key, dtype=dtype), torch.zeros_like(value, dtype=dtype)
+    key_grad, value_grad = torch.zeros_like(key, dtype=dtype), torch.zeros_like(value, dtype=dtype)
+    query_grad = torch.empty_like(query)
     for queries, keys, mask in _masked_blocks(query, cu_seq_lens_q, cu_seq_lens_k, window):
         parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             gradient[:, :, queries],
@@ -386,19 +401,19 @@ def _cpu_attention_backward(
             output[:, :, queries],
             log_sums[:, :, queries],
             0.0,
-            False,
+            mask is None,
             attn_mask=mask,
             scale=scale,
         )
         query_grad[:, :, queries] = parts[0]
-        key_sum[:, :, keys] += parts[1]
-        value_sum[:, :, keys] += parts[2]
-    return query_grad, key_grad.copy_(key_sum), value_grad.copy_(value_sum)
+        key_grad[:, :, keys].add_(parts[1])
+        value_grad[:, :, keys].add_(parts[2])
+    return query_grad, key_grad.to(key.dtype), value_grad.to(value.dtype)
 
 
 @_cpu_attention_backward.register_fake
 def _empty_gradients(
-    gradient: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any
+    gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
@@ -418,11 +433,25 @@ _cpu_attention.register_autograd(_backward, setup_context=_save_for_backward)
 
 def _masked_blocks(
     query: torch.Tensor, cu_seq_lens_q: torch.Tensor, cu_seq_lens_k: torch.Tensor, window: int | None
-) -> Iterator[tuple[slice, slice, torch.Tensor]]:
-    """Yield the blocks with the mask that is added to their scores, a corner of one mask for all blocks."""
-    blocks = list(_blocks(cu_seq_lens_q, cu_seq_lens_k, _BLOCK, window))
+) -> Iterator[tuple[slice, slice, torch.Tensor | None]]:
+    """
+    Yield the blocks with the mask that is added to their scores, a corner of one mask for all blocks.
+
+    The mask is `None` for blocks with as many queries as keys and no window, which the kernel computes as causal.
+    """
+    is_half = query.dtype in (torch.float16, torch.bfloat16)
+    size = _HALF_PRECISION_BLOCK if is_half else _BLOCK
+    blocks = list(_blocks(cu_seq_lens_q, cu_seq_lens_k, size, window, keep_chains=is_half))
     longest = max(keys.stop - keys.start for _, keys in blocks)
-    seen = _lower_right_mask(_BLOCK, max(longest, _BLOCK), window)
-    mask = torch.zeros(seen.shape, dtype=query.dtype).masked_fill(~seen, float("-inf"))
+    mask = _added_mask(size, -(-longest // _MASK_STEP) * _MASK_STEP, window, query.dtype)
     for queries, keys in blocks:
-        yield queries, keys, mask[queries.start - queries.stop :, keys.start - keys.stop :]
+        num_queries, num_keys = queries.stop - queries.start, keys.stop - keys.start
+        is_causal = window is None and num_queries == num_keys
+        yield queries, keys, None if is_causal else mask[-num_queries:, -num_keys:]
+
+
+@functools.lru_cache(maxsize=8)  # every layer has the same, forward and backward
+def _added_mask(queries: int, keys: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    """Return a mask that is added to the scores: 0 for keys that a query sees, minus infinity for the others."""
+    seen = _lower_right_mask(queries, keys, window)
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, float("-inf"))

@@ -29,8 +29,8 @@ LENGTHS = [
     [(3, 2, 4)],
     [(0, 3, 2), (4, 0, 3), (2, 5, 0), (0, 0, 1), (0, 0, 0), (1, 1, 1)],
     [(0, 7, 0)],
-    [(90, 150, 260), (200, 0, 129)],
-    [(300, 1, 1), (0, 128, 256)],
+    [(90, 150, 260), (200, 0, 65)],
+    [(300, 1, 1), (0, 64, 128)],
 ]
 lengths_of_pairs = st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=4)
 windows = st.one_of(st.none(), st.integers(1, 8))
@@ -250,7 +250,7 @@ class TestSDPA:
         assume(any(map(any, lengths)))
         check(lengths, window, num_heads=heads[0], num_key_heads=heads[1], seed=seed)
 
-    @pytest.mark.parametrize("window", [None, 1, 100, 128, 129, 300])
+    @pytest.mark.parametrize("window", [None, 1, 30, 63, 64, 65, 300])
     @pytest.mark.parametrize("lengths", LENGTHS)
     def test_rows_of_several_blocks(self, lengths, window):
         check(lengths, window)
@@ -287,8 +287,9 @@ class TestSDPA:
         assert num_heads == [4]
 
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 3e-2)])
-    def test_other_types(self, dtype, tolerance):
-        check([(3, 2, 4), (90, 150, 260)], tolerance=tolerance, dtype=dtype)
+    @pytest.mark.parametrize("window", [None, 100])
+    def test_other_types(self, dtype, tolerance, window):
+        check([(3, 2, 4), (90, 250, 300), (0, 0, 270)], window, tolerance=tolerance, dtype=dtype)
 
     def test_default_scale(self):
         lengths = [(3, 2, 4)]
