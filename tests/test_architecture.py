@@ -30,8 +30,8 @@ ROOMS: dict[str, set[str]] = {
     "pair_checks": set(),
     "weighting": {"alignment", "pair_checks", "token_texts"},
     "data_utils": {"weighting", "deprecation", "pair_checks"},
-    "layouts": {"shared_attention"},
     "shared_attention": set(),
+    "layouts": {"shared_attention"},
     "data_collator": {"alignment", "data_utils", "layouts", "pair_checks", "shared_attention", "weighting"},
     "scoring": set(),
     "pair_metrics": {"loss"},
@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "trainer_arguments": {"data_utils", "edit_config", "weighting"},
     "edit_trainer": {
         *("data_collator", "data_utils", "edit_config", "layouts", "loss", "pair_metrics", "scoring"),
-        *("trainer_arguments", "weighting"),
+        *("shared_attention", "trainer_arguments", "weighting"),
     },
     "questions": {"deprecation"},
     "chat": {"option_help"},
