@@ -234,3 +234,9 @@ def check_layout(batch, examples, options):
 
     assert batch["num_completion_tokens"].tolist() == num_completion_tokens
     assert batch["num_key_tokens"].tolist() == num_key_tokens
+
+
+def key_places(batch, row, prompt_length):
+    """Which tokens of a row's completion are key."""
+    chosen = (batch["scored_rows"] == row) & batch["scored_key"]
+    return [position + 1 - prompt_length for position in batch["scored_positions"][chosen].tolist()]

@@ -35,12 +35,6 @@ from torch.utils.data import DataLoader
 from edit_trl.data_collator import DataCollatorForDualCoT
 
 
-def key_places(batch, row, prompt_length):
-    """Which tokens of a row's completion are key."""
-    chosen = (batch["scored_rows"] == row) & batch["scored_key"]
-    return [position + 1 - prompt_length for position in batch["scored_positions"][chosen].tolist()]
-
-
 class TestLayout:
     def test_worked_example(self):
         """

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from architectures import PADDED, SHARED, build_architecture
-from test_edit_trainer_layouts import EXAMPLES, build, make_trainer, warnings  # noqa: F401
+from layout_cases import EXAMPLES, any_cost, build, make_trainer, warnings  # noqa: F401
 from transformers import CONFIG_MAPPING
 
 from edit_trl.layouts import to_padded

@@ -31,7 +31,7 @@ class Tuner(NamedTuple):
     peft_type: str
     config: str
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
-    layout: str = "shared_prefix"
+    layout: str = "packed"
     merges: bool = True
     note: str = ""
     learning_rate: float = 0.1
