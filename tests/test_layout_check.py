@@ -72,7 +72,7 @@ class Fails(LlamaForCausalLM):
 
 
 class OnlyInMasks(MistralForCausalLM):
-    """Makes masks with its window, but does not pass the window to its attention function."""
+    """Makes masks with its window, but does not pass it to its attention function, as PhiMoE does not."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -83,7 +83,7 @@ class OnlyInMasks(MistralForCausalLM):
 
 
 class PassesOnTheMaskAlone(LlamaForCausalLM):
-    """Does not pass other keyword arguments to its attention function."""
+    """Does not pass other keyword arguments to its attention function, as StableLM does not."""
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, use_cache=None):
         return super().forward(

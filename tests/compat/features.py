@@ -242,7 +242,7 @@ AREAS: dict[str, list[Feature]] = {
         Feature("DDP", f"{TRAINER}::TestDenominator::test_two_processes_are_one_batch"),
         Feature(
             "FSDP2",
-            f"{LAYOUTS}::TestProcesses::test_verdict_is_the_same_everywhere_and_weights_may_be_sharded",
+            f"{CHECK}::TestProcesses::test_verdict_is_the_same_everywhere_and_weights_may_be_sharded",
             note="on a CPU: loss and gradients of a step",
         ),
         Feature("DeepSpeed", reason="needs its package and an accelerator; not tried"),

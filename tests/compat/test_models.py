@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import build_model
 from datasets import Dataset
-from peft import LoraConfig
-from test_edit_trainer import first_batch, make_trainer, parameters, plain_loss
 from layout_cases import EXAMPLES, warnings  # noqa: F401
 from layout_cases import make_trainer as trainer_of_examples
+from peft import LoraConfig
+from test_edit_trainer import first_batch, make_trainer, parameters, plain_loss
 from test_model_families import gradients
 from test_supported_surface import build, dataset, options, own_tokenizer, train  # noqa: F401
 from transformers import (
