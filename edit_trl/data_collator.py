@@ -81,12 +81,13 @@ class DataCollatorForDualCoT(DataCollatorMixin):
     The dictionary has these keys:
 
     - `"input_ids"`, `"position_ids"` of shape (number of chains with tokens, length), (B, length) or (1, length).
-    - `"attention_mask"` of the same shape with `"padded"` and `"shared_prefix"`; not with `"padding_free"`. With
-      `"packed"` it is the list of keys of [`~shared_attention.segment_inputs`].
+    - `"attention_mask"` of the same shape, 1 for tokens and 0 for padding; not with `"padding_free"`.
     - `"pair_lengths"` of shape (B, 3), not with `"padded"`: tokens of the common start, of the rest of the right chain
       and of the rest of the wrong chain. With `"padding_free"` nothing is common.
     - `"branch_ids"` of shape (B, length), only with `"shared_prefix"`: 0 for tokens that both chains share, 1 for the
       rest of the right chain, 2 for the rest of the wrong chain.
+    - `"segment_keys"` of shape (1, 1, 1, num_keys), only with `"packed"`: the mask of
+      [`~shared_attention.segment_inputs`], which the model gets instead of `"attention_mask"`.
     - `"cu_seq_lens_q"`, `"cu_seq_lens_k"`, `"max_length_q"`, `"max_length_k"`, only with `"packed"` and
       `"padding_free"`: borders and lengths of the segments, see [`~shared_attention.segment_inputs`].
     - `"scored_rows"`, `"scored_positions"` of shape (num_scored,): row and position of the hidden state that predicts
@@ -270,9 +271,11 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             output = {"num_tokens": torch.tensor(sum(map(sum, lengths))), **segment_inputs(lengths)}
             output["input_ids"] = torch.tensor([list(chain.from_iterable(input_ids))], dtype=torch.long)
             output["position_ids"] = torch.tensor([list(chain.from_iterable(position_ids))], dtype=torch.long)
-            if self.layout == "padding_free":
-                # Its segments are whole chains, as FlashAttention takes them. With a mask, it ignores their borders.
-                del output["attention_mask"]
+            segment_keys = output.pop("attention_mask")
+            if self.layout == "packed":
+                # `Trainer` counts tokens with the mask. FlashAttention ignores the borders of whole chains with one.
+                output["attention_mask"] = torch.ones_like(output["input_ids"])
+                output["segment_keys"] = segment_keys
         output["pair_lengths"] = torch.tensor(lengths)
         places = list(zip(begins, lengths, strict=True))
         columns = [range(begin, begin + s + c) for begin, (s, c, _) in places]

@@ -522,6 +522,8 @@ class EDITTrainer(SFTTrainer):
             model_inputs["position_ids"] = inputs["position_ids"]
         if self.aux_loss_enabled:
             model_inputs["output_router_logits"] = True
+        if inputs["layout"] == "packed":
+            model_inputs["attention_mask"] = inputs["segment_keys"]
         if inputs["layout"] == "shared_prefix":
             model_inputs["attention_mask"] = attention_masks(
                 inputs["branch_ids"],

@@ -177,7 +177,7 @@ def to_padded(batch: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         padded[name] = input_ids.new_zeros(shape)
         padded[name][rows, positions[rows, columns]] = value
-    unused = ("branch_ids", "pair_lengths", *FLASH_ATTENTION_KEYS)
+    unused = ("branch_ids", "pair_lengths", "segment_keys", *FLASH_ATTENTION_KEYS)
     return {
         **{name: value for name, value in batch.items() if name not in unused},
         **padded,

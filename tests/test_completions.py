@@ -13,7 +13,7 @@ from conftest import build_model
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from trl import SFTConfig, SFTTrainer
 
-from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, align
+from edit_trl import DataCollatorForDualCoT, EDITConfig, EDITTrainer, align, edit_trainer
 from edit_trl.cli import main
 from edit_trl.data_utils import prepare_dual_cots
 from edit_trl.inspection import InspectionConfig, Statistics, read_pairs, show_pair, write_html
@@ -104,8 +104,11 @@ def gradients(model, loss) -> dict[str, torch.Tensor]:
 def loss_and_gradients(trainer: EDITTrainer, layout: str | None = None) -> tuple[torch.Tensor, dict]:
     if layout is not None:
         trainer.data_collator.layout = trainer._layout = layout
+        trainer._layouts = (layout,)
     trainer.model.eval()
-    loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+    batch = next(iter(trainer.get_train_dataloader()))
+    loss = trainer.compute_loss(trainer.model, batch)
+    assert batch["layout"] == trainer._layout  # not found to be wrong
     return loss.detach(), gradients(trainer.model, loss)
 
 
@@ -120,7 +123,8 @@ def assert_close(found, expected) -> None:
 
 class TestTraining:
     @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_loss_and_gradients_are_those_of_a_plain_computation(self, build, mixed, tokenizer, layout):
+    def test_loss_and_gradients_are_those_of_a_plain_computation(self, build, mixed, tokenizer, layout, monkeypatch):
+        monkeypatch.setattr(edit_trainer, "sharing_is_cheaper", lambda *args: True)
         trainer = build(mixed)
         model = build_model()
         parts = plain_parts(model, tokenizer, mixed, 0.5)
@@ -144,12 +148,15 @@ class TestTraining:
         found = loss_and_gradients(build(dataset, completion_weight=1.0))
         assert_close(found, (loss.detach(), gradients(sft.model, loss)))
 
-    def test_runs_are_the_same_in_every_layout(self, build, mixed):
+    @pytest.mark.parametrize(("attention", "layout"), [("sdpa", "packed"), ("eager", "shared_prefix")])
+    def test_runs_are_the_same_in_every_layout(self, build, mixed, attention, layout):
         runs = []
         for shared in (True, False):
-            options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
-            trainer = build(mixed, shared_prefix=shared, **options)
+            options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 2}
+            model = build_model(attn_implementation=attention)
+            trainer = build(mixed, model, shared_prefix=shared, **options)
             trainer.train()
+            assert trainer._layout == (layout if shared else "padded")
             assert trainer.state.global_step == 2
             logs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
             runs.append((torch.tensor(logs), dict(trainer.model.named_parameters())))
@@ -191,9 +198,9 @@ class TestTraining:
         pair, is_telling = telling_pair(to_padded(batch))
         assert not is_telling and pair["chosen_ids"] == pair["rejected_ids"]
         trainer.compute_loss(trainer.model, batch)
-        assert trainer._layout == "shared_prefix" and not trainer._layout_is_checked
+        assert trainer._layout == "packed" and not trainer._layout_is_checked
         trainer.compute_loss(trainer.model, collate([*rows]))
-        assert trainer._layout == "shared_prefix" and trainer._layout_is_checked
+        assert trainer._layout == "packed" and trainer._layout_is_checked
 
     def test_group_by_length_knows_their_lengths(self, build, mixed):
         trainer = build(mixed, train_sampling_strategy="group_by_length", per_device_train_batch_size=2)

@@ -1,7 +1,5 @@
 """
-Tests of the collator against a slow implementation of the method's definitions, written here one token at a time.
-
-The alignment itself is tested in `test_alignment.py`; these tests assume that it is right.
+Tests of the collator against the slow implementation of the method's definitions in `slow_collator.py`.
 """
 
 import copy
@@ -14,198 +12,27 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_collator import (
+    BORDERS,
+    DTYPES,
+    LAYOUTS,
+    LONGEST,
+    PAD,
+    PAIRS,
+    SCORED,
+    check_batch,
+    check_layout,
+    completion_dicts,
+    dtypes,
+    example,
+    examples_lists,
+    options_dicts,
+    pair_dicts,
+    slow_rows,
+)
 from torch.utils.data import DataLoader
 
-from edit_trl.alignment import align
 from edit_trl.data_collator import DataCollatorForDualCoT
-
-
-PAD = 99
-LAYOUTS = ("padded", "shared_prefix", "padding_free")
-SCORED = ("scored_rows", "scored_positions", "scored_ids", "scored_weights", "scored_key", "scored_chains")
-DTYPES = {
-    "input_ids": torch.long,
-    "attention_mask": torch.long,
-    "position_ids": torch.long,
-    "scored_rows": torch.long,
-    "scored_positions": torch.long,
-    "scored_ids": torch.long,
-    "scored_weights": torch.float,
-    "scored_key": torch.bool,
-    "scored_chains": torch.long,
-    "is_completion": torch.bool,
-    "num_completion_tokens": torch.long,
-    "num_key_tokens": torch.long,
-    "num_tokens": torch.long,
-}
-BORDERS = {"cu_seq_lens_q": torch.int32, "cu_seq_lens_k": torch.int32}
-LONGEST = ("max_length_q", "max_length_k")
-
-
-def dtypes(batch: dict) -> dict:
-    """Types of the tensors of a batch; all else but the name of the layout has none."""
-    return {name: value.dtype for name, value in batch.items() if name != "layout"}
-
-
-token_ids = st.lists(st.integers(0, 4), max_size=7)
-pair_dicts = st.fixed_dictionaries({"prompt_ids": token_ids, "chosen_ids": token_ids, "rejected_ids": token_ids})
-# With and without the empty columns that prepared data has.
-completion_dicts = st.fixed_dictionaries(
-    {"prompt_ids": token_ids, "completion_ids": st.lists(st.integers(0, 4), min_size=1, max_size=7)},
-    optional={"chosen_ids": st.just([]), "rejected_ids": st.sampled_from([[], None])},
-)
-examples_lists = st.lists(st.one_of(pair_dicts, completion_dicts), min_size=1, max_size=4)
-options_dicts = st.fixed_dictionaries(
-    {"completion_weight": st.sampled_from([0.7, 2.0])},
-    optional={
-        "chosen_key_weight": st.sampled_from([0.0, 1.0, 2.0]),
-        "rejected_key_weight": st.sampled_from([0.0, 0.025, 1.0]),
-        "chosen_other_weight": st.sampled_from([0.0, 0.3]),
-        "tie_break": st.sampled_from(["symmetric", "reference"]),
-        "max_length": st.one_of(st.none(), st.integers(1, 12)),
-        "truncation_mode": st.sampled_from(["keep_start", "keep_end"]),
-        "pad_to_multiple_of": st.sampled_from([None, 4, 8]),
-    },
-)
-
-
-def example(prompt, chosen, rejected, **weights):
-    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, **weights}
-
-
-def slow_rows(examples, options):
-    """
-    Kept tokens of each chain, its scored tokens, and its numbers of completion and key tokens, by the definitions. The
-    wrong chain of a completion has none of them.
-    """
-    max_length, keep_start = options.get("max_length"), options.get("truncation_mode", "keep_start") == "keep_start"
-    alpha, beta = options.get("chosen_key_weight", 1.0), options.get("rejected_key_weight", 0.025)
-    gamma = options.get("chosen_other_weight", 0.0)
-    rows, scored, num_completion_tokens, num_key_tokens = [], [], [], []
-    for side in ("chosen", "rejected"):
-        for pair in examples:
-            completion = pair.get(f"{side}_ids")
-            if "completion_ids" in pair:
-                completion = pair["completion_ids"] if side == "chosen" else []
-                weights, keys = [options["completion_weight"]] * len(completion), [False] * len(completion)
-            elif "chosen_weights" in pair:
-                weights = pair[f"{side}_weights"]
-                keys = [weight != 0 for weight in weights]
-            else:
-                script = align(
-                    pair["chosen_ids"], pair["rejected_ids"], tie_break=options.get("tie_break", "symmetric")
-                )
-                keys = getattr(script, f"{side}_key")
-                weights = [(alpha if key else gamma) if side == "chosen" else (-beta if key else 0.0) for key in keys]
-            # One record per token: ID, whether it is of the completion, weight, key.
-            is_absent = "completion_ids" in pair and side == "rejected"
-            tokens = [] if is_absent else [(token, False, 0.0, False) for token in pair["prompt_ids"]]
-            tokens += [
-                (token, True, weight, key) for token, weight, key in zip(completion, weights, keys, strict=True)
-            ]
-            if max_length is not None and len(tokens) > max_length:
-                tokens = tokens[:max_length] if keep_start else tokens[len(tokens) - max_length :]
-            row = len(rows)
-            for position, (token, is_completion, weight, key) in enumerate(tokens):
-                if is_completion and position > 0 and (key or weight != 0):
-                    scored.append((row, position - 1, token, weight, key, row))
-            rows.append([token for token, *_ in tokens])
-            num_completion_tokens.append(sum(is_completion for _, is_completion, *_ in tokens))
-            num_key_tokens.append(sum(keys))
-    return rows, scored, num_completion_tokens, num_key_tokens
-
-
-def check_batch(batch, examples, options):
-    """Every tensor against the slow reading. All chains have a row, but for the wrong chain of a completion."""
-    chains, scored, num_completion_tokens, num_key_tokens = slow_rows(examples, options)
-    absent = [len(examples) + b for b, pair in enumerate(examples) if "completion_ids" in pair]
-    with_row = [number for number in range(2 * len(examples)) if number not in absent]
-    rows = [chains[number] for number in with_row]
-    scored = [(with_row.index(row), *rest) for row, *rest in scored]
-    assert batch["is_completion"].tolist() == ["completion_ids" in pair for pair in examples]
-    multiple = options.get("pad_to_multiple_of") or 1
-    width = math.ceil(max(map(len, rows)) / multiple) * multiple
-    assert batch["layout"] == "padded"
-    assert dtypes(batch) == DTYPES
-
-    padding = [width - len(row) for row in rows]
-    assert batch["input_ids"].tolist() == [row + [PAD] * n for row, n in zip(rows, padding, strict=True)]
-    assert batch["attention_mask"].tolist() == [[1] * len(row) + [0] * n for row, n in zip(rows, padding, strict=True)]
-    assert batch["position_ids"].tolist() == [
-        [*range(len(row))] + [0] * n for row, n in zip(rows, padding, strict=True)
-    ]
-
-    found = list(zip(*(batch[name].tolist() for name in SCORED), strict=True))
-    single = torch.tensor([entry[3] for entry in scored]).tolist()
-    expected = [(*entry[:3], weight, *entry[4:]) for entry, weight in zip(scored, single, strict=True)]
-    assert sorted(found) == sorted(expected)  # each exactly once, and none other
-    for row, position, token, _, _, chain in found:
-        assert batch["input_ids"][row, position + 1] == token
-        assert batch["attention_mask"][row, position] == batch["attention_mask"][row, position + 1] == 1
-        assert chain == with_row[row]
-
-    assert batch["num_completion_tokens"].tolist() == num_completion_tokens
-    assert batch["num_key_tokens"].tolist() == num_key_tokens
-    assert batch["num_tokens"].item() == sum(map(len, rows)) == batch["attention_mask"].sum()
-
-
-def places_of_chains(batch):
-    """Row and place of each token of each chain, by what the class says of its layouts."""
-    num_chains = len(batch["num_completion_tokens"])
-    if "cu_seq_lens_q" in batch:
-        borders = batch["cu_seq_lens_q"].tolist()
-        return [[(0, place) for place in range(*borders[chain : chain + 2])] for chain in range(num_chains)]
-    num_pairs = num_chains // 2
-    places = []
-    row = -1
-    for chain in range(num_chains):
-        if chain >= num_pairs and batch["is_completion"][chain - num_pairs]:
-            places.append([])
-            continue
-        row += 1
-        row, others = (chain % num_pairs, (0, 1 + chain // num_pairs)) if "branch_ids" in batch else (row, None)
-        real = [place for place, value in enumerate(batch["attention_mask"][row].tolist()) if value]
-        places.append([(row, place) for place in real if others is None or batch["branch_ids"][row, place] in others])
-    return places
-
-
-def check_layout(batch, examples, options):
-    """Every tensor of any layout against the slow reading: its chains, and what is scored of each."""
-    chains, scored, num_completion_tokens, num_key_tokens = slow_rows(examples, options)
-    places = places_of_chains(batch)
-    assert [[batch["input_ids"][place].item() for place in chain] for chain in places] == chains
-    assert [[batch["position_ids"][place].item() for place in chain] for chain in places] == [
-        [*range(len(chain))] for chain in chains
-    ]
-    # The rest is padding, at the end of a row.
-    used = {place for chain in places for place in chain}
-    lengths = [sum(r == row for r, _ in used) for row in range(len(batch["input_ids"]))]
-    multiple = (options.get("pad_to_multiple_of") if "attention_mask" in batch else None) or 1
-    assert batch["input_ids"].size(1) == math.ceil(max(lengths) / multiple) * multiple
-    assert batch["num_tokens"].item() == sum(lengths)
-    for row, (ids, length) in enumerate(zip(batch["input_ids"].tolist(), lengths, strict=True)):
-        assert {place for r, place in used if r == row} == set(range(length))
-        assert ids[length:] == [PAD] * (len(ids) - length)
-
-    # Each entry where its chain has the token before it.
-    found = list(zip(*(batch[name].tolist() for name in SCORED), strict=True))
-    single = torch.tensor([entry[3] for entry in scored]).tolist()
-    expected = [
-        (*places[chain][t], token, weight, key, chain)
-        for (chain, t, token, _, key, _), weight in zip(scored, single, strict=True)
-    ]
-    assert sorted(found) == sorted(expected)
-    for row, place, token, *_, chain in found:
-        assert chains[chain][places[chain].index((row, place)) + 1] == token
-
-    assert batch["num_completion_tokens"].tolist() == num_completion_tokens
-    assert batch["num_key_tokens"].tolist() == num_key_tokens
-
-
-def key_places(batch, row, prompt_length):
-    """Which tokens of a row's completion are key."""
-    chosen = (batch["scored_rows"] == row) & batch["scored_key"]
-    return [position + 1 - prompt_length for position in batch["scored_positions"][chosen].tolist()]
 
 
 class TestLayout:
@@ -316,7 +143,8 @@ class TestSharedPrefix:
         batch = self.collator()([example([1, 2], [10, 11, 12], [10, 21, 12]), example([3], [13, 14], [13, 22, 14])])
 
         assert batch["layout"] == "shared_prefix"
-        assert dtypes(batch) == {**DTYPES, "branch_ids": torch.long}
+        assert dtypes(batch) == {**DTYPES, **PAIRS, "branch_ids": torch.long}
+        assert batch["pair_lengths"].tolist() == [[3, 2, 2], [2, 1, 2]]
         assert batch["input_ids"].tolist() == [[1, 2, 10, 11, 12, 21, 12], [3, 13, 14, 22, 14, PAD, PAD]]
         assert batch["attention_mask"].tolist() == [[1] * 7, [1] * 5 + [0] * 2]
         assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4], [0, 1, 2, 2, 3, 0, 0]]
@@ -392,26 +220,79 @@ class TestSharedPrefix:
                 assert torch.equal(padded[name], plain[name])
 
 
+class TestPacked:
+    def collator(self, **options):
+        return DataCollatorForDualCoT(pad_token_id=PAD, layout="packed", **options)
+
+    def test_worked_example(self):
+        """
+        Pair 0 is 1 2 10 | 11 12 | 21 12, at places 0 to 6: both 11 and 21 are predicted by 10, at place 2. Pair 1 is 3
+        13 | 14 | 22 14, at places 7 to 11: 22 is predicted by 13, at place 8. The row is not padded to a multiple.
+
+        Segments are the right chain, whose keys are its tokens, and the rest of the wrong chain, whose keys are the
+        common start and this rest: 5 keys of 5 queries, 5 of 2, 3 of 3, 4 of 2.
+        """
+        examples = [example([1, 2], [10, 11, 12], [10, 21, 12]), example([3], [13, 14], [13, 22, 14])]
+        batch = self.collator(pad_to_multiple_of=8)(examples)
+
+        assert batch["layout"] == "packed"
+        assert dtypes(batch) == {**DTYPES, **PAIRS, **BORDERS, "segment_keys": torch.long}
+        assert batch["input_ids"].tolist() == [[1, 2, 10, 11, 12, 21, 12, 3, 13, 14, 22, 14]]
+        assert batch["attention_mask"].tolist() == [[1] * 12]
+        assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4, 0, 1, 2, 2, 3]]
+        assert batch["pair_lengths"].tolist() == [[3, 2, 2], [2, 1, 2]]
+        assert batch["segment_keys"].tolist() == [[[[0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7, 8, 9, 7, 8, 10, 11]]]]
+        assert batch["cu_seq_lens_q"].tolist() == [0, 5, 7, 10, 12]
+        assert batch["cu_seq_lens_k"].tolist() == [0, 5, 10, 13, 17]
+        assert [batch[name] for name in LONGEST] == [5, 5]
+        assert batch["scored_rows"].tolist() == [0, 0, 0]
+        assert batch["scored_positions"].tolist() == [2, 2, 8]
+        assert batch["scored_ids"].tolist() == [11, 21, 22]
+        assert batch["scored_weights"].tolist() == pytest.approx([1.0, -0.025, -0.025])
+        assert batch["scored_key"].tolist() == [True, True, True]
+        assert batch["scored_chains"].tolist() == [0, 2, 3]
+        assert batch["num_completion_tokens"].tolist() == [3, 2, 3, 3]
+        assert batch["num_tokens"].item() == 7 + 5
+
+    def test_completion_is_one_segment(self):
+        """1 | 2 | 3, then the completion 4 5 6, then 7 8 twice: the second chain of equal ones has no token."""
+        rows = [example([1], [2], [3]), {"prompt_ids": [4], "completion_ids": [5, 6]}, example([7], [8], [8])]
+        batch = self.collator(completion_weight=0.5)(rows)
+
+        assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+        assert batch["pair_lengths"].tolist() == [[1, 1, 1], [0, 3, 0], [2, 0, 0]]
+        assert batch["cu_seq_lens_q"].tolist() == [0, 2, 3, 6, 8]
+        assert batch["cu_seq_lens_k"].tolist() == [0, 2, 4, 7, 9]
+        assert batch["scored_positions"].tolist() == [0, 3, 4, 0]
+        assert batch["scored_ids"].tolist() == [2, 5, 6, 3]
+
+    def test_first_token_is_not_predicted_by_the_pair_before(self):
+        """Without prompts the first tokens 4 and 8 follow on nothing."""
+        batch = self.collator()([example([], [1], [1, 2]), example([], [4], [8, 9])])
+
+        assert batch["input_ids"].tolist() == [[1, 2, 4, 8, 9]]
+        assert batch["scored_ids"].tolist() == [2, 9]
+        assert batch["scored_positions"].tolist() == [0, 3]
+
+
 class TestPaddingFree:
     def test_worked_example(self):
         """
-        The chains "1 2 3" and "4 5 6 7", then the wrong ones "1 2 8 9" and "4 5 6". They begin at 0, 3, 7 and 11 of
-        14 tokens. 7 stands alone in pair 1; 3 is replaced by 8 and 9 follows in pair 0.
+        The chains "1 2 3" and "1 2 8 9" of pair 0, then "4 5 6 7" and "4 5 6" of pair 1. They begin at 0, 3, 7 and 11
+        of 14 tokens. 7 stands alone in pair 1; 3 is replaced by 8 and 9 follows in pair 0.
         """
         collator = DataCollatorForDualCoT(pad_token_id=PAD, layout="padding_free", pad_to_multiple_of=8)
 
         batch = collator([example([1, 2], [3], [8, 9]), example([4], [5, 6, 7], [5, 6])])
 
-        assert batch.keys() == (DTYPES.keys() - {"attention_mask"}) | BORDERS.keys() | {*LONGEST, "layout"}
-        for name, dtype in {**DTYPES, **BORDERS}.items():
-            assert name == "attention_mask" or batch[name].dtype == dtype
-        assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 1, 2, 8, 9, 4, 5, 6]]
+        assert dtypes(batch) == {k: v for k, v in {**DTYPES, **PAIRS, **BORDERS}.items() if k != "attention_mask"}
+        assert batch["input_ids"].tolist() == [[1, 2, 3, 1, 2, 8, 9, 4, 5, 6, 7, 4, 5, 6]]
         assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]]
+        assert batch["pair_lengths"].tolist() == [[0, 3, 4], [0, 4, 3]]
         assert batch["cu_seq_lens_q"].tolist() == batch["cu_seq_lens_k"].tolist() == [0, 3, 7, 11, 14]
         assert [batch[name] for name in LONGEST] == [4, 4]
-        assert [type(batch[name]) for name in LONGEST] == [int, int]
         assert batch["scored_rows"].tolist() == [0] * 4
-        assert batch["scored_positions"].tolist() == [1, 5, 8, 9]
+        assert batch["scored_positions"].tolist() == [1, 9, 4, 5]
         assert batch["scored_ids"].tolist() == [3, 7, 8, 9]
         assert batch["scored_weights"].tolist() == pytest.approx([1.0, 1.0, -0.025, -0.025])
         assert batch["scored_chains"].tolist() == [0, 1, 2, 2]
@@ -431,8 +312,11 @@ class TestPaddingFree:
     def test_borders_are_those_of_the_chains(self, examples, options):
         batch = DataCollatorForDualCoT(pad_token_id=PAD, layout="padding_free", **options)(examples)
 
-        lengths = [len(chain) for chain in slow_rows(examples, options)[0]]
-        assert batch["cu_seq_lens_q"].diff().tolist() == lengths
+        chains = slow_rows(examples, options)[0]
+        # Pair by pair. There is no segment without tokens.
+        pairs = zip(chains[: len(examples)], chains[len(examples) :], strict=True)
+        lengths = [len(chain) for pair in pairs for chain in pair]
+        assert batch["cu_seq_lens_q"].diff().tolist() == [length for length in lengths if length]
         assert torch.equal(batch["cu_seq_lens_q"], batch["cu_seq_lens_k"])
         assert [batch[name] for name in LONGEST] == [max(lengths)] * 2
         assert batch["input_ids"].shape == (1, sum(lengths))
@@ -475,7 +359,9 @@ class TestEveryLayout:
         if layout != "padded":
             assert collator.row_length(pair) == batch["num_tokens"].item()
 
-    @pytest.mark.parametrize(("layout", "length"), [("padded", 5), ("shared_prefix", 6), ("padding_free", 9)])
+    @pytest.mark.parametrize(
+        ("layout", "length"), [("padded", 5), ("shared_prefix", 6), ("packed", 6), ("padding_free", 9)]
+    )
     def test_row_length_is_that_of_the_layout(self, layout, length):
         """
         Chains "1 2 3 4" and "1 2 3 5 6": 5 of the longer one; (1 2 3) + (4) + (5 6); 4 + 5. Weights are not read.
@@ -563,9 +449,9 @@ class TestSetup:
             ({"alignment_level": "word"}, "needs the text of the tokens, but `tokenizer` is `None`"),
             ({"truncation_mode": "middle"}, "`truncation_mode` must be one of 'keep_start', 'keep_end', got 'middle'"),
             (
-                {"layout": "packed"},
-                "`layout` must be one of 'padded', 'shared_prefix', 'padding_free', got 'packed'. It is how chains "
-                'become rows; pass `layout="padded"`, which every model takes.',
+                {"layout": "dense"},
+                "`layout` must be one of 'padded', 'shared_prefix', 'packed', 'padding_free', got 'dense'. It is how "
+                'chains become rows; pass `layout="padded"`, which every model takes.',
             ),
             ({"layout": None}, "`layout` must be one of .* got None"),
         ],

@@ -22,13 +22,15 @@ import transformers.trainer_callback
 import trl
 from conftest import build_model
 from datasets import Dataset
-from transformers import PreTrainedModel, Trainer
+from transformers import AttentionInterface, MistralConfig, PreTrainedModel, Trainer
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import generate_model_card
 
 import edit_trl
+from edit_trl.shared_attention import segment_inputs
 
 
 # TRL sets `gradient_checkpointing`, which transformers 5.23 deprecates; that warning is between the two.
@@ -54,7 +56,7 @@ IMPORTS = [
     Internal(
         "trl.data_utils.common_prefix_length",
         ("ids", "other_ids"),
-        "`data_utils.tokenize_pair`, for where the prompt ends, and `layouts.share_prefix`",
+        "`data_utils.tokenize_pair`, for where the prompt ends, and `layouts.join_chains`",
     ),
     Internal(
         "trl.data_utils.extract_prompt", ("example",), "`data_utils.tokenize_pair`, for data without a prompt column"
@@ -303,7 +305,7 @@ class TestBehaviour:
     """Internals whose signature says too little."""
 
     def test_recurrent_models_say_so(self):
-        """`layouts.choose_layout` asks the class."""
+        """`layouts.choose_layouts` asks the class."""
         assert PreTrainedModel._is_stateful is False
         assert transformers.MambaForCausalLM._is_stateful is transformers.FalconH1ForCausalLM._is_stateful is True
 
@@ -324,8 +326,42 @@ class TestBehaviour:
         forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default._schema
         assert [value.name for value in forward.returns] == ["output", "logsumexp"]
 
+    @pytest.mark.parametrize("implementation", ["sdpa", "flash_attention_2"])
+    @pytest.mark.parametrize("make_mask", [create_causal_mask, create_sliding_window_causal_mask])
+    def test_mask_of_four_dimensions_stays_as_it_is(self, implementation, make_mask):
+        """The list of keys of a packed row is one, of integers."""
+        config = MistralConfig(sliding_window=2)
+        config._attn_implementation = implementation
+        keys = segment_inputs([(2, 1, 2)])["attention_mask"]
+        assert keys.ndim == 4 and keys.dtype == torch.int64
+        # Some releases call the cache otherwise.
+        required = {n for n, p in inspect.signature(make_mask).parameters.items() if p.default is p.empty}
+        options = dict.fromkeys(required) | {"config": config, "attention_mask": keys}
+        assert make_mask(**options | {"inputs_embeds": torch.zeros(1, 5, 8)}) is keys
+
+    @pytest.mark.parametrize("kwargs", [None, {"use_reentrant": False}, {"use_reentrant": True}], ids=str)
+    def test_keyword_arguments_of_a_model_reach_its_attention(self, kwargs, monkeypatch):
+        """Through gradient checkpointing too. `shared_attention` gets the borders of segments in this way."""
+        seen = []
+
+        def attend(module, query, key, value, attention_mask, **kwargs):
+            seen.append({"attention_mask": attention_mask, **kwargs})
+            return query.transpose(1, 2), None
+
+        mapping = {**AttentionInterface._global_mapping, "sdpa": attend}
+        monkeypatch.setattr(AttentionInterface, "_global_mapping", mapping)
+        model = build_model().train()
+        if kwargs is not None:
+            model.gradient_checkpointing_enable(kwargs)
+            model.enable_input_require_grads()
+        inputs = segment_inputs([(2, 1, 2)])
+        model(torch.arange(5)[None], use_cache=False, **inputs).logits.sum().backward()
+        assert len(seen) == (2 if kwargs is None else 4)
+        for arguments in seen:
+            assert all(arguments[name] is value for name, value in inputs.items())
+
     def test_models_keep_the_name_of_their_attention(self):
-        """`layouts.choose_layout` and `attention_masks` ask the config."""
+        """`layouts.choose_layouts` and `attention_masks` ask the config."""
         model = build_model(attn_implementation="eager")
         assert model.config.get_text_config()._attn_implementation == "eager"
         assert build_model().config._attn_implementation == "sdpa"
@@ -351,7 +387,7 @@ class TestBehaviour:
     def test_every_override_overrides_something(self):
         """A method that TRL or transformers renames would silently become dead code."""
         own = {
-            "_check_layout",
+            "_check_layouts",
             "_count",
             "_in_right_layout",
             "_is_exact",

@@ -7,16 +7,8 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig
-from test_model_families import SIZES, build_family
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModelForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-)
+from test_model_families import build_family
+from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config
 
 from edit_trl.data_collator import DataCollatorForDualCoT
 from edit_trl.layouts import (
@@ -24,9 +16,7 @@ from edit_trl.layouts import (
     REJECTED,
     SHARED,
     attention_masks,
-    choose_layout,
-    share_prefix,
-    takes_position_ids,
+    join_chains,
     to_padded,
 )
 
@@ -70,13 +60,21 @@ def places_of(branch_ids, side, stop=None):
     return [place for place, branch in enumerate(branch_ids[:stop]) if branch in (SHARED, side)]
 
 
+def branches_of(lengths):
+    """Branch of each token of a row."""
+    return [side for side, length in zip((SHARED, CHOSEN, REJECTED), lengths, strict=True) for _ in range(length)]
+
+
 def rows_of(pairs, width=None):
     """Padded branch and position IDs of a batch of shared rows, and the rows' lengths."""
-    rows = [share_prefix(*pair) for pair in pairs]
-    lengths = [len(input_ids) for input_ids, *_ in rows]
+    rows = [
+        (branches_of(lengths), position_ids) for _, position_ids, lengths in (join_chains(*pair) for pair in pairs)
+    ]
+    lengths = [len(branches) for branches, _ in rows]
     width = width or max(lengths)
     return *(
-        torch.tensor([row[k] + [0] * (width - len(row[k])) for row in rows], dtype=torch.long) for k in (2, 1)
+        torch.tensor([values + [0] * (width - len(values)) for values in column], dtype=torch.long)
+        for column in zip(*rows, strict=True)
     ), lengths
 
 
@@ -99,55 +97,56 @@ def config_of(config_class=LlamaConfig, attention="sdpa", **options):
     return config
 
 
-class TestSharePrefix:
+class TestJoinChains:
     def test_worked_example(self):
         """
         Common start 5 6 7, then 8 9 of the right chain, then 1 of the wrong one, at position 3 again: 6 tokens instead
         of 5 + 4.
         """
-        input_ids, position_ids, branch_ids = share_prefix([5, 6, 7, 8, 9], [5, 6, 7, 1])
+        input_ids, position_ids, lengths = join_chains([5, 6, 7, 8, 9], [5, 6, 7, 1])
 
         assert input_ids == [5, 6, 7, 8, 9, 1]
         assert position_ids == [0, 1, 2, 3, 4, 3]
-        assert branch_ids == [0, 0, 0, 1, 1, 2]
+        assert lengths == (3, 2, 1)
+
+    def test_whole_chains(self):
+        joined = join_chains([5, 6, 7], [5, 6], share=False)
+
+        assert joined == ([5, 6, 7, 5, 6], [0, 1, 2, 0, 1], (0, 3, 2))
 
     @pytest.mark.parametrize(
-        ("chosen", "rejected", "shared"),
+        ("chosen", "rejected", "lengths"),
         [
-            ([1, 2], [3, 4], 0),  # nothing in common
-            ([1, 2], [1, 3], 1),
-            ([1, 2, 3], [1, 2, 4], 2),
-            ([1, 2, 3], [1, 2, 3], 3),  # identical
-            ([1, 2, 3, 4], [1, 2], 2),  # one begins like the other
-            ([1, 2], [1, 2, 3, 4], 2),
-            ([1, 2, 3], [4, 2, 3], 0),  # a common end is no common start
-            ([1], [1], 1),
-            ([1], [2], 0),
-            ([], [], 0),
-            ([], [1, 2], 0),
-            ([1, 2], [], 0),
+            ([1, 2], [3, 4], (0, 2, 2)),  # nothing in common
+            ([1, 2], [1, 3], (1, 1, 1)),
+            ([1, 2, 3], [1, 2, 4], (2, 1, 1)),
+            ([1, 2, 3], [1, 2, 3], (3, 0, 0)),  # identical
+            ([1, 2, 3, 4], [1, 2], (2, 2, 0)),  # one begins like the other
+            ([1, 2], [1, 2, 3, 4], (2, 0, 2)),
+            ([1, 2, 3], [4, 2, 3], (0, 3, 3)),  # a common end is no common start
+            ([1], [1], (1, 0, 0)),
+            ([1], [2], (0, 1, 1)),
+            ([], [], (0, 0, 0)),
+            ([], [1, 2], (0, 0, 2)),
+            ([1, 2], [], (0, 2, 0)),
         ],
     )
-    def test_number_of_shared_tokens(self, chosen, rejected, shared):
-        assert share_prefix(chosen, rejected)[2].count(SHARED) == shared
+    def test_lengths(self, chosen, rejected, lengths):
+        assert join_chains(chosen, rejected)[2] == lengths
 
-    @given(pair=chain_pairs)
+    @given(pair=chain_pairs, share=st.booleans())
     @settings(deadline=None)
-    def test_common_start_is_shared(self, pair):
-        assert share_prefix(*pair)[2].count(SHARED) == common_start(*pair)
+    def test_each_chain_is_the_common_start_and_its_rest(self, pair, share):
+        input_ids, position_ids, lengths = join_chains(*pair, share=share)
 
-    @given(pair=chain_pairs)
-    @settings(deadline=None)
-    def test_each_chain_is_the_shared_tokens_and_its_branch(self, pair):
-        input_ids, position_ids, branch_ids = share_prefix(*pair)
-
+        assert lengths[0] == (common_start(*pair) if share else 0)
+        branch_ids = branches_of(lengths)
         for side, chain in zip(SIDES, pair, strict=True):
             places = places_of(branch_ids, side)
             assert [input_ids[place] for place in places] == chain
             assert [position_ids[place] for place in places] == list(range(len(chain)))
-        assert set(branch_ids) <= {SHARED, CHOSEN, REJECTED}
         assert places_of(branch_ids, CHOSEN) == list(range(len(pair[0])))  # token t is token t of the row
-        assert len(input_ids) == len(position_ids) == len(branch_ids) == sum(map(len, pair)) - branch_ids.count(SHARED)
+        assert len(input_ids) == len(position_ids) == sum(lengths) == sum(map(len, pair)) - lengths[0]
 
 
 class TestAttentionMasks:
@@ -210,7 +209,7 @@ class TestAttentionMasks:
         ):
             assert [row[:length] for row in mask[:length]] == slow_mask(branches[:length], positions[:length], window)
             assert not any(any(row[length:]) for row in mask[:length])  # no real token sees padding
-            input_ids = share_prefix(*pair)[0]
+            input_ids = join_chains(*pair)[0]
             for side, chain in zip(SIDES, pair, strict=True):
                 for t, place in enumerate(places_of(branches, side, length)):
                     seen = [input_ids[key] for key in range(length) if mask[place][key]]
@@ -309,7 +308,7 @@ class TestAttentionMasks:
                     torch.testing.assert_close(logits[row, places], expected, rtol=1e-4, atol=1e-5)
 
 
-LAYOUT_KEYS = {"branch_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+COMPACT = ("shared_prefix", "packed", "padding_free")
 weights = st.sampled_from([0.0, 1.5, -0.5])
 
 
@@ -334,9 +333,10 @@ def examples_lists(draw):
 
 
 class TestToPadded:
-    def test_worked_example(self):
-        """Shared row 1 2 | 3 | 4: both 3 and 4 are predicted by 2, at place 1."""
-        collator = DataCollatorForDualCoT(pad_token_id=PAD, layout="shared_prefix")
+    @pytest.mark.parametrize("layout", ["shared_prefix", "packed"])
+    def test_worked_example(self, layout):
+        """Row 1 2 | 3 | 4: both 3 and 4 are predicted by 2, at place 1."""
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, layout=layout)
         batch = collator([{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4]}])
         assert batch["input_ids"].tolist() == [[1, 2, 3, 4]]
         assert batch["scored_positions"].tolist() == [1, 1]
@@ -353,7 +353,7 @@ class TestToPadded:
 
     @given(
         examples=examples_lists(),
-        layout=st.sampled_from(["shared_prefix", "padding_free"]),
+        layout=st.sampled_from(COMPACT),
         max_length=st.one_of(st.none(), st.integers(1, 12)),
         truncation_mode=st.sampled_from(["keep_start", "keep_end"]),
         pad_to_multiple_of=st.sampled_from([None, 8]),
@@ -372,7 +372,7 @@ class TestToPadded:
 
         padded = to_padded(batch)
 
-        assert LAYOUT_KEYS & batch.keys() and padded.keys() == expected.keys()
+        assert batch["layout"] == layout and padded.keys() == expected.keys()
         assert padded.pop("layout") == expected.pop("layout") == "padded"
         assert {name: value.dtype for name, value in padded.items()} == {
             name: value.dtype for name, value in expected.items()
@@ -384,6 +384,23 @@ class TestToPadded:
         for name, value in before.items():  # the batch itself is as it was
             assert torch.equal(batch[name], value) if isinstance(value, torch.Tensor) else batch[name] == value
 
+    def test_pairs_of_one_row(self):
+        """
+        Row 1 2 3 | 1 2 4 5, 6, 7 8 of a pair that shares nothing of what is scored, a completion, and a pair of equal
+        chains, in whole chains. Rows are right 0, completion 1, right 2, wrong 0, wrong 2.
+        """
+        examples = [
+            {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5]},
+            {"prompt_ids": [], "completion_ids": [6]},
+            {"prompt_ids": [7], "chosen_ids": [8], "rejected_ids": [8]},
+        ]
+        expected = [[1, 2, 3, 0], [6, 0, 0, 0], [7, 8, 0, 0], [1, 2, 4, 5], [7, 8, 0, 0]]
+        rows = {"padding_free": [1, 2, 3, 1, 2, 4, 5, 6, 7, 8, 7, 8], "packed": [1, 2, 3, 4, 5, 6, 7, 8]}
+        for layout, row in rows.items():
+            batch = DataCollatorForDualCoT(pad_token_id=PAD, completion_weight=1.0, layout=layout)(examples)
+            assert batch["input_ids"].tolist() == [row]
+            assert to_padded(batch)["input_ids"].tolist() == expected
+
     def test_chains_of_one_pair_may_be_longer_than_any_shared_row(self):
         """Of two pairs, the one with the longest chain need not have the longest row."""
         examples = [
@@ -394,118 +411,3 @@ class TestToPadded:
         assert batch["attention_mask"].sum(dim=1).tolist() == [8, 9]  # 6 + 1 + 1 and 1 + 4 + 4
 
         assert to_padded(batch)["attention_mask"].sum(dim=1).tolist() == [7, 5, 7, 5]
-
-
-GROUPED_SIZES = {**SIZES, "num_key_value_heads": 2}
-# Options of the config, `None` for those of `build_family`, and why the family does not share rows.
-OTHER_FAMILIES = {
-    "bloom": (None, "its forward takes no `position_ids`"),
-    "mamba": (None, "its forward takes no `position_ids`"),
-    "falcon_h1": (None, "it has recurrent layers"),
-    "lfm2": (None, "it has convolution layers"),
-    "gpt_neo": (None, "its config has `window_size`, an attention window that no mask makes"),
-    "minimax": (
-        {**GROUPED_SIZES, "head_dim": 8, "num_local_experts": 2},
-        "it has layers of type 'linear_attention'",
-    ),
-    "llama4_text": (
-        {**GROUPED_SIZES, "head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 32},
-        "it has layers of type 'chunked_attention'",
-    ),
-    "falcon": (
-        {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True},
-        "its positions are distances within the row (ALiBi)",
-    ),
-    "gemma3_text": (
-        {**GROUPED_SIZES, "head_dim": 8, "sliding_window": None, "layer_types": ["sliding_attention"] * 2},
-        "it has layers of type 'sliding_attention', but no `sliding_window`",
-    ),
-    "doge": (GROUPED_SIZES, "its config has `keep_window_size`, an attention window that no mask makes"),
-    "roberta": (
-        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
-        "it counts positions from the number of its padding token",
-    ),
-}
-
-
-class TestChooseLayout:
-    @pytest.mark.parametrize(
-        "family",
-        [
-            *("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "phi3", "gemma2", "gemma3_text"),
-            *("cohere", "granite", "mixtral"),
-        ],
-    )
-    @pytest.mark.parametrize("attention", ["eager", None])
-    def test_attention_that_takes_a_mask_shares_rows(self, family, attention):
-        """`None`: the implementation that the family has by default."""
-        model = build_family(family)
-        model.set_attn_implementation(attention or model.config._attn_implementation)
-        assert choose_layout(model) == ("shared_prefix", None)
-
-    @pytest.mark.parametrize("attention", ["eager", "flash_attention_2"])
-    @pytest.mark.parametrize("family", OTHER_FAMILIES)
-    def test_tokens_that_meet_without_a_mask_need_rows_of_their_own(self, family, attention):
-        """Whatever the attention: without padding they would run from one chain into the next."""
-        options, reason = OTHER_FAMILIES[family]
-        if options is None:
-            model = build_family(family)
-        else:
-            model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**options))
-        model.config._attn_implementation = attention
-        assert choose_layout(model) == ("padded", reason)
-
-    @pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2"])
-    def test_flash_attention_goes_without_padding(self, attention):
-        """Set by hand, since the kernels need a GPU. The router sees the same tokens as in padded rows."""
-        model = build_family("mixtral")
-        model.config._attn_implementation = attention
-        assert choose_layout(model) == ("padding_free", None)
-        assert choose_layout(model, aux_loss_enabled=True) == ("padding_free", None)
-
-    @pytest.mark.parametrize("attention", ["flex_attention", "paged|eager", "my_attention"])
-    def test_attention_without_our_mask_needs_rows_of_their_own(self, attention):
-        model = build_family("llama")
-        model.config._attn_implementation = attention
-        reason = f"its attention is {attention!r}, which takes no mask of ours"
-        assert choose_layout(model) == ("padded", reason)
-
-    def test_auxiliary_loss_counts_tokens(self):
-        model = build_family("mixtral")
-        layout, reason = choose_layout(model, aux_loss_enabled=True)
-        assert layout == "padded"
-        assert "load-balancing loss counts tokens" in reason
-        assert "`router_aux_loss_coef=0.0`" in reason
-
-    def test_adapter_that_begins_at_a_token_of_the_row(self):
-        """Of several adapters, one is enough."""
-        plain, activated = LoraConfig(), LoraConfig(alora_invocation_tokens=[7, 8])
-        model = build_family("llama")
-        assert choose_layout(model, adapters=[plain]) == ("shared_prefix", None)
-        reason = "its adapter (aLoRA) begins at the last `alora_invocation_tokens` of a row"
-        assert choose_layout(model, adapters=[plain, activated]) == ("padded", reason)
-
-
-class TestTakesPositionIds:
-    @pytest.mark.parametrize(
-        ("family", "expected"), [("llama", True), ("opt", True), ("bloom", False), ("mamba", False)]
-    )
-    def test_forward_says_so(self, family, expected):
-        assert takes_position_ids(build_family(family)) is expected
-
-    @pytest.mark.parametrize("family", ["roberta", "camembert", "xlm-roberta-xl"])
-    def test_those_that_count_from_their_padding_token_do_not(self, family):
-        """Positions 0, 1, … give other logits than the positions that the model counts, which are 2, 3, …"""
-        torch.manual_seed(0)
-        options = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
-        config = CONFIG_MAPPING[family](**options, is_decoder=True, pad_token_id=1, initializer_range=0.2)
-        model = AutoModelForCausalLM.from_config(config).eval()
-        assert not takes_position_ids(model)
-        input_ids = torch.arange(5, 10)[None]
-        with torch.no_grad():
-            own, from_0, from_2 = (
-                model(input_ids, position_ids=positions).logits
-                for positions in (None, torch.arange(5)[None], torch.arange(2, 7)[None])
-            )
-        torch.testing.assert_close(own, from_2)
-        assert (own - from_0).abs().max() > 0.1

@@ -98,7 +98,7 @@ def build_trainer(tmp_path, tokenizer, pairs):
 
 
 def two_rows_per_pair(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return to_padded(batch) if "branch_ids" in batch else batch
+    return batch if batch["layout"] == "padded" else to_padded(batch)
 
 
 def full_outputs(trainer: EDITTrainer, batch: dict[str, torch.Tensor]):
@@ -346,7 +346,8 @@ class HeadByKeyword(LlamaForCausalLM):
     """Hands the hidden states to its head by name."""
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, **kwargs):
-        hidden = self.model(input_ids, attention_mask=attention_mask, position_ids=position_ids).last_hidden_state
+        options = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
+        hidden = self.model(input_ids, **options).last_hidden_state
         return CausalLMOutputWithPast(logits=self.lm_head(input=hidden))
 
 

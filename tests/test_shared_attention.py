@@ -237,10 +237,16 @@ class TestSegmentInputs:
         assert inputs["max_length_q"] == max(b - a for a, b in pairwise(cu_q))
         assert inputs["max_length_k"] == max(b - a for a, b in pairwise(cu_k))
 
-    @pytest.mark.parametrize("lengths", [[], [(0, 0, 0)], [(1, -1, 2)]])
-    def test_refuses_rows_without_tokens(self, lengths):
+    def test_refuses_negative_numbers(self):
         with pytest.raises(ValueError, match="`lengths` must be three numbers of tokens .* Pass the lengths"):
-            segment_inputs(lengths)
+            segment_inputs([(1, -1, 2)])
+
+    @pytest.mark.parametrize("lengths", [[], [(0, 0, 0)]])
+    def test_row_without_tokens_has_no_segments(self, lengths):
+        inputs = segment_inputs(lengths)
+        assert inputs["attention_mask"].shape == (1, 1, 1, 0) and inputs["attention_mask"].dtype == torch.int64
+        assert inputs["cu_seq_lens_q"].tolist() == inputs["cu_seq_lens_k"].tolist() == [0]
+        assert inputs["max_length_q"] == inputs["max_length_k"] == 0
 
 
 class TestSDPA:

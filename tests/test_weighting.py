@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 from hypothesis import given, settings
-from test_data_collator import PAD, SCORED, example, examples_lists, key_places, options_dicts
+from slow_collator import PAD, SCORED, example, examples_lists, key_places, options_dicts
 
 from edit_trl.alignment import align
 from edit_trl.data_collator import DataCollatorForDualCoT

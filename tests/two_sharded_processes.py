@@ -1,5 +1,5 @@
 """
-Script that `test_edit_trainer_layouts.py` starts in two processes: one of them gets a wrong mask, and FSDP2 shards the
+Script that `test_layout_check.py` starts in two processes: one of them gets wrong layouts, and FSDP2 shards the
 weights. Saves the results.
 """
 
@@ -11,25 +11,30 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from conftest import build_model
-from test_edit_trainer_layouts import make_trainer, step
+from layout_cases import make_trainer, step
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from edit_trl import edit_trainer, layouts
+from edit_trl import data_collator, edit_trainer, layouts
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     outcome = {}
 
-    trainer = make_trainer(folder, build_model())
-    masks = edit_trainer.attention_masks
-    if trainer.accelerator.process_index == 1:
-        edit_trainer.attention_masks = lambda branch_ids, *args: masks(torch.zeros_like(branch_ids), *args)
-    step(trainer)
-    outcome["layouts"] = gather_object([trainer._layout])
-    edit_trainer.attention_masks = masks
+    edit_trainer.sharing_is_cheaper = lambda *args: True
+
+    masks, segments = edit_trainer.attention_masks, data_collator.segment_inputs
+    for name in ("segments are wrong", "masks are wrong too"):
+        trainer = make_trainer(folder, build_model())
+        if trainer.accelerator.process_index == 1:
+            data_collator.segment_inputs = lambda lengths: segments([(0, sum(pair), 0) for pair in lengths])
+            if name == "masks are wrong too":
+                edit_trainer.attention_masks = lambda branch_ids, *args: masks(torch.zeros_like(branch_ids), *args)
+        step(trainer)
+        outcome[name] = gather_object([trainer._layout])
+    edit_trainer.attention_masks, data_collator.segment_inputs = masks, segments
 
     mesh = init_device_mesh("cpu", (2,))
     for gamma in (0.0, 0.3):

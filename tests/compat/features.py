@@ -63,6 +63,7 @@ DATA = "test_data_utils.py"
 SURFACE = "test_supported_surface.py"
 TRAINER = "test_edit_trainer.py"
 LAYOUTS = "test_edit_trainer_layouts.py"
+CHECK = "test_layout_check.py"
 ARGUMENTS = "test_trainer_arguments.py"
 CALLBACKS = "test_callbacks.py"
 SHAPES = "compat/test_data.py::test_trains_on_every_shape"
@@ -123,7 +124,9 @@ AREAS: dict[str, list[Feature]] = {
     "Training": [
         Feature("gradient accumulation", f"{TRAINER}::TestDenominator::test_accumulated_batches_are_one_batch"),
         Feature("gradient checkpointing, reentrant or not", f"{LAYOUTS}::TestOptions::test_gradient_checkpointing"),
-        Feature("bf16, as autocast or as weights", f"{LAYOUTS}::TestOptions::test_bf16_gives_the_same_in_shared_rows"),
+        Feature(
+            "bf16, as autocast or as weights", f"{LAYOUTS}::TestOptions::test_bf16_gives_the_same_in_every_layout"
+        ),
         Feature("fp16", reason="needs an accelerator; not tried"),
         Feature(
             "`resume_from_checkpoint`", f"{TRAINER}::TestResume::test_an_interrupted_run_ends_with_the_same_parameters"
@@ -191,7 +194,7 @@ AREAS: dict[str, list[Feature]] = {
         ),
         Feature("`auto_find_batch_size`", f"{FEATURES}::TestMemoryAndSpeed::test_auto_find_batch_size"),
         Feature('`train_sampling_strategy="group_by_length"`', f"{SURFACE}::TestDataOptions::test_group_by_length"),
-        Feature("`dataloader_num_workers`", f"{LAYOUTS}::TestCheck::test_batches_of_workers_are_taken_apart"),
+        Feature("`dataloader_num_workers`", f"{CHECK}::TestCheck::test_batches_of_workers_are_taken_apart"),
         Feature(
             "`include_num_input_tokens_seen`", f"{FEATURES}::TestMemoryAndSpeed::test_include_num_input_tokens_seen"
         ),
@@ -239,7 +242,7 @@ AREAS: dict[str, list[Feature]] = {
         Feature("DDP", f"{TRAINER}::TestDenominator::test_two_processes_are_one_batch"),
         Feature(
             "FSDP2",
-            f"{LAYOUTS}::TestProcesses::test_verdict_is_the_same_everywhere_and_weights_may_be_sharded",
+            f"{CHECK}::TestProcesses::test_verdict_is_the_same_everywhere_and_weights_may_be_sharded",
             note="on a CPU: loss and gradients of a step",
         ),
         Feature("DeepSpeed", reason="needs its package and an accelerator; not tried"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from architectures import PADDED, SHARED  # noqa: E402
+from architectures import PACKED, PADDED, SHARED  # noqa: E402
 from features import AREAS, Feature  # noqa: E402
 from tuners import OPEN, REFUSED, SUPPORTED  # noqa: E402
 
@@ -63,7 +63,8 @@ def tuners() -> str:
 def architectures() -> str:
     """Table of the architectures by layout."""
     lines = ["| layout | architectures |", "| --- | --- |"]
-    lines.append(f"| one row per pair | {', '.join(SHARED)} |")
+    lines.append(f"| one row for all pairs | {', '.join(PACKED)} |")
+    lines.append(f"| one row per pair, with a mask | {', '.join(SHARED)} |")
     lines += [f"| two padded rows: “{reason}” | {', '.join(names)} |" for reason, names in PADDED.items()]
     return "\n".join(lines)
 
@@ -76,6 +77,7 @@ def make_page() -> str:
         `str`: Markdown.
     """
     parts = [HEAD.rstrip()]
+    num_architectures = len(PACKED) + len(SHARED) + sum(map(len, PADDED.values()))
     for area, features in AREAS.items():
         parts += [f"## {area}", table(features)]
     parts += [
@@ -89,10 +91,10 @@ def make_page() -> str:
         tuners(),
         "## Architectures",
         paragraph(
-            f"Small random models of {len(SHARED) + sum(map(len, PADDED.values()))} architectures of transformers. In "
+            f"Small random models of {num_architectures} architectures of transformers. In "
             "the layout that the trainer chooses, their log-probabilities are those of the model with one chain at a "
-            "time (`compat/test_architectures.py`). For other models the trainer compares both layouts on a pair of "
-            "the first batch, and trains on padded rows if they differ."
+            "time (`compat/test_architectures.py`). For other models, too, the trainer compares the layout "
+            "with padded rows on a pair of the first batch. If they differ, it takes the next layout of this table."
         ),
         architectures(),
     ]

@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import build_model
 from datasets import Dataset
+from layout_cases import EXAMPLES, warnings  # noqa: F401
+from layout_cases import make_trainer as trainer_of_examples
 from peft import LoraConfig
 from test_edit_trainer import first_batch, make_trainer, parameters, plain_loss
-from test_edit_trainer_layouts import EXAMPLES, warnings  # noqa: F401
-from test_edit_trainer_layouts import make_trainer as trainer_of_examples
 from test_model_families import gradients
 from test_supported_surface import build, dataset, options, own_tokenizer, train  # noqa: F401
 from transformers import (
@@ -103,7 +103,7 @@ class TestQuantized:
         trainer = make_trainer(tmp_path, pairs, model, tokenizer, peft_config=config, learning_rate=0.1, max_steps=2)
         assert {"Linear8bitLt", "Linear4bit"} & {type(module).__name__ for module in trainer.model.modules()}
         is_4bit = "load_in_4bit" in quantization
-        assert trainer._layout == ("padded" if is_4bit else "shared_prefix")
+        assert trainer._layout == ("padded" if is_4bit else "packed")
         assert [("4-bit" in warning) for warning in warnings] == [True] * is_4bit
 
         before = parameters(trainer.model)
@@ -174,7 +174,7 @@ class TestVisionLanguage:
         with torch.no_grad():
             found = trainer._score(model, trainer._in_right_layout(model, batch))[0]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5)
-        assert trainer._layout == "shared_prefix" and warnings == []
+        assert trainer._layout == "packed" and warnings == []
         before = parameters(model)
         trainer.train()
         moved = {part for part, p in model.named_parameters() if not torch.equal(p, before[part])}

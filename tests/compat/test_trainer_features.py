@@ -11,7 +11,7 @@ import torch
 from conftest import build_model
 from datasets import Dataset
 from peft import LoraConfig
-from test_edit_trainer import assert_same_parameters, first_batch, make_trainer, parameters
+from test_edit_trainer import assert_same_parameters, make_trainer, parameters
 from test_supported_surface import build, dataset, options, own_tokenizer, train  # noqa: F401
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -221,10 +221,17 @@ class TestMemoryAndSpeed:
         moved = {name for name, p in model.named_parameters() if not torch.equal(before[name], p)}
         assert moved and all("layers.1" in name for name in moved)
 
-    def test_include_num_input_tokens_seen(self, build):
-        trainer = build({"include_num_input_tokens_seen": "all", "max_steps": 2})
+    @pytest.mark.parametrize("which", ["all", "non_padding"])
+    @pytest.mark.parametrize("shared_prefix", [True, False])
+    def test_include_num_input_tokens_seen(self, build, which, shared_prefix):
+        options = {"per_device_train_batch_size": 2, "max_steps": 2}
+        trainer = build({"include_num_input_tokens_seen": which, "shared_prefix": shared_prefix, **options})
+        batches = []
+        collate = trainer.data_collator
+        trainer.data_collator = lambda examples: batches.append(collate(examples)) or batches[-1]
         trainer.train()
-        assert trainer.state.num_input_tokens_seen >= first_batch(trainer)["input_ids"].numel()
+        sizes = [batch["input_ids"].numel() if which == "all" else int(batch["num_tokens"]) for batch in batches[:2]]
+        assert trainer.state.num_input_tokens_seen == sum(sizes) > 0
 
 
 class TestCallbacks:

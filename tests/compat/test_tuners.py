@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import build_model
 from datasets import Dataset
+from layout_cases import COMPACT
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from test_edit_trainer import first_batch, make_trainer, parameters, plain_loss
@@ -62,7 +63,7 @@ class TestSupported:
             trainer.add_callback(Allocate)
 
         # Loss and gradients, with an adapter that has an effect
-        assert trainer._layout == tuner.layout
+        assert trainer._layout == ("padded" if tuner.layout == "padded" else "packed")  # before it is checked
         model.eval()
         untouched = plain_loss(model, tokenizer, pairs[:2], trainer.args).item()
         give_an_effect(model)
@@ -138,7 +139,7 @@ class TestSupported:
         expected = plain_loss(trainer.model, tokenizer, pairs[:2], trainer.args)
         torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected, rtol=1e-5, atol=1e-5)
         if tokens == IN_CHAIN:  # where another layout would be wrong
-            for layout in ("shared_prefix", "padding_free"):
+            for layout in COMPACT:
                 trainer._layout, trainer._layout_is_checked = layout, True
                 trainer.data_collator.layout = layout
                 found = trainer.compute_loss(trainer.model, first_batch(trainer))
@@ -184,7 +185,7 @@ class TestVisibleAdapter:
         monkeypatch.setattr(trainer_arguments, "_REFUSED_ADAPTERS", {})
         trainer = make_trainer(tmp_path, pairs[:2], build_model(), tokenizer, peft_config=config)
         before = parameters(trainer.model)
-        assert trainer._layout == "shared_prefix"
+        assert trainer._layout == "packed"
         trainer.compute_loss(trainer.model, first_batch(trainer))
         assert trainer._layout == "padded"
         assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())

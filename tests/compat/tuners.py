@@ -22,7 +22,7 @@ class Tuner(NamedTuple):
         peft_type (`str`): PEFT's name of its type. LoRA has many variants of one type.
         config (`str`): Class of its configuration.
         options (`dict`): Options of the configuration, on top of `TARGETS` if it has `target_modules`.
-        layout (`str`): Layout that the trainer chooses with it.
+        layout (`str`): Layout that is right with it, after the check.
         merges (`bool`): Whether PEFT can merge it into the tiny Llama.
         note (`str`): What a user has to know.
         learning_rate (`float`): Of the test: high enough for two steps to change the loss.
@@ -31,7 +31,7 @@ class Tuner(NamedTuple):
     peft_type: str
     config: str
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
-    layout: str = "shared_prefix"
+    layout: str = "packed"
     merges: bool = True
     note: str = ""
     learning_rate: float = 0.1
@@ -126,6 +126,7 @@ SUPPORTED = {
         "SHADOW",
         "ShadowConfig",
         {"target_modules": None, "auxiliary_loss_weight": 0.0},
+        layout="shared_prefix",
         merges=False,
         note="with `auxiliary_loss_weight=0.0`",
     ),
