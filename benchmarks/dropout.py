@@ -62,11 +62,11 @@ from edit_trl.tasks import DualCoT, generate_dual_cots
 # What differs between the two students. All of it can be set with flags.
 SMALL = {
     "tasks": ["object_counting", "multistep_arithmetic"],
-    "num_pairs": 500,
+    "num_pairs": 400,
     "num_questions": 1000,
     "sft_learning_rate": 2e-3,
     "sft_num_train_epochs": 20.0,
-    "learning_rates": [5e-5, 3e-4],
+    "learning_rates": [2e-4],
     "num_train_epochs": 2.0,
     "batch_size": 16,
     "sft_dropout": 0.1,  # GPT-2's default
@@ -74,8 +74,8 @@ SMALL = {
 }
 ADAPTED = {
     "tasks": ["multistep_arithmetic", "boolean_expressions"],
-    "num_pairs": 96,
-    "num_questions": 120,
+    "num_pairs": 64,
+    "num_questions": 96,
     "sft_learning_rate": 5e-4,
     "sft_num_train_epochs": 2.0,
     "learning_rates": [3e-5],
@@ -86,6 +86,7 @@ ADAPTED = {
 }
 GPT2_DROPOUT = ("attn_pdrop", "resid_pdrop", "embd_pdrop")
 READ_OUTS = ("accuracy", "key_step_accuracy", "key_step_margin", "nll")
+GRADIENT_READ_OUTS = ("cosine", "cosine_of_mean", "noise")
 Record = dict[str, Any]
 
 
@@ -198,9 +199,7 @@ def measure(
         model.merge_adapter()
     model.config.use_cache = True
     pairs = [example.to_pair() for example in examples]
-    completions = [
-        tokenizer(pair["prompt"] + pair["chosen"] + tokenizer.eos_token)["input_ids"] for pair in pairs
-    ]
+    completions = [tokenizer(pair["prompt"] + pair["chosen"] + tokenizer.eos_token)["input_ids"] for pair in pairs]
     starts = [len(tokenizer(pair["prompt"])["input_ids"]) for pair in pairs]
     longest = max(len(ids) - start for ids, start in zip(completions, starts, strict=True))
     student = LocalStudent(model, tokenizer, max_new_tokens=longest + 16)
@@ -303,7 +302,10 @@ class Runs:
 
 def run_seed(args: argparse.Namespace, runs: Runs, seed: int) -> None:
     """Train and measure one student in all arms that are not finished."""
-    arms: list[Record] = [{"seed": seed, "run": "stage 1"}, {"seed": seed, "run": "gradients", "dropout": max(args.dropouts)}]
+    arms: list[Record] = [
+        {"seed": seed, "run": "stage 1"},
+        {"seed": seed, "run": "gradients", "dropout": max(args.dropouts)},
+    ]
     arms += [
         {"seed": seed, "run": "stage 2", "learning_rate": learning_rate, "dropout": rate}
         for learning_rate in args.learning_rates
@@ -354,43 +356,44 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def t_quantile(degrees: int) -> float:
     """The value that Student's t exceeds with a probability of 2.5 %."""
-    x = np.linspace(0, 20, 2_000_001)
+    x = np.linspace(0, 20, 200_001)
     scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(math.pi * degrees)
     density = scale * (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
     middles = (density[1:] + density[:-1]) / 2
     return float(x[1 + np.searchsorted(np.cumsum(middles) * (x[1] - x[0]), 0.475)])
 
 
-def summarize(records: Iterable[Record], dropouts: Sequence[float]) -> list[Record]:
+def summarize(records: Sequence[Record], dropouts: Sequence[float]) -> list[Record]:
     """
-    For stage 1 and each arm the means over seeds; for the arms with dropout the differences to the arm without.
+    Means over seeds after stage 1 and in each arm, and the differences of the arms with dropout to the arm without.
 
-    Only seeds of which all runs are finished count. Each value is `[mean, low, high]`.
+    For each learning rate only the seeds count of which all arms are finished. Each value is `(mean, low, high)`.
     """
-    by_seed: dict[int, dict[Any, Record]] = {}
-    for record in records:
-        if record["run"] != "gradients":
-            by_seed.setdefault(record["seed"], {})[record.get("dropout")] = record
-    complete = [arms for _, arms in sorted(by_seed.items()) if {None, *dropouts} <= arms.keys()]
-    if not complete:
-        return []
+    starts = {record["seed"]: record for record in records if record["run"] == "stage 1"}
+    stage_2 = [record for record in records if record["run"] == "stage 2"]
     rows = []
-    for arm in (None, *dropouts):
-        row: Record = {"dropout": arm, "num_seeds": len(complete)}
-        for name in READ_OUTS:
-            row[name] = t_interval([arms[arm][name] for arms in complete])
+    for learning_rate in sorted({record["learning_rate"] for record in stage_2}):
+        by_seed = {seed: {None: start} for seed, start in sorted(starts.items())}
+        for record in stage_2:
+            if record["learning_rate"] == learning_rate and record["seed"] in by_seed:
+                by_seed[record["seed"]][record["dropout"]] = record
+        complete = [arms for arms in by_seed.values() if {None, *dropouts} <= arms.keys()]
+        for arm in (None, *dropouts) if complete else ():
+            row: Record = {"learning_rate": learning_rate, "dropout": arm, "num_seeds": len(complete)}
+            for name in READ_OUTS:
+                row[name] = t_interval([arms[arm][name] for arms in complete])
+                if arm and 0.0 in dropouts:
+                    row[f"{name}_difference"] = t_interval([arms[arm][name] - arms[0.0][name] for arms in complete])
             if arm and 0.0 in dropouts:
-                row[f"{name}_difference"] = t_interval([arms[arm][name] - arms[0.0][name] for arms in complete])
-        if arm and 0.0 in dropouts:
-            verdicts = [[mark == "1" for arms in complete for mark in arms[rate]["right"]] for rate in (arm, 0.0)]
-            row["questions"] = compare_students(*verdicts)
-        rows.append(row)
+                verdicts = [[mark == "1" for arms in complete for mark in arms[rate]["right"]] for rate in (arm, 0.0)]
+                row["questions"] = compare_students(*verdicts)
+            rows.append(row)
     return rows
 
 
 def summarize_gradients(records: Iterable[Record]) -> list[Record]:
-    """For each loss, layout and rate, cosine and noise over seeds, as `[mean, low, high]`."""
-    by_case: dict[tuple, list[Record]] = {}
+    """For each loss, layout and rate the means over seeds, as `(mean, low, high)`."""
+    by_case: dict[tuple[str, str, float], list[Record]] = {}
     for record in records:
         for case in record.get("gradients", ()):
             by_case.setdefault((case["loss"], case["layout"], case["dropout"]), []).append(case)
@@ -398,50 +401,52 @@ def summarize_gradients(records: Iterable[Record]) -> list[Record]:
         {
             **dict(zip(("loss", "layout", "dropout"), case, strict=True)),
             "num_seeds": len(found),
-            **{name: t_interval([entry[name] for entry in found]) for name in ("cosine", "noise")},
+            **{name: t_interval([entry[name] for entry in found]) for name in GRADIENT_READ_OUTS},
         }
         for case, found in by_case.items()
     ]
 
 
-def write_interval(values: Sequence[float], factor: float, digits: int, sign: str = "") -> str:
-    mean, low, high = (factor * value for value in values)
-    return f"{mean:{sign}.{digits}f}" + ("" if math.isnan(low) else f" ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})")
+def write(values: Sequence[float], factor: float, digits: int, sign: str = "") -> str:
+    """A mean with its interval, if it has one."""
+    mean, *ends = [f"{factor * value:{sign}.{digits}f}" for value in values]
+    return mean if math.isnan(values[1]) else f"{mean} ({' to '.join(ends)})"
 
 
 def print_tables(records: Sequence[Record], dropouts: Sequence[float]) -> None:
+    """Print the tables of the finished seeds."""
     formats = {"accuracy": (100, 1), "key_step_accuracy": (100, 1), "key_step_margin": (1, 2), "nll": (1, 4)}
     rows, differences = [], []
     summary = summarize(records, dropouts)
     for row in summary:
-        name = "after stage 1" if row["dropout"] is None else f"stage 2, dropout {row['dropout']:g}"
-        rows.append([name, *[write_interval(row[key], *formats[key]) for key in READ_OUTS]])
+        labels = [f"{row['learning_rate']:g}", "after stage 1" if row["dropout"] is None else f"{row['dropout']:g}"]
+        rows.append([*labels, *[write(row[name], *formats[name]) for name in READ_OUTS]])
         if "questions" in row:
-            cells = [write_interval(row[f"{key}_difference"], *formats[key], "+") for key in READ_OUTS]
             comparison = row["questions"]
-            pooled = write_interval([comparison["difference"], *comparison["interval"]], 100, 1, "+")
-            differences.append([f"{row['dropout']:g} - 0", *cells, pooled])
+            pooled = write([comparison["difference"], *comparison["interval"]], 100, 1, "+")
+            cells = [write(row[f"{name}_difference"], *formats[name], "+") for name in READ_OUTS]
+            differences.append([labels[0], f"{labels[1]} - 0", *cells, pooled])
     if not rows:
-        print("No seed is finished in all arms.")
-    else:
-        header = ["accuracy, %", "key-step accuracy, %", "key-step margin, nats", "NLL of right chains, nats"]
-        print(f"\n{summary[0]['num_seeds']} seeds; mean (95 % interval over seeds)\n")
-        print(markdown_table(["student", *header], rows))
+        print("No seed is finished in all arms, so there is no table yet.")
+        return
+    header = ["learning rate", "dropout", "accuracy, %", "key-step accuracy, %", "key-step margin, nats"]
+    header += ["NLL of right chains, nats"]
+    print(f"\n{summary[0]['num_seeds']} seeds; mean (95 % interval over seeds)\n")
+    print(markdown_table(header, rows))
+    if differences:
         print("\nDifferences, paired by seed; the last column is of these students, over all questions\n")
-        print(markdown_table(["dropout", *header, "accuracy, these students"], differences))
+        print(markdown_table([*header, "accuracy, these students"], differences))
     cases = [
         [
             case["loss"],
             case["layout"],
             f"{case['dropout']:g}",
-            write_interval(case["cosine"], 1, 4),
-            write_interval(case["noise"], 1, 4),
+            *[write(case[name], 1, 3) for name in GRADIENT_READ_OUTS],
         ]
         for case in summarize_gradients(records)
     ]
-    if cases:
-        print("\nGradient of a batch with dropout, compared with the gradient without\n")
-        print(markdown_table(["loss", "rows", "dropout", "cosine", "noise / signal"], cases))
+    print("\nGradient of a batch with dropout, compared with the gradient without\n")
+    print(markdown_table(["loss", "rows", "dropout", "cosine", "cosine of the mean", "noise / signal"], cases))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
