@@ -3,34 +3,36 @@ Measure whether dropout should stay on in stage 2 of EDIT: train students in bot
 
 `SFTTrainer` leaves dropout as the model or adapter has it, and so does `EDITTrainer`. `DPOTrainer` turns it off. Here
 each student is trained on the right chains first (stage 1, with its usual dropout), and from there once for each arm:
-stage 2 with dropout off, and on at the given rates. Everything else is equal: pairs, their order, learning rate.
+stage 2 with dropout off, and on at the given rates. Everything else is equal: pairs, their order, learning rate. With
+`--control`, stage 1 is also continued in each arm, to tell what belongs to EDIT and what to any further training.
 
-There are two students. By default it is a GPT-2 of 0.4M parameters that starts from random weights and counts objects;
-its dropout is that of attention, residuals and embeddings. With `--model`, it is a model with a LoRA adapter that
-learns arithmetic and boolean expressions; its dropout is that of the adapter.
+There are two students. By default it is a GPT-2 of 0.5M parameters that starts from random weights; its dropout is
+that of attention, residuals and embeddings. With `--model`, it is a model with a LoRA adapter (r 16, all linear
+layers); its dropout is that of the adapter.
 
-    python benchmarks/dropout.py --seeds 0 1 2 3 4 --output dropout.jsonl
-    python benchmarks/dropout.py --seeds 0 1 2 --output dropout.jsonl --model SmolLM2-135M-Instruct
+    python benchmarks/dropout.py --output dropout.jsonl --seeds 0 1 2 3 4
+    python benchmarks/dropout.py --output dropout.jsonl --seeds 0 1 2 --model SmolLM2-135M-Instruct
+    python benchmarks/dropout.py --output dropout.jsonl --seeds    # only the tables of what is there
 
 On held-back questions and pairs, which differ by seed, the benchmark measures the accuracy of greedy answers, how
 often the right token is preferred at the first difference (key-step accuracy, and the margin in nats), and the drift
 of other tokens: the mean negative log-likelihood of the right chains.
 
-It also measures the noise of the gradient on one batch at the start of stage 2, in shared rows (one row per pair,
-where both chains have the same noise in their common start) and in padded rows (where all noise is independent): the
-cosine between the gradient with dropout and the gradient without, for the default weights and for the contrast alone,
-where right and wrong key tokens have equal weights.
+It also compares gradients of one batch at the start of stage 2, at the highest rate, with the gradient without
+dropout, in shared rows (one row per pair, where both chains have the same noise in their common start) and in padded
+rows (where all noise is independent); for the default weights, and for the contrast alone, where right and wrong key
+tokens have equal weights.
 
 Each finished run is a line of `--output`; runs that are there already are skipped. The tables are of all seeds there
 with the same settings. Differences between arms are paired by seed; their 95 % intervals are Student's t over seeds.
-Each seed has its own questions, so this includes the noise of both.
+Each seed has its own questions, so this includes the noise of both. The last column of the differences has Tango's
+interval over all questions, which tells these students apart, but not other students of other seeds.
 """
 
 import argparse
 import json
 import math
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,15 +160,16 @@ def train_options(args: argparse.Namespace, folder: str, seed: int) -> dict[str,
     }
 
 
-def train_stage_1(
-    args: argparse.Namespace, model: Any, tokenizer: PreTrainedTokenizerBase, pairs: list[dict[str, str]], seed: int
+def train_sft(
+    args: argparse.Namespace,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: list[dict[str, str]],
+    seed: int,
+    **options: Any,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        config = SFTConfig(
-            learning_rate=args.sft_learning_rate,
-            num_train_epochs=args.sft_num_train_epochs,
-            **train_options(args, folder, seed),
-        )
+        config = SFTConfig(**train_options(args, folder, seed), **options)
         rows = Dataset.from_list([{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in pairs])
         SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer).train()
 
@@ -180,11 +183,7 @@ def stage_2_trainer(
     folder: str,
     **options: Any,
 ) -> EDITTrainer:
-    config = EDITConfig(
-        num_train_epochs=args.num_train_epochs,
-        **train_options(args, folder, seed),
-        **options,
-    )
+    config = EDITConfig(**train_options(args, folder, seed), **options)
     return EDITTrainer(model=model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
 
 
@@ -302,12 +301,12 @@ class Runs:
 
 def run_seed(args: argparse.Namespace, runs: Runs, seed: int) -> None:
     """Train and measure one student in all arms that are not finished."""
-    arms: list[Record] = [
-        {"seed": seed, "run": "stage 1"},
-        {"seed": seed, "run": "gradients", "dropout": max(args.dropouts)},
-    ]
+    arms: list[Record] = [{"seed": seed, "run": "stage 1"}]
+    if args.num_draws:
+        arms.append({"seed": seed, "run": "gradients", "dropout": max(args.dropouts), "num_draws": args.num_draws})
     arms += [
-        {"seed": seed, "run": "stage 2", "learning_rate": learning_rate, "dropout": rate}
+        {"seed": seed, "run": run, "learning_rate": learning_rate, "dropout": rate}
+        for run in (["stage 2", "control"] if args.control else ["stage 2"])
         for learning_rate in args.learning_rates
         for rate in args.dropouts
     ]
@@ -321,25 +320,27 @@ def run_seed(args: argparse.Namespace, runs: Runs, seed: int) -> None:
         for example in examples[: args.num_pairs]
     ]
     texts = [text for example in examples for text in list(example.to_pair().values())[:3]]
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         # Trained again when a run continues: the same seed gives the same student.
         model, tokenizer = start_student(args, texts, seed)
-        train_stage_1(args, model, tokenizer, pairs, seed)
+        options = {"learning_rate": args.sft_learning_rate, "num_train_epochs": args.sft_num_train_epochs}
+        train_sft(args, model, tokenizer, pairs, seed, **options)
         model.save_pretrained(folder)
         for arm in missing:
             if arm["run"] == "gradients":
                 model = load_student(args, Path(folder), args.sft_dropout)
                 results: Record = {"gradients": measure_gradients(args, model, tokenizer, pairs, seed)}
             else:
-                if arm["run"] == "stage 2":
+                if arm["run"] != "stage 1":
                     model = load_student(args, Path(folder), arm["dropout"])
-                    with tempfile.TemporaryDirectory() as unused:
-                        options = {"learning_rate": arm["learning_rate"]}
-                        stage_2_trainer(args, model, tokenizer, pairs, seed, unused, **options).train()
+                    options = {"learning_rate": arm["learning_rate"], "num_train_epochs": args.num_train_epochs}
+                    if arm["run"] == "control":
+                        train_sft(args, model, tokenizer, pairs, seed, **options)
+                    else:
+                        with tempfile.TemporaryDirectory() as unused:
+                            stage_2_trainer(args, model, tokenizer, pairs, seed, unused, **options).train()
                 results = measure(args, model, tokenizer, held_back)
-            runs.add(arm, {**results, "seconds": round(time.perf_counter() - started)})
-            started = time.perf_counter()
+            runs.add(arm, results)
 
 
 # Reporting
@@ -367,19 +368,20 @@ def summarize(records: Sequence[Record], dropouts: Sequence[float]) -> list[Reco
     """
     Means over seeds after stage 1 and in each arm, and the differences of the arms with dropout to the arm without.
 
-    For each learning rate only the seeds count of which all arms are finished. Each value is `(mean, low, high)`.
+    For each kind of run and learning rate only the seeds count of which all arms are finished. Each value is
+    `(mean, low, high)`.
     """
     starts = {record["seed"]: record for record in records if record["run"] == "stage 1"}
-    stage_2 = [record for record in records if record["run"] == "stage 2"]
+    cases = {(record["run"], record["learning_rate"]) for record in records if record["run"] in ("stage 2", "control")}
     rows = []
-    for learning_rate in sorted({record["learning_rate"] for record in stage_2}):
+    for run, learning_rate in sorted(cases, key=lambda case: (case[1], case[0] == "control")):
         by_seed = {seed: {None: start} for seed, start in sorted(starts.items())}
-        for record in stage_2:
-            if record["learning_rate"] == learning_rate and record["seed"] in by_seed:
+        for record in records:
+            if (record["run"], record.get("learning_rate")) == (run, learning_rate) and record["seed"] in by_seed:
                 by_seed[record["seed"]][record["dropout"]] = record
         complete = [arms for arms in by_seed.values() if {None, *dropouts} <= arms.keys()]
         for arm in (None, *dropouts) if complete else ():
-            row: Record = {"learning_rate": learning_rate, "dropout": arm, "num_seeds": len(complete)}
+            row: Record = {"run": run, "learning_rate": learning_rate, "dropout": arm, "num_seeds": len(complete)}
             for name in READ_OUTS:
                 row[name] = t_interval([arms[arm][name] for arms in complete])
                 if arm and 0.0 in dropouts:
@@ -417,36 +419,33 @@ def print_tables(records: Sequence[Record], dropouts: Sequence[float]) -> None:
     """Print the tables of the finished seeds."""
     formats = {"accuracy": (100, 1), "key_step_accuracy": (100, 1), "key_step_margin": (1, 2), "nll": (1, 4)}
     rows, differences = [], []
-    summary = summarize(records, dropouts)
-    for row in summary:
-        labels = [f"{row['learning_rate']:g}", "after stage 1" if row["dropout"] is None else f"{row['dropout']:g}"]
+    for row in summarize(records, dropouts):
+        labels = [row["run"], f"{row['learning_rate']:g}", str(row["num_seeds"])]
+        labels.append("after stage 1" if row["dropout"] is None else f"{row['dropout']:g}")
         rows.append([*labels, *[write(row[name], *formats[name]) for name in READ_OUTS]])
         if "questions" in row:
             comparison = row["questions"]
             pooled = write([comparison["difference"], *comparison["interval"]], 100, 1, "+")
             cells = [write(row[f"{name}_difference"], *formats[name], "+") for name in READ_OUTS]
-            differences.append([labels[0], f"{labels[1]} - 0", *cells, pooled])
+            differences.append([*labels[:-1], f"{labels[-1]} - 0", *cells, pooled])
     if not rows:
         print("No seed is finished in all arms, so there is no table yet.")
-        return
-    header = ["learning rate", "dropout", "accuracy, %", "key-step accuracy, %", "key-step margin, nats"]
-    header += ["NLL of right chains, nats"]
-    print(f"\n{summary[0]['num_seeds']} seeds; mean (95 % interval over seeds)\n")
-    print(markdown_table(header, rows))
+    else:
+        header = ["run", "learning rate", "seeds", "dropout", "accuracy, %", "key-step accuracy, %"]
+        header += ["key-step margin, nats", "NLL of right chains, nats"]
+        print("\nMeans (95 % interval over seeds)\n")
+        print(markdown_table(header, rows))
     if differences:
         print("\nDifferences, paired by seed; the last column is of these students, over all questions\n")
         print(markdown_table([*header, "accuracy, these students"], differences))
     cases = [
-        [
-            case["loss"],
-            case["layout"],
-            f"{case['dropout']:g}",
-            *[write(case[name], 1, 3) for name in GRADIENT_READ_OUTS],
-        ]
+        [case["loss"], case["layout"], f"{case['dropout']:g}"]
+        + [write(case[name], 1, 3) for name in GRADIENT_READ_OUTS]
         for case in summarize_gradients(records)
     ]
-    print("\nGradient of a batch with dropout, compared with the gradient without\n")
-    print(markdown_table(["loss", "rows", "dropout", "cosine", "cosine of the mean", "noise / signal"], cases))
+    if cases:
+        print("\nGradient of a batch with dropout, compared with the gradient without\n")
+        print(markdown_table(["loss", "rows", "dropout", "cosine", "cosine of the mean", "noise / signal"], cases))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -465,7 +464,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "num_train_epochs": "epochs of stage 2",
         "batch_size": "rows or pairs of a step; twice as many for the gradients",
         "sft_dropout": "dropout of stage 1",
-        "num_draws": "gradients with dropout of a batch",
+        "num_draws": "gradients with dropout of a batch; 0 leaves the gradients out",
     }
     for name, text in helps.items():
         both = [values[name] if isinstance(values[name], list) else [values[name]] for values in (SMALL, ADAPTED)]
@@ -476,6 +475,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             nargs="+" if isinstance(SMALL[name], list) else None,
             help=f"{text} (default: {shown[0]}; with `--model`: {shown[1]})",
         )
+    parser.add_argument(
+        "--control", action="store_true", help="also continue stage 1 (SFT) in each arm, for as many epochs as stage 2"
+    )
     parser.add_argument("--eval_batch_size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -484,8 +486,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             setattr(args, name, value)
     if any(not 0 <= rate < 1 for rate in [*args.dropouts, args.sft_dropout]):
         parser.error(f"Dropout must be at least 0 and below 1, got {args.dropouts} and {args.sft_dropout}.")
-    if args.num_draws < 2:
-        parser.error(f"`--num_draws` must be at least 2, got {args.num_draws}. One draw has no noise to measure.")
+    if args.num_draws < 0 or args.num_draws == 1:
+        parser.error(f"`--num_draws` must be 0 or at least 2, got {args.num_draws}. One draw has no noise to measure.")
     return args
 
 
@@ -493,7 +495,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
     settings = {"model": "small GPT-2" if args.model is None else Path(args.model).name}
-    settings |= {name: getattr(args, name) for name in SMALL if name != "learning_rates"}
+    settings |= {name: getattr(args, name) for name in SMALL if name not in ("learning_rates", "num_draws")}
     runs = Runs(args.output, settings)
     machine = describe_machine("torch", "transformers", "trl", "peft")
     print(", ".join(f"{name} {value}" for name, value in machine.items()))

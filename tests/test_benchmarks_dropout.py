@@ -5,12 +5,16 @@
 import json
 import math
 import re
+import statistics
 from pathlib import Path
 
 import dropout
 import pytest
 import torch
 
+
+ROOT = Path(__file__).parents[1]
+DOCS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").partition("## Should dropout be off")[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -59,7 +63,7 @@ class TestRuns:
         path.write_text("".join(lines[:-1]))
         dropout.main(["--output", str(path), *TINY])
         assert path.read_text().splitlines(keepends=True)[:-1] == lines[:-1]
-        again, before = ({**read(file)[-1], "seconds": 0} for file in (path, small))
+        again, before = (read(file)[-1] for file in (path, small))
         assert again == before
         assert capsys.readouterr().out.count('"run": ') == 1
 
@@ -67,8 +71,7 @@ class TestRuns:
         assert len(read(path)) == len(lines)
         output = capsys.readouterr().out
         assert '"run": ' not in output
-        assert "\n2 seeds; mean" in output
-        assert output.count("| 0.001 ") == 4  # stage 1, two arms, their difference
+        assert output.count("| stage 2 | 0.001         | 2     |") == 4  # stage 1, two arms, their difference
 
     def test_other_settings_are_other_runs(self, small, tmp_path):
         runs = dropout.Runs(small, read(small)[0]["settings"])
@@ -77,10 +80,11 @@ class TestRuns:
 
     def test_adapter(self, model_folder, tmp_path):
         path = tmp_path / "runs.jsonl"
-        dropout.main(["--output", str(path), "--model", model_folder, *TINY, "--seeds", "0"])
+        dropout.main(["--output", str(path), "--model", model_folder, *TINY, "--seeds", "0", "--control"])
         runs = read(path)
-        assert [run["run"] for run in runs] == ["stage 1", "gradients", "stage 2", "stage 2"]
-        assert len({run["nll"] for run in runs if run["run"] != "gradients"}) == 3
+        arms = ["stage 1", "gradients", "stage 2", "stage 2", "control", "control"]
+        assert [run["run"] for run in runs] == arms
+        assert len({run["nll"] for run in runs if run["run"] != "gradients"}) == 5
         assert all(case["noise"] > 0 for case in runs[1]["gradients"])
         assert runs[0]["settings"]["model"] == Path(model_folder).name  # no folder of this machine
 
@@ -160,10 +164,70 @@ class TestStatistics:
         ("arguments", "message"),
         [
             (["--dropouts", "0", "1"], "at least 0 and below 1"),
-            (["--num_draws", "1"], "`--num_draws` must be at least 2"),
+            (["--num_draws", "1"], "`--num_draws` must be 0 or at least 2"),
         ],
     )
     def test_wrong_arguments_are_explained(self, arguments, message, capsys):
         with pytest.raises(SystemExit):
             dropout.parse_args(["--output", "x", *arguments])
         assert message in capsys.readouterr().err
+
+
+class TestResultsInTheDocs:
+    @pytest.mark.parametrize(
+        ("model", "run", "rate", "name", "factor", "digits", "row"),
+        [
+            ("small GPT-2", "stage 2", 0.1, "accuracy", 100, 1, "| | EDIT | 0.1 |"),
+            ("small GPT-2", "stage 2", 0.05, "nll", 1, 4, "| GPT-2 | EDIT | 0.05 |"),
+            ("small GPT-2", "control", 0.1, "key_step_margin", 1, 2, "| | SFT | 0.1 |"),
+            ("SmolLM2-135M-Instruct", "stage 2", 0.05, "accuracy", 100, 1, "| SmolLM2, LoRA | EDIT | 0.05 |"),
+        ],
+    )
+    def test_difference_is_that_of_the_runs(self, model, run, rate, name, factor, digits, row):
+        """The quantiles of Student's t are 2.776 (five seeds) and 4.303 (three)."""
+        values: dict[float, dict[int, float]] = {0.0: {}, rate: {}}
+        for record in read(ROOT / "benchmarks" / "dropout.jsonl"):
+            if (record["settings"]["model"], record["run"]) == (model, run) and record["dropout"] in values:
+                right = record["right"].count("1") / len(record["right"])
+                values[record["dropout"]][record["seed"]] = right if name == "accuracy" else record[name]
+        differences = [factor * (value - values[0.0][seed]) for seed, value in values[rate].items()]
+        assert len(differences) == (5 if model == "small GPT-2" else 3)
+        mean = statistics.mean(differences)
+        half = {5: 2.776, 3: 4.303}[len(differences)] * statistics.stdev(differences) / len(differences) ** 0.5
+        cell = f"{mean:+.{digits}f} ({mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
+        found = [line for line in DOCS.splitlines() if line.startswith(row) and f"| {cell} |" in line]
+        assert len(found) == 1
+
+    def test_every_difference_is_in_the_docs(self):
+        """As the benchmark prints it."""
+        formats = {"accuracy": (100, 1), "key_step_accuracy": (100, 1), "key_step_margin": (1, 2), "nll": (1, 4)}
+        records = read(ROOT / "benchmarks" / "dropout.jsonl")
+        num_rows = 0
+        for model in ("small GPT-2", "SmolLM2-135M-Instruct"):
+            of_model = [record for record in records if record["settings"]["model"] == model]
+            for rates in ([0.0, 0.05, 0.1], [0.0, 0.1]):
+                for row in dropout.summarize(of_model, rates):
+                    if row["dropout"]:
+                        cells = [dropout.write(row[f"{name}_difference"], *formats[name], "+") for name in formats]
+                        assert f"| {row['dropout']:g} | {' | '.join(cells)} |" in DOCS
+                        num_rows += 1
+        # Both students with both rates and with one; the control with one.
+        assert num_rows == 2 * (2 + 1) + 1
+
+    def test_gradients_are_in_the_docs(self):
+        """The means of cosine and noise in shared rows and in padded rows are a row of the table."""
+        cases: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for record in read(ROOT / "benchmarks" / "dropout.jsonl"):
+            for case in record.get("gradients", ()):
+                values = cases.setdefault((record["settings"]["model"], case["loss"]), {})
+                for name in ("cosine", "noise"):
+                    values.setdefault(f"{name} {case['layout']}", []).append(case[name])
+        assert len(cases) == 4
+        for values in cases.values():
+            cells = [
+                f"{statistics.mean(values[f'{name} {layout}']):.3f}"
+                for name in ("cosine", "noise")
+                for layout in ("shared_prefix", "padded")
+            ]
+            row = r"\| " + r"( \([\d.–]+\))? \| ".join(map(re.escape, cells)) + r"( \([\d.–]+\))? \|"
+            assert re.search(row, DOCS)

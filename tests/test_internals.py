@@ -76,11 +76,6 @@ IMPORTS = [
         "`DataCollatorForDualCoT` and `scoring.score_tokens`",
     ),
     Internal(
-        "trl.trainer.utils.disable_dropout_in_model",
-        ("model",),
-        "the error of `EDITConfig` on DPO's `disable_dropout`, which says to call it",
-    ),
-    Internal(
         "trl.trainer.utils.get_config_model_id",
         ("config",),
         "`trainer_arguments` and `edit_trainer`, to name output folder and card",
