@@ -32,8 +32,10 @@ _DPO_OPTIONS = {
     "`rejected_key_weight` and `chosen_other_weight`",
     "rpo_alpha": "the right chain is anchored by `chosen_other_weight`",
     "label_smoothing": "the loss has none. Leave it out",
-    "disable_dropout": "dropout is that of the student. Turn it off in the model, with "
-    '`model_init_kwargs={"attention_dropout": 0.0}`, say, or in the adapter, with `lora_dropout=0.0`',
+    "disable_dropout": "dropout is that of the student and of its adapter, as in `SFTTrainer`. To turn off what DPO "
+    "turns off, call `trl.trainer.utils.disable_dropout_in_model(trainer.model)` before `trainer.train()`. Models "
+    "such as Llama have one more, which is 0 by default: with a student given by its name, pass "
+    '`model_init_kwargs={"attention_dropout": 0.0}`',
     "max_prompt_length": "`max_length` is that of prompt and completion together, and `truncation_mode` says which "
     "end is cut. Filter longer prompts out of the dataset",
     "max_completion_length": "`max_length` is that of prompt and completion together",

@@ -3,8 +3,10 @@ Defaults, ranges, command line and CPU defaults of `EDITConfig`. What of TRL's o
 classified in `test_supported_surface.py`.
 """
 
+import ast
 import copy
 import dataclasses
+import importlib
 import json
 import logging
 import pickle
@@ -15,9 +17,13 @@ import warnings
 import pytest
 import torch
 import yaml
+from conftest import build_model
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
 from trl import DPOConfig, SFTConfig, TrlParser
 
-from edit_trl import EDITConfig, edit_config
+from edit_trl import EDITConfig, EDITTrainer, edit_config
 
 
 DEFAULTS = {
@@ -288,7 +294,7 @@ class TestOptionsOfOthers:
             ("beta", "`rejected_key_weight`"),
             ("max_prompt_length", "`max_length`"),
             ("max_completion_length", "`max_length`"),
-            ("disable_dropout", "`model_init_kwargs"),
+            ("disable_dropout", "disable_dropout_in_model"),
             ("precompute_ref_log_probs", "no reference model"),
         ],
     )
@@ -301,6 +307,54 @@ class TestOptionsOfOthers:
         for name in theirs - {field.name for field in dataclasses.fields(EDITConfig)}:
             with pytest.raises(TypeError, match=f"^`EDITConfig` has no option `{name}`: "):
                 build(**{name: None})
+
+    @pytest.mark.parametrize("student", ["gpt2", "new adapter", "saved adapter"])
+    def test_dropout_is_turned_off_by_what_its_error_says(self, build, tmp_path, tokenizer, pairs, student):
+        """GPT-2's three kinds of dropout, and that of an adapter, are layers."""
+        with pytest.raises(TypeError) as error:
+            build(disable_dropout=True)
+        (module, function, argument) = re.search(r"`([\w.]+)\.(\w+)\(trainer\.(\w+)\)`", str(error.value)).groups()
+        peft_config = LoraConfig(target_modules=["q_proj"], lora_dropout=0.2, task_type="CAUSAL_LM")
+        model = build_model()
+        if student == "gpt2":
+            model = GPT2LMHeadModel(GPT2Config(vocab_size=400, n_embd=32, n_layer=1, n_head=2, eos_token_id=2))
+        if student == "saved adapter":
+            get_peft_model(model, peft_config).save_pretrained(tmp_path / "adapter")
+            model = PeftModel.from_pretrained(build_model(), tmp_path / "adapter", is_trainable=True)
+        trainer = EDITTrainer(
+            model=model,
+            args=build(),
+            train_dataset=Dataset.from_list(pairs),
+            processing_class=tokenizer,
+            peft_config=peft_config if student == "new adapter" else None,
+        )
+        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+        trainer.model.train()
+
+        def losses() -> set[float]:
+            return {trainer.compute_loss(trainer.model, batch).item() for _ in range(5)}
+
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:  # zero in a new adapter, so that its dropout would change nothing
+                torch.nn.init.ones_(parameter)
+        assert len(losses()) > 1
+        getattr(importlib.import_module(module), function)(getattr(trainer, argument))
+        assert len(losses()) == 1
+
+    def test_dropout_of_llama_is_turned_off_by_what_its_error_says(self, build, tmp_path, tokenizer, pairs):
+        """Its attention dropout is a number and not a layer."""
+        with pytest.raises(TypeError) as error:
+            build(disable_dropout=True)
+        (kwargs,) = re.findall(r"`model_init_kwargs=(\{.*?\})`", str(error.value))
+        build_model(attention_dropout=0.3).save_pretrained(tmp_path / "llama")
+        rates = []
+        for options in ({}, {"model_init_kwargs": ast.literal_eval(kwargs)}):
+            dataset = Dataset.from_list(pairs)
+            trainer = EDITTrainer(
+                model=str(tmp_path / "llama"), args=build(**options), train_dataset=dataset, processing_class=tokenizer
+            )
+            rates.append({layer.self_attn.attention_dropout for layer in trainer.model.model.layers})
+        assert rates == [{0.3}, {0.0}]
 
     def test_misspelt_option_is_told_the_nearest(self, build):
         with pytest.raises(TypeError, match="has no option `learning_rat`. Did you mean `learning_rate`?"):
