@@ -7,8 +7,11 @@ turns on each batch, in an order that rotates, so that a slower machine affects 
 all layouts of EDIT compute the same loss.
 
 - `full_logits`: two padded rows per pair and fp32 logits of all positions, the authors' way.
-- `padded`, `shared_prefix`, `padding_free`: `EDITTrainer` on two padded rows per pair, on one row per pair that has
-  the common start once, on a single row without padding.
+- `padded`: `EDITTrainer` on two padded rows per pair.
+- `shared_prefix`: on one row per pair that has the common start once, with a mask. Long rows too, which the trainer
+  computes as padded rows.
+- `packed`: on one row for all pairs, each with the common start once, with attention in segments.
+- `padding_free`: on one row for all chains in full.
 - `sft`: TRL's `SFTTrainer` on the right chains alone, completion-only loss. Without Triton, for example on a CPU, its
   head projects all positions, and again in the backward pass.
 - `sft_compact`: the same loss with only the completions projected, as TRL's head does on a GPU, and without metrics.
@@ -19,6 +22,7 @@ Examples:
 
     python benchmarks/training_step.py --model tiny
     python benchmarks/training_step.py --model HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --memory
+    python benchmarks/training_step.py --vocab_size 32000 --threads 1 --memory --grid grid.jsonl --plot grid.svg
 
 Seconds belong to one machine. Ratios depend on it less, but still on vocabulary, lengths, threads and model.
 """
@@ -46,9 +50,11 @@ import numpy as np
 import psutil
 import reporting
 import torch
+import training_step_grid
 import transformers
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
+from training_step_report import EDIT_LAYOUTS, format_report, plot_report
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -65,7 +71,6 @@ from edit_trl.data_utils import ID_COLUMNS, TEXT_COLUMNS, prepare_dual_cots
 from edit_trl.scoring import scored_positions_only
 
 
-EDIT_LAYOUTS = ("full_logits", "padded", "shared_prefix", "padding_free")
 LAYOUTS = (*EDIT_LAYOUTS, "sft", "sft_compact", "dpo")
 MIB = 2**20
 
@@ -125,7 +130,9 @@ def build_layout(
             train_dataset=Dataset.from_list(batches[0]),
             processing_class=tokenizer,
         )
-        if name == "padding_free":  # the trainer chooses it only with FlashAttention
+        if name != "padded":
+            # It must be this layout, even if the trainer prefers another one or thinks that padded rows are cheaper.
+            trainer._layouts, trainer._num_parameters = (name,), 10**18
             trainer._layout = trainer.data_collator.layout = name
     elif name == "dpo":
         # The trainer prepares texts, which generated pairs do not have. It gets another dataset, and the pairs go to
@@ -204,9 +211,10 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTok
         of_bytes = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
         of_bytes.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=of_bytes, eos_token="<eos>", pad_token="<pad>")
-        # Vocabulary and tied embeddings of SmolLM2 on a body that is so small that the head takes most of the time.
+        # Tied embeddings and, by default, the vocabulary of SmolLM2, on a body that is so small that the head takes
+        # most of the time.
         config = LlamaConfig(
-            vocab_size=49152,
+            vocab_size=args.vocab_size,
             hidden_size=256,
             intermediate_size=688,
             num_hidden_layers=4,
@@ -252,7 +260,7 @@ def key_ratio(pair: dict[str, list[int]]) -> float:
 
 def make_batches(name: str, pairs: list[dict], args: argparse.Namespace) -> list[list[dict]]:
     """Pairs in batches of similar row length in a layout, as `group_by_length` makes them, so that few are padded."""
-    layout = name if name in ("shared_prefix", "padding_free") else "padded"
+    layout = name if name in ("shared_prefix", "packed", "padding_free") else "padded"
     row_length = DataCollatorForDualCoT(pad_token_id=0, layout=layout).row_length
     if name.startswith("sft"):
         pairs = [{**pair, "rejected_ids": []} for pair in pairs]
@@ -384,6 +392,46 @@ def _measure_memory_apart(name: str, argv: list[str]) -> dict[str, float]:
     return json.loads(completed.stdout.splitlines()[-1])
 
 
+def measure_grid(args: argparse.Namespace) -> None:
+    """Measure the cells of the grid that its file does not have yet, and report all cells of the file."""
+    done = {training_step_grid.identity(cell) for cell in training_step_grid.read_cells(args.grid)}
+    missing = [cell for cell in training_step_grid.cells(args) if training_step_grid.identity(cell) not in done]
+    model, tokenizer = load_model(args) if missing else (None, None)
+    for cell in missing:
+        options = argparse.Namespace(**{**vars(args), **cell})
+        # These are all options that change a step and its pairs.
+        names = ("model", "vocab_size", "pairs", "prompt", "chain", "share", "key_ratio", "dtype", "seed", "device")
+        argv = [text for name in names for text in (f"--{name}", str(getattr(options, name)))]
+        argv += [f"--{name}" for name in ("autocast", "gradient_checkpointing") if getattr(args, name)]
+        argv += ["--threads", str(torch.get_num_threads())]
+        if args.attn_implementation is not None:
+            argv += ["--attn_implementation", args.attn_implementation]
+        batches = [load_pairs(model, tokenizer, options)]
+        with tempfile.TemporaryDirectory() as options.output_dir:
+            layouts = [build_layout(name, model, tokenizer, batches, options) for name in training_step_grid.LAYOUTS]
+            measure_times(layouts, model, options)
+        difference = compare_losses(layouts, options)
+        result = {
+            name: {
+                "tokens_with_padding": layout.batches[0]["input_ids"].numel(),
+                "loss": layout.mean_loss,
+                "wall_seconds": layout.wall,
+                "cpu_seconds": layout.cpu,
+            }
+            for name, layout in zip(training_step_grid.LAYOUTS, layouts, strict=True)
+        }
+        if args.memory:
+            for name, entry in result.items():
+                entry["memory"] = _measure_memory_apart(name, argv)
+        line = {name: cell[name] for name in training_step_grid.IDENTITY}
+        line.update(model=Path(args.model).name, largest_loss_difference=difference, machine=describe_machine(args))
+        training_step_grid.append_cell(args.grid, {**line, "layouts": result})
+    measured = training_step_grid.read_cells(args.grid)
+    print(training_step_grid.format_cells(measured))
+    if args.plot:
+        training_step_grid.plot_cells(measured, args.plot)
+
+
 # Reporting
 
 
@@ -392,7 +440,10 @@ def summarize(layouts: list[Layout], args: argparse.Namespace) -> dict[str, dict
     by_name = {layout.name: layout for layout in layouts}
     report = {}
     for layout in layouts:
-        masks = [batch.get("attention_mask", torch.ones_like(batch["input_ids"])) for batch in layout.batches]
+        # Rows without padding have no mask, or something else in its place.
+        masks = [torch.ones_like(batch["input_ids"]) for batch in layout.batches]
+        if layout.name not in ("packed", "padding_free"):
+            masks = [batch["attention_mask"] for batch in layout.batches]
         report[layout.name] = {
             "loss": layout.mean_loss,
             "num_batches": len(layout.batches),
@@ -435,71 +486,6 @@ def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def format_report(report: dict[str, Any]) -> str:
-    """The report as a Markdown table with its circumstances."""
-    machine, settings, pairs = report["machine"], report["settings"], report["pairs"]
-    model = [settings["model"], settings["dtype"]]
-    model += [name for name in ("autocast", "gradient_checkpointing") if settings[name]]
-    bases = [base for base in ("full_logits", "sft") if base in report["layouts"]]
-    header = ["layout", "tokens", "with padding", "projected", "wall s (quartiles)", "CPU s"]
-    header += [f"÷ `{base}`" for base in bases]
-    header += ["peak MiB", "growth MiB"] if settings["memory"] else []
-    lines = [
-        f"Model: {', '.join(model)}. Pairs: {pairs['num_pairs']}, in batches of up to {settings['pairs']}; prompt "
-        f"{pairs['mean_prompt_tokens']:.0f} and chain {pairs['mean_chain_tokens']:.0f} tokens on average, "
-        f"{pairs['common_start']:.1%} of the completions common start, {pairs['key_ratio']:.1%} key tokens, "
-        f"γ = {settings['chosen_other_weight']:g}. Machine: {machine['accelerator'] or machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['threads']} threads; torch {machine['torch']}, transformers "
-        f"{machine['transformers']}, trl {machine['trl']}. Repeats: {settings['repeats']}.",
-        "",
-    ]
-    rows = []
-    for name, entry in report["layouts"].items():
-        wall = entry["wall_seconds"]
-        cells = [f"`{name}`"]
-        cells += [f"{entry[key]:,}" for key in ("tokens", "tokens_with_padding", "projected_positions")]
-        cells.append(f"{wall['median']:.3f} ({wall['lower_quartile']:.3f}–{wall['upper_quartile']:.3f})")
-        cells.append(f"{entry['cpu_seconds']['median']:.3f}")
-        for base in bases:
-            ratios = entry[f"wall_ratio_to_{base}"]
-            cells.append(f"{ratios['of_medians']:.2f} ({ratios['median_of_repeats']:.2f})")
-        if settings["memory"]:
-            cells += [f"{entry['memory'][key]:,.0f}" for key in ("peak_mib", "growth_mib")]
-        rows.append(cells)
-    lines += [reporting.markdown_table(header, rows), ""]
-    lines += ["Ratios of the medians of wall seconds; in brackets, the median of the ratios of single repeats."]
-    if report["largest_loss_difference"] is not None:
-        losses = [f"{name} {e['loss']:.6f}" for name, e in report["layouts"].items() if name in EDIT_LAYOUTS]
-        difference = report["largest_loss_difference"]
-        lines.append(f"Losses: {', '.join(losses)}; largest difference {difference:.1e}.")
-    if "shared_prefix" in report["layouts"]:
-        entry = report["layouts"]["shared_prefix"]
-        of_step = 1 / entry["cpu_seconds"]["median"]
-        lines.append(
-            f"Collating for `shared_prefix`: {entry['collate_seconds']:.4f} CPU s, "
-            f"{entry['collate_seconds'] * of_step:.2%} of its step; alignment {pairs['align_seconds']:.4f} CPU s, "
-            f"{pairs['align_seconds'] * of_step:.2%}."
-        )
-    return "\n".join(lines)
-
-
-def plot_report(report: dict[str, Any], file: str) -> None:
-    """Draw the median seconds of a step as bars, with quartiles."""
-    pyplot = reporting.import_pyplot()
-    names = list(report["layouts"])
-    spreads = [report["layouts"][name]["wall_seconds"] for name in names]
-    medians = np.array([spread["median"] for spread in spreads])
-    ends = np.array([[spread[end] for spread in spreads] for end in ("lower_quartile", "upper_quartile")])
-    colors = ["C0" if name in EDIT_LAYOUTS else "C7" for name in names]
-    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
-    axes.bar_label(axes.barh(names, medians, xerr=abs(ends - medians), color=colors), fmt="%.2f", padding=6)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_xlabel(f"seconds, forward and backward, {report['pairs']['num_pairs']} pairs")
-    axes.set_title(f"{report['settings']['model']}, {report['machine']['accelerator'] or report['machine']['cpu']}")
-    figure.savefig(file, dpi=150)
-
-
 # Command line
 
 
@@ -510,7 +496,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", default="tiny", help="Name or folder of the student. 'tiny', the default, builds a random one.")
-    default_layouts = "all but 'padding_free', or, with flash attention, all but 'shared_prefix'"
+    default_layouts = "all but 'padding_free', or, with flash attention, all but 'shared_prefix'; with --grid, three"
+    vocab_help = "Tokens in the vocabulary of the tiny model. Default: %(default)s, as SmolLM2 has."
+    add("--vocab_size", type=int, default=49152, metavar="N", help=vocab_help)
     add("--layouts", nargs="+", choices=LAYOUTS, help=f"What to measure. Default: {default_layouts}.")
     add("--pairs", type=int, default=4, help="Pairs per step. Default: %(default)s.")
     add("--prompt", type=int, default=150, help="Tokens of a generated prompt. Default: %(default)s.")
@@ -525,8 +513,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--autocast", action="store_true", help="Compute in bf16 autocast, as `bf16=True` does in training.")
     add("--gradient_checkpointing", action="store_true", help="Recompute activations in the backward pass.")
     attention_help = (
-        "'sdpa', 'eager', or, on a GPU, 'flash_attention_2' (not measured yet), for which EDIT uses 'padding_free', a "
-        "layout that it does not use with the others. Default: that of transformers."
+        "'sdpa', 'eager', which takes no 'packed' rows, or, on a GPU, 'flash_attention_2' (not measured yet), which "
+        "takes no 'shared_prefix'. Default: that of transformers."
     )
     add("--attn_implementation", metavar="NAME", help=attention_help)
     gamma_help = "Weight of the right chain's other tokens (γ). Above 0 they are projected too. Default: %(default)s."
@@ -545,16 +533,36 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     )
     add("--memory", action="store_true", help=memory_help)
     add("--memory_of", choices=LAYOUTS, help=argparse.SUPPRESS)
+    grid_help = (
+        "Measure 'padded', 'shared_prefix' and 'packed' on generated pairs of several lengths and shares instead, and "
+        "add a line for each to this JSON lines file. Cells that are in the file are not measured again. At the end, "
+        "all cells of the file are printed, and drawn with --plot."
+    )
+    add("--grid", metavar="FILE", help=grid_help)
+    lengths_help = "Tokens of the chains of the grid, with a prompt of one token. Default: %(default)s."
+    add("--lengths", type=int, nargs="+", default=[150, 500, 1500, 4000], metavar="N", help=lengths_help)
+    shared_help = "Shares of these chains that are common. Default: %(default)s."
+    add("--shared", type=float, nargs="+", default=[0.0, 0.3, 0.6, 0.9], metavar="SHARE", help=shared_help)
+    tokens_help = "Fewer than --pairs are in a step of the grid if it has more tokens than this. Default: %(default)s."
+    add("--tokens_per_step", type=int, default=6000, metavar="N", help=tokens_help)
     add("--json", metavar="FILE", help="Write everything that was measured.")
-    add("--plot", metavar="FILE", help="Draw the seconds as a bar chart.")
+    add("--plot", metavar="FILE", help="Draw the seconds, as a bar chart or, of the grid, as lines.")
     args = parser.parse_args(argv)
     if args.layouts is None:
-        left_out = "shared_prefix" if "flash" in (args.attn_implementation or "") else "padding_free"
-        args.layouts = [name for name in LAYOUTS if name != left_out]
+        left_out = {"eager": {"packed", "padding_free"}}.get(args.attn_implementation, {"padding_free"})
+        if "flash" in (args.attn_implementation or ""):
+            left_out = {"shared_prefix"}
+        args.layouts = [name for name in LAYOUTS if name not in left_out]
     if min(args.pairs, args.prompt, args.chain, args.repeats, args.warmup + 1) < 1:
         parser.error("`--pairs`, `--prompt`, `--chain` and `--repeats` must be at least 1, `--warmup` at least 0")
     if not 0 <= round(args.share * args.chain) <= args.chain - max(1, round(args.key_ratio * args.chain)):
         parser.error("a completion must have room for its common start and its key tokens: lower `--share`")
+    if args.grid and (args.data or args.json):
+        parser.error("`--grid` measures generated pairs and writes its own file: leave out `--data` and `--json`")
+    if args.grid and min(args.lengths) < 20:
+        parser.error(f"`--lengths` must be at least 20 tokens, got {min(args.lengths)}: pass longer chains")
+    if args.grid and not 0 <= min(args.shared) <= max(args.shared) <= 0.95 - args.key_ratio:
+        parser.error(f"`--shared` must be from 0 to 0.95 minus `--key_ratio`, got {args.shared}: lower it")
     return args
 
 
@@ -571,6 +579,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.plot and not args.memory_of:
         reporting.import_pyplot()  # fails now rather than after everything has been measured
 
+    if args.grid:
+        measure_grid(args)
+        return
+
     memory = {name: _measure_memory_apart(name, argv) for name in args.layouts if args.memory and not args.memory_of}
     model, tokenizer = load_model(args)
     pairs = load_pairs(model, tokenizer, args)
@@ -586,7 +598,7 @@ def main(argv: list[str] | None = None) -> None:
         ]
         measure_times(layouts, model, args)
 
-    own = ("output_dir", "memory_of", "json", "plot")
+    own = ("output_dir", "memory_of", "json", "plot", "grid", "lengths", "shared", "tokens_per_step")
     settings = {name: value for name, value in vars(args).items() if name not in own}
     # Folders belong to one machine.
     settings.update(model=Path(args.model).name, data=args.data and Path(args.data).name)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import training_step
+import training_step_grid
 from rapidfuzz.distance import Levenshtein
 from transformers import AutoTokenizer
 
@@ -21,7 +22,7 @@ from transformers import AutoTokenizer
 pytestmark = pytest.mark.slow
 
 
-EDIT_LAYOUTS = ("full_logits", "padded", "shared_prefix", "padding_free")
+EDIT_LAYOUTS = ("full_logits", "padded", "shared_prefix", "packed", "padding_free")
 LAYOUTS = (*EDIT_LAYOUTS, "sft", "sft_compact", "dpo")
 
 
@@ -70,7 +71,7 @@ class TestGeneratedPairs:
 
     def test_layouts_of_edit_have_the_same_loss(self, generated):
         losses = [generated[0]["layouts"][name]["loss"] for name in EDIT_LAYOUTS]
-        assert losses == pytest.approx([losses[0]] * 4, abs=1e-4)
+        assert losses == pytest.approx([losses[0]] * 5, abs=1e-4)
         assert generated[0]["largest_loss_difference"] == pytest.approx(max(losses) - min(losses), abs=1e-12)
 
     def test_compact_sft_has_the_loss_of_sft(self, generated):
@@ -94,6 +95,7 @@ class TestGeneratedPairs:
             "full_logits": (4 * 29, 4 * 32, 4 * 32),
             "padded": (4 * 29, 4 * 29, 4 * 2),
             "shared_prefix": (2 * 41, 2 * 41, 4 * 2),
+            "packed": (2 * 41, 2 * 41, 4 * 2),
             "padding_free": (4 * 29, 4 * 29, 4 * 2),
             "sft": (2 * 29, 2 * 29, 2 * 28),
             "sft_compact": (2 * 29, 2 * 29, 2 * 20),
@@ -173,6 +175,114 @@ class TestPairsOfAFile:
         assert str(Path(model_folder).parent) not in json.dumps(real[0]) + real[1]
 
 
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory) -> tuple[Path, str]:
+    """Two lengths and two shares of a model with a small vocabulary; where the file is, and what was printed."""
+    folder = tmp_path_factory.mktemp("grid")
+    return folder / "grid.jsonl", launch_grid(folder, "--memory")
+
+
+def launch_grid(folder: Path, *arguments: str) -> str:
+    options = "--vocab_size 300 --lengths 40 60 --shared 0 0.5 --pairs 3 --tokens_per_step 240 --repeats 2"
+    command = [
+        training_step.__file__,
+        *arguments,
+        *options.split(),
+        *"--grid grid.jsonl --plot grid.png --device cpu".split(),
+    ]
+    completed = subprocess.run(
+        [sys.executable, *command, "--threads", "1"],
+        cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert completed.returncode == 0, completed.stderr[-4000:]
+    return completed.stdout
+
+
+def made_up_cell(shared: float, padded: float, shared_rows: float, packed: float, memory: float) -> dict:
+    """A cell with 200 padded tokens and 160 packed ones. The median of the seconds of each layout is what is given."""
+    layouts = {}
+    for name, median in (("padded", padded), ("shared_prefix", shared_rows), ("packed", packed)):
+        layouts[name] = {
+            "tokens_with_padding": 160 if name == "packed" else 200,
+            "cpu_seconds": [median, 100.0, 0.0],
+            "wall_seconds": [3.0],
+            "memory": {"growth_mib": memory if name == "packed" else 10.0},
+        }
+    cell = {"model": "tiny", "vocab_size": 300, "dtype": "float32", "length": 100, "shared": shared, "pairs": 1}
+    return {**cell, "layouts": layouts}
+
+
+class TestGrid:
+    def test_each_cell_has_the_pairs_and_tokens_that_it_names(self, grid):
+        """3 pairs of 40 + 40 tokens are 240; of 60 + 60 there may be 2. Without sharing, one token is common."""
+        cells = training_step_grid.read_cells(str(grid[0]))
+        assert [(cell["length"], cell["shared"], cell["pairs"]) for cell in cells] == [
+            (40, 0.0, 3),
+            (40, 0.5, 3),
+            (60, 0.0, 2),
+            (60, 0.5, 2),
+        ]
+        tokens = [[cell["layouts"][name]["tokens_with_padding"] for name in ("padded", "packed")] for cell in cells]
+        assert tokens == [[240, 3 * 79], [240, 3 * 60], [240, 2 * 119], [240, 2 * 90]]
+
+    def test_cells_are_measured_in_all_layouts(self, grid):
+        for cell in training_step_grid.read_cells(str(grid[0])):
+            assert list(cell["layouts"]) == ["padded", "shared_prefix", "packed"]
+            losses = [entry["loss"] for entry in cell["layouts"].values()]
+            assert losses == pytest.approx([losses[0]] * 3, abs=1e-4)
+            for entry in cell["layouts"].values():
+                assert len(entry["cpu_seconds"]) == len(entry["wall_seconds"]) == 2
+                assert min(entry["cpu_seconds"]) > 0
+                assert entry["memory"]["growth_mib"] > 0
+
+    def test_a_second_run_measures_only_what_is_missing(self, grid, tmp_path):
+        file, output = grid
+        lines = file.read_text().splitlines(keepends=True)
+        # The third cell is missing and the last one was cut off.
+        (tmp_path / "grid.jsonl").write_text(lines[0] + lines[1] + lines[3][:50])
+        again = launch_grid(tmp_path)
+        measured = (tmp_path / "grid.jsonl").read_text().splitlines(keepends=True)
+        assert measured[:2] == lines[:2]
+        assert [json.loads(line)["shared"] for line in measured[2:]] == [0.0, 0.5]
+        assert (tmp_path / "grid.png").stat().st_size > 0
+        assert [line.count("|") for line in again.splitlines()] == [line.count("|") for line in output.splitlines()]
+        assert len([line for line in again.splitlines() if line.startswith("| tiny ")]) == 4
+
+    def test_ratios_are_of_medians(self):
+        ratios = training_step_grid.cell_ratios(made_up_cell(0.3, 8.0, 5.0, 6.0, memory=9.0))
+        assert ratios == pytest.approx(
+            {
+                "tokens": 0.8,
+                "shared_prefix": 5 / 8,
+                "packed": 6 / 8,
+                "to_best": 6 / 5,
+                "to_scaled": 6 / 6.4,
+                "memory_of_shared_prefix": 1.0,
+                "memory": 0.9,
+            }
+        )
+
+    @pytest.mark.parametrize(
+        ("cell", "missed"),
+        [
+            (made_up_cell(0.3, 8.0, 7.0, 7.2, memory=10.0), []),
+            (made_up_cell(0.3, 8.0, 7.0, 7.3, memory=10.0), ["to_best"]),
+            (made_up_cell(0.3, 8.0, 8.0, 7.4, memory=10.1), ["memory", "to_scaled"]),
+            (made_up_cell(0.2, 8.0, 8.0, 7.4, memory=10.0), []),
+        ],
+    )
+    def test_missed_goals_are_named(self, cell, missed):
+        assert training_step_grid.missed_goals(cell) == missed
+
+    def test_missed_goals_are_bold(self):
+        table = training_step_grid.format_cells([made_up_cell(0.3, 8.0, 7.0, 7.3, memory=9.0)])
+        assert "| **1.04** " in table and table.count("**") == 2
+        assert "Cells above 1.03 of the best: 1 of 1." in table
+
+
 class TestScript:
     @pytest.mark.parametrize("seed", range(5))
     def test_generated_chains_differ_in_the_key_tokens_alone(self, seed):
@@ -189,6 +299,9 @@ class TestScript:
             (["--warmup", "-1"], "`--warmup` at least 0"),
             (["--share", "0.99"], "lower `--share`"),
             (["--layouts", "shared"], "invalid choice"),
+            (["--grid", "grid.jsonl", "--data", "pairs.jsonl"], "leave out `--data`"),
+            (["--grid", "grid.jsonl", "--lengths", "10"], "got 10: pass longer chains"),
+            (["--grid", "grid.jsonl", "--shared", "0.95"], "got [0.95]: lower it"),
         ],
     )
     def test_wrong_arguments_are_explained(self, arguments, message, capsys):
@@ -196,9 +309,17 @@ class TestScript:
             training_step.parse_args(arguments)
         assert message in capsys.readouterr().err
 
-    def test_flash_attention_is_measured_without_padding(self):
-        assert "padding_free" in training_step.parse_args(["--attn_implementation", "flash_attention_2"]).layouts
-        assert "padding_free" not in training_step.parse_args([]).layouts
+    @pytest.mark.parametrize(
+        ("attention", "left_out"),
+        [
+            ("sdpa", {"padding_free"}),
+            ("flash_attention_2", {"shared_prefix"}),
+            ("eager", {"packed", "padding_free"}),
+        ],
+    )
+    def test_layouts_that_an_attention_takes_are_measured(self, attention, left_out):
+        layouts = training_step.parse_args(["--attn_implementation", attention]).layouts
+        assert set(LAYOUTS) - set(layouts) == left_out
 
     def test_losses_that_differ_stop_the_benchmark(self):
         layouts = [
