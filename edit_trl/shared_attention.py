@@ -28,7 +28,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from packaging.version import Version
 from transformers import AttentionInterface
 from transformers.integrations.flash_attention import flash_attention_forward
 
@@ -46,7 +45,7 @@ _BLOCK, _HALF_PRECISION_BLOCK = 64, 256
 _MASK_STEP = 1024
 
 # Since PyTorch 2.9, the attention kernel for CPUs takes fewer heads of keys than of queries.
-_CPU_TAKES_GROUPS = Version(torch.__version__).release >= (2, 9)
+_CPU_TAKES_GROUPS = torch.__version__ >= "2.9"  # compares versions
 
 # Arguments of attention functions that change the scores or the softmax, and what they are.
 _REFUSED = {"softcap": "a soft cap of the scores", "s_aux": "attention sinks", "position_bias": "a position bias"}

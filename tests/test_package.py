@@ -48,6 +48,7 @@ TRAINING_MODULES = [
     "edit_trl.pair_checks",
     "edit_trl.pair_metrics",
     "edit_trl.scoring",
+    "edit_trl.shared_attention",
     "edit_trl.token_texts",
     "edit_trl.trainer_arguments",
     "edit_trl.weighting",

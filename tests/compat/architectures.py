@@ -1,8 +1,8 @@
 """
 Architectures whose log-probabilities are compared with the model's own, and small models of them.
 
-`PACKED`, `SHARED` and `PADDED` say which layout `EDITTrainer` trains on. To add an architecture, put its name in one of
-them, with options if `SIZES` are not enough, and run `make docs-compat`.
+`PACKED`, `SHARED` and `PADDED` say which layout `EDITTrainer` trains on. To add one, put its name in one of them, with
+options if `SIZES` are not enough, and run `make docs-compat`.
 """
 
 from typing import Any
