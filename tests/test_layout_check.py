@@ -262,6 +262,13 @@ class TestCheck:
         assert trainer.pair_metrics["train"].num_examples == 2 * len(EXAMPLES)
         assert trainer.pair_metrics["eval"].num_examples == 0
 
+    @pytest.mark.parametrize("family", ["mistral", "gemma3_text", "phi3", "qwen2"])
+    def test_narrows_the_windows_of_masks_and_layers_alike(self, family, build, warnings):
+        """Otherwise packed rows, whose window the layers pass, would differ from padded rows with their masks."""
+        trainer = build(build_family(family, **{**MODELS[family], "sliding_window": 3000}))
+        step(trainer)
+        assert trainer._layout == "packed" and trainer._layout_is_checked and warnings == []
+
     def test_error_of_the_model_is_no_verdict_on_the_layout(self, build, model):
         trainer = build(Fails(model.config))
         with pytest.raises(RuntimeError, match="no weights"):
