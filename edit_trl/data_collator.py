@@ -128,7 +128,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
             Which end of a chain longer than `max_length` to keep: `"keep_start"` or `"keep_end"`.
         pad_to_multiple_of (`int`, *optional*):
-            If set, the rows are padded to a multiple of this value. Not used by `"packed"` and `"padding_free"`.
+            If set, the rows are padded to a multiple of this value.
         layout (`str`, *optional*, defaults to `"padded"`):
             How chains become rows: `"padded"`, `"shared_prefix"`, `"packed"` or `"padding_free"`. [`EDITTrainer`]
             passes the fastest layout that works with the model.
@@ -267,14 +267,18 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             branches = [[SHARED] * s + [CHOSEN] * c + [REJECTED] * r for s, c, r in lengths]
             output["branch_ids"] = self._pad(branches, SHARED)
         else:
-            begins, rows = list(accumulate(map(sum, lengths), initial=0))[:-1], [0] * (2 * num_pairs)
-            output = {"num_tokens": torch.tensor(sum(map(sum, lengths))), **segment_inputs(lengths)}
-            output["input_ids"] = torch.tensor([list(chain.from_iterable(input_ids))], dtype=torch.long)
-            output["position_ids"] = torch.tensor([list(chain.from_iterable(position_ids))], dtype=torch.long)
+            *begins, total = accumulate(map(sum, lengths), initial=0)
+            rows = [0] * (2 * num_pairs)
+            # Padding is a chain of its own, which no other chain sees.
+            padding = -total % (self.pad_to_multiple_of or 1)
+            output = {"num_tokens": torch.tensor(total), **segment_inputs([*lengths, (0, padding, 0)])}
+            row, positions = chain.from_iterable(input_ids), chain.from_iterable(position_ids)
+            output["input_ids"] = torch.tensor([[*row, *[self.pad_token_id] * padding]], dtype=torch.long)
+            output["position_ids"] = torch.tensor([[*positions, *range(padding)]], dtype=torch.long)
             segment_keys = output.pop("attention_mask")
             if self.layout == "packed":
                 # `Trainer` counts tokens with the mask. FlashAttention ignores the borders of whole chains with one.
-                output["attention_mask"] = torch.ones_like(output["input_ids"])
+                output["attention_mask"] = torch.tensor([[1] * total + [0] * padding])
                 output["segment_keys"] = segment_keys
         output["pair_lengths"] = torch.tensor(lengths)
         places = list(zip(begins, lengths, strict=True))

@@ -248,9 +248,13 @@ class EDITTrainer(SFTTrainer):
         self._layout_is_checked = False
         if args.shared_prefix:
             adapters = (getattr(self.model, "peft_config", None) or {}).values()
-            self._layouts, reason = choose_layouts(base_model, self.aux_loss_enabled, adapters)
+            self._layouts, reason = choose_layouts(
+                base_model, self.aux_loss_enabled, adapters, neftune=args.neftune_noise_alpha is not None
+            )
             if reason is not None:
                 self._warn_of_padding(reason)
+        own = getattr(data_collator, "layout", None)
+        self._layouts = (own,) if own in self._layouts else self._layouts
         self._layout = self._layouts[0] if self._layouts else "padded"
         if self._layout == "packed":
             register_segment_attention(base_model.config.get_text_config()._attn_implementation)
@@ -412,13 +416,9 @@ class EDITTrainer(SFTTrainer):
         layout = inputs["layout"]
         if layout == self._layout != "padded" and not self._layout_is_checked:
             self._check_layouts(model, inputs)
-        if layout not in ("padded", self._layout):
-            return to_padded(inputs)
-        if layout == "shared_prefix" and not sharing_is_cheaper(
-            inputs, self._num_parameters, self.model.config.get_text_config()
-        ):
-            return to_padded(inputs)
-        return inputs
+        config = self.model.config.get_text_config()
+        is_costly = layout == "shared_prefix" and not sharing_is_cheaper(inputs, self._num_parameters, config)
+        return to_padded(inputs) if is_costly or layout not in ("padded", self._layout) else inputs
 
     def _check_layouts(self, model: torch.nn.Module, inputs: dict[str, Any]) -> None:
         """
@@ -430,7 +430,8 @@ class EDITTrainer(SFTTrainer):
         tolerance = layout_tolerance(self._is_exact())
 
         def score(layout: str) -> torch.Tensor:
-            batch = DataCollatorForDualCoT(self._tokenizer.pad_token_id, layout=layout)([pair])
+            # Two pairs, because those of a row must not see each other.
+            batch = DataCollatorForDualCoT(self._tokenizer.pad_token_id, layout=layout)([pair, pair])
             return self._score(model, self._prepare_inputs(batch))[0]
 
         for layout in self._layouts:

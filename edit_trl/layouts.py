@@ -217,7 +217,7 @@ def _counts_from_padding(model: PreTrainedModel) -> bool:
 
 
 def choose_layouts(
-    model: PreTrainedModel, aux_loss_enabled: bool = False, adapters: Iterable[Any] = ()
+    model: PreTrainedModel, aux_loss_enabled: bool = False, adapters: Iterable[Any] = (), neftune: bool = False
 ) -> tuple[tuple[str, ...], str | None]:
     """
     Choose the layouts that may work with a model, the fastest first.
@@ -234,6 +234,8 @@ def choose_layouts(
             batch, so a shared token would count once instead of twice.
         adapters (`Iterable` of [`~peft.PeftConfig`], *optional*, defaults to `()`):
             Configurations of the adapters on the model.
+        neftune (`bool`, *optional*, defaults to `False`):
+            Whether NEFTune adds noise to the embeddings. The noise is weaker in longer rows.
 
     Returns:
         `tuple[tuple[str, ...], str | None]`: Layouts other than `"padded"`, and the reason if there is none.
@@ -254,6 +256,7 @@ def choose_layouts(
             model, "is_loaded_in_4bit", False
         )
         and model.device.type == "cpu",
+        "the noise of NEFTune depends on the number of tokens of a row": neftune,
         "it has recurrent layers": getattr(model, "_is_stateful", False),
         "it has convolution layers": any(isinstance(module, torch.nn.Conv1d) for module in model.modules()),
         f"it has layers of type {', '.join(map(repr, other_types))}": other_types,

@@ -197,7 +197,8 @@ def _extend(attention: Callable, is_flash: bool) -> Callable:
                 "`segment_inputs()` to a model that passes keyword arguments to its attention, or two padded rows."
             )
         key_index = attention_mask[0, 0, 0].to(key.device)
-        key, value = key.index_select(2, key_index), value.index_select(2, key_index)
+        if len(key_index) != key.size(2):  # otherwise no start is shared, and the keys are those of the row
+            key, value = key.index_select(2, key_index), value.index_select(2, key_index)
         if is_flash:
             return attention(module, query, key, value, None, *args, **kwargs)
         return _sdpa(module, query, key, value, *args, **kwargs), None

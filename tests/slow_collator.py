@@ -190,7 +190,8 @@ def check_keys(batch):
             padding = [0] * (batch["input_ids"].size(1) - len(branches))
             assert batch["branch_ids"][row].tolist() == branches + padding
     if layout in ("packed", "padding_free"):
-        inputs = segment_inputs(lengths)
+        padding = batch["input_ids"].size(1) - batch["num_tokens"].item()
+        inputs = segment_inputs([*lengths, (0, padding, 0)])
         segment_keys = inputs.pop("attention_mask")
         assert layout == "padding_free" or torch.equal(batch["segment_keys"], segment_keys)
         for name, value in inputs.items():
@@ -211,8 +212,7 @@ def check_layout(batch, examples, options):
     # The rest is padding, at the end of a row.
     used = {place for chain in places for place in chain}
     lengths = [sum(r == row for r, _ in used) for row in range(len(batch["input_ids"]))]
-    is_padded = batch["layout"] in ("padded", "shared_prefix")
-    multiple = (options.get("pad_to_multiple_of") if is_padded else None) or 1
+    multiple = options.get("pad_to_multiple_of") or 1
     assert batch["input_ids"].size(1) == math.ceil(max(lengths) / multiple) * multiple
     assert batch["num_tokens"].item() == sum(lengths)
     for row, (ids, length) in enumerate(zip(batch["input_ids"].tolist(), lengths, strict=True)):

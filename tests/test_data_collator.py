@@ -227,13 +227,13 @@ class TestPacked:
     def test_worked_example(self):
         """
         Pair 0 is 1 2 10 | 11 12 | 21 12, at places 0 to 6: both 11 and 21 are predicted by 10, at place 2. Pair 1 is 3
-        13 | 14 | 22 14, at places 7 to 11: 22 is predicted by 13, at place 8. The row is not padded to a multiple.
+        13 | 14 | 22 14, at places 7 to 11: 22 is predicted by 13, at place 8.
 
         Segments are the right chain, whose keys are its tokens, and the rest of the wrong chain, whose keys are the
         common start and this rest: 5 keys of 5 queries, 5 of 2, 3 of 3, 4 of 2.
         """
         examples = [example([1, 2], [10, 11, 12], [10, 21, 12]), example([3], [13, 14], [13, 22, 14])]
-        batch = self.collator(pad_to_multiple_of=8)(examples)
+        batch = self.collator()(examples)
 
         assert batch["layout"] == "packed"
         assert dtypes(batch) == {**DTYPES, **PAIRS, **BORDERS, "segment_keys": torch.long}
@@ -274,6 +274,19 @@ class TestPacked:
         assert batch["scored_ids"].tolist() == [2, 9]
         assert batch["scored_positions"].tolist() == [0, 3]
 
+    def test_padding_to_a_multiple_is_a_chain_of_its_own(self):
+        """Row 1 2 | 3 | 4 5 of five tokens becomes one of eight: three more queries, which see three more keys."""
+        examples = [example([1, 2], [3], [4, 5])]
+
+        plain, padded = (self.collator(**options)(examples) for options in ({}, {"pad_to_multiple_of": 8}))
+
+        assert padded["input_ids"].tolist() == [[1, 2, 3, 4, 5, PAD, PAD, PAD]]
+        assert padded["attention_mask"].tolist() == [[1] * 5 + [0] * 3]
+        assert padded["position_ids"].tolist() == [[0, 1, 2, 2, 3, 0, 1, 2]]
+        assert padded["segment_keys"].flatten().tolist() == [*plain["segment_keys"].flatten().tolist(), 5, 6, 7]
+        assert padded["cu_seq_lens_q"].tolist() == [*plain["cu_seq_lens_q"].tolist(), 8]
+        assert padded["num_tokens"] == 5 and padded["pair_lengths"].tolist() == [[2, 1, 2]]
+
 
 class TestPaddingFree:
     def test_worked_example(self):
@@ -281,7 +294,7 @@ class TestPaddingFree:
         The chains "1 2 3" and "1 2 8 9" of pair 0, then "4 5 6 7" and "4 5 6" of pair 1. They begin at 0, 3, 7 and 11
         of 14 tokens. 7 stands alone in pair 1; 3 is replaced by 8 and 9 follows in pair 0.
         """
-        collator = DataCollatorForDualCoT(pad_token_id=PAD, layout="padding_free", pad_to_multiple_of=8)
+        collator = DataCollatorForDualCoT(pad_token_id=PAD, layout="padding_free")
 
         batch = collator([example([1, 2], [3], [8, 9]), example([4], [5, 6, 7], [5, 6])])
 
@@ -316,6 +329,7 @@ class TestPaddingFree:
         # Pair by pair. There is no segment without tokens.
         pairs = zip(chains[: len(examples)], chains[len(examples) :], strict=True)
         lengths = [len(chain) for pair in pairs for chain in pair]
+        lengths.append(-sum(lengths) % (options.get("pad_to_multiple_of") or 1))
         assert batch["cu_seq_lens_q"].diff().tolist() == [length for length in lengths if length]
         assert torch.equal(batch["cu_seq_lens_q"], batch["cu_seq_lens_k"])
         assert [batch[name] for name in LONGEST] == [max(lengths)] * 2

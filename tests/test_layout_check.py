@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_model
+from conftest import build_model, build_tokenizer
+from datasets import Dataset
 from layout_cases import (
     EXAMPLES,
     MODELS,
@@ -26,7 +27,7 @@ from packaging.version import Version
 from test_model_families import build_family
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, MistralConfig, MistralForCausalLM, MoshiConfig
 
-from edit_trl import DataCollatorForDualCoT, data_collator, edit_trainer, layouts, shared_attention
+from edit_trl import DataCollatorForDualCoT, EDITTrainer, data_collator, edit_trainer, layouts, shared_attention
 from edit_trl.layouts import join_chains
 from edit_trl.shared_attention import segment_inputs
 
@@ -338,6 +339,15 @@ class TestCheck:
         assert used == (layout if layout == chosen else "padded")
         assert_same(step(trainer), step(build(model, shared_prefix=False)))
         assert trainer._layout == chosen and trainer.data_collator.layout == layout
+
+    def test_layout_of_the_collator_of_the_user_is_taken_if_it_may_work(self, build, model):
+        """Rows with a mask, though packed rows come first with sdpa. They are checked like any other."""
+        collator = DataCollatorForDualCoT(pad_token_id=3, layout="shared_prefix")
+        trainer = EDITTrainer(
+            model, build(model).args, collator, Dataset.from_list(EXAMPLES), processing_class=build_tokenizer()
+        )
+        trainer.compute_loss(model, collator(EXAMPLES))
+        assert (trainer._layout, trainer._layout_is_checked) == ("shared_prefix", True)
 
 
 class TestProcesses:

@@ -422,7 +422,7 @@ class TestDataOptions:
 
     @pytest.mark.parametrize("multiple", [16, "32"])
     def test_pad_to_multiple_of(self, build, multiple):
-        trainer = build({"pad_to_multiple_of": multiple, "shared_prefix": False})  # packed rows are not padded
+        trainer = build({"pad_to_multiple_of": multiple})
         assert first_batch(trainer)["input_ids"].size(1) % int(multiple) == 0
         train(trainer)
 

@@ -194,6 +194,7 @@ class TestMemoryAndSpeed:
         trainer = make_trainer(
             tmp_path, pairs, model, eval_dataset=Dataset.from_list(pairs), neftune_noise_alpha=5.0, learning_rate=0.0
         )
+        assert trainer._layout == "padded"  # the noise of a longer row would be weaker
         expected = trainer.evaluate()["eval_loss"]
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
