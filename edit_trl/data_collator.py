@@ -278,7 +278,7 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             segment_keys = output.pop("attention_mask")
             if self.layout == "packed":
                 # `Trainer` counts tokens with the mask. FlashAttention ignores the borders of whole chains with one.
-                output["attention_mask"] = torch.tensor([[1] * total + [0] * padding])
+                output["attention_mask"] = torch.tensor([[1] * total + [0] * padding], dtype=torch.long)
                 output["segment_keys"] = segment_keys
         output["pair_lengths"] = torch.tensor(lengths)
         places = list(zip(begins, lengths, strict=True))
