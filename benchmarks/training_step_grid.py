@@ -20,8 +20,10 @@ LAYOUTS = ("padded", "shared_prefix", "packed")
 IDENTITY = ("model", "vocab_size", "dtype", "length", "shared", "pairs")
 
 # Goals: largest ratio of the time of packed rows to that of the better other layout; and, where enough of the chains
-# is shared, to the time of padded rows scaled by the number of tokens.
+# is shared, to the time of padded rows scaled by the number of tokens. Memory must not be above that of padded rows;
+# repeated measurements differ by almost 1 %.
 LARGEST_TO_BEST, LARGEST_TO_SCALED, ENOUGH_SHARED = 1.03, 1.15, 0.3
+LARGEST_MEMORY = 1.01
 
 
 def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -93,7 +95,7 @@ def cell_ratios(cell: dict[str, Any], kind: str = "cpu") -> dict[str, float]:
 def missed_goals(cell: dict[str, Any]) -> list[str]:
     """Return the names of the ratios of a cell that are above their goal."""
     ratios = cell_ratios(cell)
-    goals = {"to_best": LARGEST_TO_BEST, "memory": 1.0}
+    goals = {"to_best": LARGEST_TO_BEST, "memory": LARGEST_MEMORY}
     if cell["shared"] >= ENOUGH_SHARED:
         goals["to_scaled"] = LARGEST_TO_SCALED
     return [name for name, goal in goals.items() if ratios.get(name, 0) > goal]

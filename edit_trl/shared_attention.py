@@ -38,8 +38,10 @@ except ImportError:  # PyTorch before 2.10
     varlen_attn = None  # type: ignore[assignment]
 
 # Queries of a block on a CPU, measured. More are computed in vain with longer blocks, and shorter ones have more
-# overhead. In half precision, each call of the kernel reorders its keys first.
-_BLOCK, _HALF_PRECISION_BLOCK = 64, 256
+# overhead: each adds the gradients of all its keys, so segments of many keys have longer blocks. In half precision,
+# each call of the kernel reorders its keys first.
+_BLOCK, _LONG_BLOCK, _HALF_PRECISION_BLOCK = 64, 128, 256
+_MANY_KEYS = 1024
 
 # Masks for CPUs are kept for the next call, with a number of keys that is a multiple of this.
 _MASK_STEP = 1024
@@ -440,7 +442,8 @@ def _masked_blocks(
     The mask is `None` for blocks with as many queries as keys and no window, which the kernel computes as causal.
     """
     is_half = query.dtype in (torch.float16, torch.bfloat16)
-    size = _HALF_PRECISION_BLOCK if is_half else _BLOCK
+    size = _LONG_BLOCK if int(cu_seq_lens_k.diff().max()) > _MANY_KEYS else _BLOCK
+    size = _HALF_PRECISION_BLOCK if is_half else size
     blocks = list(_blocks(cu_seq_lens_q, cu_seq_lens_k, size, window, keep_chains=is_half))
     longest = max(keys.stop - keys.start for _, keys in blocks)
     mask = _added_mask(size, -(-longest // _MASK_STEP) * _MASK_STEP, window, query.dtype)

@@ -270,7 +270,7 @@ class TestGrid:
         [
             (made_up_cell(0.3, 8.0, 7.0, 7.2, memory=10.0), []),
             (made_up_cell(0.3, 8.0, 7.0, 7.3, memory=10.0), ["to_best"]),
-            (made_up_cell(0.3, 8.0, 8.0, 7.4, memory=10.1), ["memory", "to_scaled"]),
+            (made_up_cell(0.3, 8.0, 8.0, 7.4, memory=10.2), ["memory", "to_scaled"]),
             (made_up_cell(0.2, 8.0, 8.0, 7.4, memory=10.0), []),
         ],
     )

@@ -261,6 +261,22 @@ class TestSDPA:
     def test_rows_of_several_blocks(self, lengths, window):
         check(lengths, window)
 
+    @pytest.mark.parametrize("window", [None, 127, 128, 129, 1100])
+    def test_blocks_are_longer_for_many_keys(self, window, monkeypatch):
+        longest = []
+        blocks_of = shared_attention._blocks
+
+        def spy(*args, **kwargs):
+            for queries, keys in blocks_of(*args, **kwargs):
+                longest.append(queries.stop - queries.start)
+                yield queries, keys
+
+        monkeypatch.setattr(shared_attention, "_blocks", spy)
+        check([(900, 124, 60)], window)
+        assert max(longest) == 64
+        check([(900, 125, 60)], window)
+        assert max(longest) == 128
+
     @pytest.mark.parametrize("window", [None, 5, 200])
     @pytest.mark.parametrize("lengths", LENGTHS)
     def test_values_of_another_size(self, lengths, window):
