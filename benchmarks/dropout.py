@@ -253,7 +253,7 @@ def measure_gradients(
                 trainer = stage_2_trainer(args, model, tokenizer, pairs, seed, folder, **options)
             rows = [trainer.train_dataset[i] for i in range(min(2 * args.batch_size, len(pairs)))]
             batch = trainer.data_collator(rows)
-            if batch["layout"] != layout:
+            if (batch["layout"] == "padded") != (layout == "padded"):
                 raise SystemExit(f"The rows must be {layout!r}, got {batch['layout']!r}. Choose another model.")
             model.train()
             set_dropout(model, 0.0)
