@@ -131,7 +131,8 @@ def plot_cells(measured: list[dict[str, Any]], file: str) -> None:
     models = list(dict.fromkeys(cell["model"] for cell in measured))
     lengths = sorted({cell["length"] for cell in measured})
     shape = {"figsize": (2.4 * len(lengths) + 0.6, 2.3 * len(models) + 0.8), "layout": "constrained"}
-    figure, grid = pyplot.subplots(len(models), len(lengths), squeeze=False, sharex=True, sharey=True, **shape)
+    figure, grid = pyplot.subplots(len(models), len(lengths), squeeze=False, **shape)
+    highest = max(max(cell_ratios(cell)[name] for name in ("shared_prefix", "packed")) for cell in measured)
     for axes_of_model, model in zip(grid, models, strict=True):
         for axes, length in zip(axes_of_model, lengths, strict=True):
             of_panel = [cell for cell in measured if (cell["model"], cell["length"]) == (model, length)]
@@ -149,9 +150,8 @@ def plot_cells(measured: list[dict[str, Any]], file: str) -> None:
             ):
                 axes.plot(shares, [ratio[name] for ratio in ratios], style, label=label, markersize=4)
             axes.set_title(f"{model}\n{length:,} tokens", fontsize=9)
-            axes.set_ylim(bottom=0)
-            axes.tick_params(labelbottom=True, labelleft=True)
-    figure.supxlabel("share of the chains that is common, %", fontsize=9)
+            axes.set(xlim=(-5, 95), ylim=(0, 1.05 * max(highest, 1)))
+            axes.set_xlabel("common share of the chains, %", fontsize=8)
     figure.supylabel("processor time ÷ two padded rows", fontsize=9)
     handles, labels = next(axes for axes in grid.flat if axes.lines).get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
