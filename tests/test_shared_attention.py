@@ -467,7 +467,7 @@ class TestModels:
             ("stablelm", "must come alone.*Pass all of `segment_inputs"),  # passes on nothing but the mask
             ("falcon", "Expected attn_mask dtype to be bool or float"),  # calls PyTorch's SDPA itself
             ("gpt_neo", "size of tensor"),  # adds the mask itself
-            ("gemma2", "size of tensor|a soft cap of the scores"),  # eager, or with older releases SDPA, by its soft cap
+            ("gemma2", "size of tensor|a soft cap of the scores"),  # eager; SDPA with older releases
         ],
     )
     def test_model_that_attends_in_another_way_raises(self, family, message, monkeypatch):
