@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-oldest coverage check lint types format docs-cli docs-compat clean
+.PHONY: demo test test-fast test-gpu test-oldest coverage check lint types format docs-cli docs-compat clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train.py $(ARGS)
@@ -23,6 +23,10 @@ test: $(VENV)/dev
 # Without the tests that take long, which are marked `slow`.
 test-fast: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
+
+# Those that need a GPU, which are skipped without one; those of FlashAttention need its package too.
+test-gpu: $(VENV)/dev
+	$(BIN)/python -m pytest -m gpu -v $(ARGS)
 
 # With the oldest versions that pyproject.toml admits, in an environment of its own. They need the oldest Python too:
 # `make test-oldest PYTHON=python3.11`.

@@ -402,6 +402,7 @@ def measure_grid(args: argparse.Namespace) -> None:
     done = {training_step_grid.identity(cell) for cell in training_step_grid.read_cells(args.grid)}
     missing = [cell for cell in training_step_grid.cells(args) if training_step_grid.identity(cell) not in done]
     model, tokenizer = load_model(args) if missing else (None, None)
+    names_of_layouts = training_step_grid.layouts_to_compare(args.attn_implementation)
     for cell in missing:
         options = argparse.Namespace(**{**vars(args), **cell})
         # These are all options that change a step and its pairs.
@@ -413,7 +414,7 @@ def measure_grid(args: argparse.Namespace) -> None:
             argv += ["--attn_implementation", args.attn_implementation]
         batches = [load_pairs(model, tokenizer, options)]
         with tempfile.TemporaryDirectory() as options.output_dir:
-            layouts = [build_layout(name, model, tokenizer, batches, options) for name in training_step_grid.LAYOUTS]
+            layouts = [build_layout(name, model, tokenizer, batches, options) for name in names_of_layouts]
             measure_times(layouts, model, options)
         difference = compare_losses(layouts, options)
         result = {
@@ -423,7 +424,7 @@ def measure_grid(args: argparse.Namespace) -> None:
                 "wall_seconds": layout.wall,
                 "cpu_seconds": layout.cpu,
             }
-            for name, layout in zip(training_step_grid.LAYOUTS, layouts, strict=True)
+            for name, layout in zip(names_of_layouts, layouts, strict=True)
         }
         if args.memory:
             for name, entry in result.items():
@@ -539,9 +540,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--memory", action="store_true", help=memory_help)
     add("--memory_of", choices=LAYOUTS, help=argparse.SUPPRESS)
     grid_help = (
-        "Measure 'padded', 'shared_prefix' and 'packed' on generated pairs of several lengths and shares instead, and "
-        "add a line for each to this JSON lines file. Cells that are in the file are not measured again. At the end, "
-        "all cells of the file are printed, and drawn with --plot."
+        "Measure 'padded', 'packed' and 'shared_prefix' (with flash attention: 'padding_free') on generated pairs of "
+        "several lengths and shares instead, and add a line for each to this JSON lines file. Cells that are in the "
+        "file are not measured again. At the end, all cells of the file are printed, and drawn with --plot."
     )
     add("--grid", metavar="FILE", help=grid_help)
     lengths_help = "Tokens of the chains of the grid, with a prompt of one token. Default: %(default)s."

@@ -15,15 +15,21 @@ import numpy as np
 import reporting
 
 
-LAYOUTS = ("padded", "shared_prefix", "packed")
 # What a line of the file must have in common with a cell, to be its measurement.
 IDENTITY = ("model", "vocab_size", "dtype", "length", "shared", "pairs")
+# Rows that are neither padded nor packed, in the plot.
+LABELS = {"shared_prefix": "one row per pair with a mask", "padding_free": "chains in one row without padding"}
 
 # Goals: largest ratio of the time of packed rows to that of the better other layout; and, where enough of the chains
 # is shared, to the time of padded rows scaled by the number of tokens. Memory must not be above that of padded rows;
 # repeated measurements differ by almost 1 %.
 LARGEST_TO_BEST, LARGEST_TO_SCALED, ENOUGH_SHARED = 1.03, 1.15, 0.3
 LARGEST_MEMORY = 1.01
+
+
+def layouts_to_compare(attention: str | None) -> tuple[str, str, str]:
+    """Padded rows, the other layout that an attention implementation takes, and packed rows."""
+    return "padded", "padding_free" if "flash" in (attention or "") else "shared_prefix", "packed"
 
 
 def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -64,30 +70,38 @@ def append_cell(file: str, cell: dict[str, Any]) -> None:
     path.write_text(text[: text.rfind("\n") + 1] + json.dumps(cell) + "\n", encoding="utf-8")
 
 
-def cell_ratios(cell: dict[str, Any], kind: str = "cpu") -> dict[str, float]:
+def other_layout(cell: dict[str, Any]) -> str:
+    """Return the layout of a measured cell that is neither padded nor packed."""
+    return next(name for name in cell["layouts"] if name not in ("padded", "packed"))
+
+
+def cell_ratios(cell: dict[str, Any]) -> dict[str, float]:
     """
-    Return the ratios of a measured cell, of medians of processor time or, with `kind="wall"`, of wall time.
+    Return the ratios of a measured cell, of medians of processor time, or of wall time if it was measured on a GPU.
 
     - `tokens`: tokens of packed rows to those of padded rows, padding included.
-    - `shared_prefix`, `packed`: time of this layout to that of padded rows.
+    - `other`, `packed`: time of the rows that are neither padded nor packed, and of packed rows, to that of padded
+      rows.
     - `to_best`: time of packed rows to that of the better one of the others.
     - `to_scaled`: time of packed rows to that of padded rows times `tokens`.
-    - `memory_of_shared_prefix`, `memory`: what a step adds to the memory of the process, of shared and of packed rows,
-      to what a step on padded rows adds. Only if it was measured.
+    - `memory_of_other`, `memory`: what a step adds to the memory of the process, of these and of packed rows, to what
+      a step on padded rows adds. Only if it was measured.
     """
     layouts = cell["layouts"]
-    seconds = {name: float(np.median(layouts[name][f"{kind}_seconds"])) for name in LAYOUTS}
+    kind = "wall_seconds" if cell["machine"]["accelerator"] else "cpu_seconds"
+    seconds = {name: float(np.median(entry[kind])) for name, entry in layouts.items()}
+    other = other_layout(cell)
     tokens = layouts["packed"]["tokens_with_padding"] / layouts["padded"]["tokens_with_padding"]
     ratios = {
         "tokens": tokens,
-        "shared_prefix": seconds["shared_prefix"] / seconds["padded"],
+        "other": seconds[other] / seconds["padded"],
         "packed": seconds["packed"] / seconds["padded"],
-        "to_best": seconds["packed"] / min(seconds["padded"], seconds["shared_prefix"]),
+        "to_best": seconds["packed"] / min(seconds["padded"], seconds[other]),
         "to_scaled": seconds["packed"] / (seconds["padded"] * tokens),
     }
     if "memory" in layouts["packed"]:
-        growth = {name: layouts[name]["memory"]["growth_mib"] for name in LAYOUTS}
-        ratios["memory_of_shared_prefix"] = growth["shared_prefix"] / growth["padded"]
+        growth = {name: entry["memory"]["growth_mib"] for name, entry in layouts.items()}
+        ratios["memory_of_other"] = growth[other] / growth["padded"]
         ratios["memory"] = growth["packed"] / growth["padded"]
     return ratios
 
@@ -103,18 +117,19 @@ def missed_goals(cell: dict[str, Any]) -> list[str]:
 
 def format_cells(measured: list[dict[str, Any]]) -> str:
     """Make a Markdown table of measured cells. Ratios that miss a goal are bold."""
-    header = ["model", "tokens of a chain", "shared", "pairs", "tokens ÷ padded", "padded, CPU s", "shared ÷ padded"]
+    header = ["model", "tokens of a chain", "shared", "pairs", "tokens ÷ padded", "padded, s", "other ÷ padded"]
     header += ["packed ÷ padded", "packed ÷ best", "packed ÷ scaled padded"]
-    header += ["memory, shared ÷ padded", "memory, packed ÷ padded"]
+    header += ["memory, other ÷ padded", "memory, packed ÷ padded"]
     rows = []
     for cell in measured:
         ratios, missed = cell_ratios(cell), missed_goals(cell)
-        names = ("shared_prefix", "packed", "to_best", "to_scaled", "memory_of_shared_prefix", "memory")
+        names = ("other", "packed", "to_best", "to_scaled", "memory_of_other", "memory")
         texts = {name: f"{ratios[name]:.2f}" if name in ratios else "" for name in names}
         if cell["shared"] < ENOUGH_SHARED:
             texts["to_scaled"] = f"({texts['to_scaled']})"  # no goal
         texts.update({name: f"**{texts[name]}**" for name in missed})
-        seconds = np.median(cell["layouts"]["padded"]["cpu_seconds"])
+        kind = "wall_seconds" if cell["machine"]["accelerator"] else "cpu_seconds"
+        seconds = np.median(cell["layouts"]["padded"][kind])
         size = [cell["model"], f"{cell['length']:,}", f"{cell['shared']:.0%}", str(cell["pairs"])]
         rows.append([*size, f"{ratios['tokens']:.2f}", f"{seconds:.3g}", *texts.values()])
     lines = [reporting.markdown_table(header, rows), ""]
@@ -132,7 +147,7 @@ def plot_cells(measured: list[dict[str, Any]], file: str) -> None:
     lengths = sorted({cell["length"] for cell in measured})
     shape = {"figsize": (2.4 * len(lengths) + 0.6, 2.3 * len(models) + 0.8), "layout": "constrained"}
     figure, grid = pyplot.subplots(len(models), len(lengths), squeeze=False, **shape)
-    highest = max(max(cell_ratios(cell)[name] for name in ("shared_prefix", "packed")) for cell in measured)
+    highest = max(max(cell_ratios(cell)[name] for name in ("other", "packed")) for cell in measured)
     for axes_of_model, model in zip(grid, models, strict=True):
         for axes, length in zip(axes_of_model, lengths, strict=True):
             of_panel = [cell for cell in measured if (cell["model"], cell["length"]) == (model, length)]
@@ -144,7 +159,7 @@ def plot_cells(measured: list[dict[str, Any]], file: str) -> None:
             ratios = [cell_ratios(cell) for cell in of_panel]
             axes.axhline(1, color="C7", linewidth=1, label="two padded rows")
             for name, label, style in (
-                ("shared_prefix", "one row per pair with a mask", "C1s-"),
+                ("other", LABELS[other_layout(of_panel[0])], "C1s-"),
                 ("packed", "packed row", "C0o-"),
                 ("tokens", "number of tokens", "k:"),
             ):
@@ -152,7 +167,7 @@ def plot_cells(measured: list[dict[str, Any]], file: str) -> None:
             axes.set_title(f"{model}\n{length:,} tokens", fontsize=9)
             axes.set(xlim=(-5, 95), ylim=(0, 1.05 * max(highest, 1)))
             axes.set_xlabel("common share of the chains, %", fontsize=8)
-    figure.supylabel("processor time ÷ two padded rows", fontsize=9)
+    figure.supylabel("time ÷ two padded rows", fontsize=9)
     handles, labels = next(axes for axes in grid.flat if axes.lines).get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(file, dpi=150)

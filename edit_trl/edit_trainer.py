@@ -496,8 +496,7 @@ class EDITTrainer(SFTTrainer):
         self, model: torch.nn.Module, inputs: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
         """
-        Do the same as `_score` with TRL's fused head, which computes the logits in chunks. A hook gives this head the
-        hidden states of the scored tokens only.
+        As `_score`, with TRL's fused head, which computes logits in chunks. A hook gives it the scored tokens only.
         """
         rows, positions = inputs["scored_rows"], inputs["scored_positions"]
 
@@ -583,13 +582,14 @@ class EDITTrainer(SFTTrainer):
         """Add the examples of this batch, on all processes, to the metrics."""
         if mode == "train":
             local = torch.cat([sums.sum(dim=0).flatten(), num_tokens.reshape(1).to(sums.dtype)])
-            *values, num_tokens = self.accelerator.gather(local[None]).double().sum(dim=0)
+            # copied to the CPU once, since this waits for the device
+            *values, num_tokens = self.accelerator.gather(local[None]).cpu().double().sum(dim=0)
             total = torch.stack(values).view(sums.shape[1:])
             self._total_train_tokens += int(num_tokens) // self._tp_size
         else:
-            # Gathered by example, because `gather_for_metrics` drops the repeated samples that fill the last batch.
+            # By example, because `gather_for_metrics` drops the repeated samples that fill the last batch.
             gathered = self.accelerator.gather_for_metrics(sums.flatten(start_dim=1))
-            total = gathered.double().sum(dim=0).view(sums.shape[1:])
+            total = gathered.cpu().double().sum(dim=0).view(sums.shape[1:])
         self.pair_metrics[mode].add(total, where=f"at step {self.state.global_step} ({mode})")
 
     def _pop_metrics(self, mode: str) -> dict[str, float]:

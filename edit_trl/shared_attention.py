@@ -38,10 +38,10 @@ except ImportError:  # PyTorch before 2.10
     varlen_attn = None  # type: ignore[assignment]
 
 # Queries of a block on a CPU, measured. More are computed in vain with longer blocks, and shorter ones have more
-# overhead: each adds the gradients of all its keys, so segments of many keys have longer blocks. In half precision,
-# each call of the kernel reorders its keys first.
-_BLOCK, _LONG_BLOCK, _HALF_PRECISION_BLOCK = 64, 128, 256
-_MANY_KEYS = 1024
+# overhead: each adds the gradients of all its keys, and in half precision the kernel reorders its keys first.
+_BLOCK, _HALF_PRECISION_BLOCK = 64, 256
+# A chain of more queries is one block, for which the kernel skips most of what is above the diagonal.
+_LONG_CHAIN = 2048
 
 # Masks for CPUs are kept for the next call, with a number of keys that is a multiple of this.
 _MASK_STEP = 1024
@@ -273,19 +273,20 @@ def _varlen_kernel(query: torch.Tensor) -> Callable | None:
 
 
 def _blocks(
-    cu_seq_lens_q: torch.Tensor, cu_seq_lens_k: torch.Tensor, size: int, window: int | None, keep_chains: bool = False
+    cu_seq_lens_q: torch.Tensor, cu_seq_lens_k: torch.Tensor, size: int, window: int | None, long_chain: int
 ) -> Iterator[tuple[slice, slice]]:
     """
     Yield the queries of each block of at most `size`, and the keys from the first to the last that they see.
 
-    With `keep_chains`, a segment with as many queries as keys and no window is one block.
+    Without a window, a segment with as many queries as keys is one block if it has more than `long_chain`.
     """
     ends = zip(cu_seq_lens_q.tolist(), cu_seq_lens_k.tolist(), strict=True)
     first_query, _ = next(ends)
     first_key = 0
     for end, end_key in ends:
-        is_chain = keep_chains and window is None and end - first_query == end_key - first_key
-        step = end - first_query if is_chain else size
+        num_queries = end - first_query
+        is_chain = window is None and num_queries == end_key - first_key
+        step = num_queries if is_chain and num_queries > long_chain else size
         for begin in range(first_query, end, step):
             stop = min(begin + step, end)
             stop_key = end_key - (end - stop)
@@ -320,7 +321,7 @@ def _attend_with_sdpa(
     key, value = _repeat_heads(query, key), _repeat_heads(query, value)
     size = _BLOCK if query.device.type == "cpu" else query.size(2)
     parts = []
-    for queries, keys in _blocks(cu_seq_lens_q, cu_seq_lens_k, size, window):
+    for queries, keys in _blocks(cu_seq_lens_q, cu_seq_lens_k, size, window, _LONG_CHAIN):
         num_queries, num_keys = queries.stop - queries.start, keys.stop - keys.start
         is_square = num_queries == num_keys and window is None
         mask = None if is_square else _lower_right_mask(num_queries, num_keys, window, query.device)
@@ -442,9 +443,8 @@ def _masked_blocks(
     The mask is `None` for blocks with as many queries as keys and no window, which the kernel computes as causal.
     """
     is_half = query.dtype in (torch.float16, torch.bfloat16)
-    size = _LONG_BLOCK if int(cu_seq_lens_k.diff().max()) > _MANY_KEYS else _BLOCK
-    size = _HALF_PRECISION_BLOCK if is_half else size
-    blocks = list(_blocks(cu_seq_lens_q, cu_seq_lens_k, size, window, keep_chains=is_half))
+    size, long_chain = (_HALF_PRECISION_BLOCK, 0) if is_half else (_BLOCK, _LONG_CHAIN)
+    blocks = list(_blocks(cu_seq_lens_q, cu_seq_lens_k, size, window, long_chain))
     longest = max(keys.stop - keys.start for _, keys in blocks)
     mask = _added_mask(size, -(-longest // _MASK_STEP) * _MASK_STEP, window, query.dtype)
     for queries, keys in blocks:

@@ -212,7 +212,7 @@ def made_up_cell(shared: float, padded: float, shared_rows: float, packed: float
             "memory": {"growth_mib": memory if name == "packed" else 10.0},
         }
     cell = {"model": "tiny", "vocab_size": 300, "dtype": "float32", "length": 100, "shared": shared, "pairs": 1}
-    return {**cell, "layouts": layouts}
+    return {**cell, "machine": {"accelerator": None}, "layouts": layouts}
 
 
 class TestGrid:
@@ -256,14 +256,28 @@ class TestGrid:
         assert ratios == pytest.approx(
             {
                 "tokens": 0.8,
-                "shared_prefix": 5 / 8,
+                "other": 5 / 8,
                 "packed": 6 / 8,
                 "to_best": 6 / 5,
                 "to_scaled": 6 / 6.4,
-                "memory_of_shared_prefix": 1.0,
+                "memory_of_other": 1.0,
                 "memory": 0.9,
             }
         )
+
+    def test_a_gpu_is_measured_in_wall_time(self):
+        cell = made_up_cell(0.3, 8.0, 5.0, 6.0, memory=9.0)
+        cell["machine"]["accelerator"] = "GPU"
+        cell["layouts"]["padding_free"] = cell["layouts"].pop("shared_prefix")
+        ratios = training_step_grid.cell_ratios(cell)
+        assert [ratios[name] for name in ("other", "packed", "to_best")] == [1.0, 1.0, 1.0]
+
+    @pytest.mark.parametrize(
+        ("attention", "other"),
+        [(None, "shared_prefix"), ("eager", "shared_prefix"), ("flash_attention_2", "padding_free")],
+    )
+    def test_the_third_layout_is_one_that_the_attention_takes(self, attention, other):
+        assert training_step_grid.layouts_to_compare(attention) == ("padded", other, "packed")
 
     @pytest.mark.parametrize(
         ("cell", "missed"),

@@ -261,8 +261,8 @@ class TestSDPA:
     def test_rows_of_several_blocks(self, lengths, window):
         check(lengths, window)
 
-    @pytest.mark.parametrize("window", [None, 127, 128, 129, 1100])
-    def test_blocks_are_longer_for_many_keys(self, window, monkeypatch):
+    @pytest.mark.parametrize(("window", "expected"), [(None, 2049), (5000, 64)])
+    def test_a_long_chain_is_one_block(self, window, expected, monkeypatch):
         longest = []
         blocks_of = shared_attention._blocks
 
@@ -272,10 +272,17 @@ class TestSDPA:
                 yield queries, keys
 
         monkeypatch.setattr(shared_attention, "_blocks", spy)
-        check([(900, 124, 60)], window)
+        check([(1900, 148, 60)], window)
         assert max(longest) == 64
-        check([(900, 125, 60)], window)
-        assert max(longest) == 128
+        check([(1900, 149, 60), (3, 20, 30)], window)
+        assert max(longest) == expected
+
+    @pytest.mark.parametrize("window", [None, 30])
+    @pytest.mark.parametrize("lengths", LENGTHS)
+    def test_rows_of_long_and_short_chains(self, lengths, window, monkeypatch):
+        monkeypatch.setattr(shared_attention, "_LONG_CHAIN", 100)
+        check(lengths, window)
+        check(lengths, window, value_size=12)
 
     @pytest.mark.parametrize("window", [None, 5, 200])
     @pytest.mark.parametrize("lengths", LENGTHS)
