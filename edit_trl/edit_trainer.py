@@ -3,7 +3,8 @@
 
 This file overrides methods that TRL and transformers call; `tests/test_internals.py` lists them. The parts are in
 files of their own: columns in `data_utils.py`, weights in `weighting.py`, rows in `layouts.py`, the loss in `loss.py`,
-the logged metrics in `pair_metrics.py`, and the checks of arguments in `trainer_arguments.py`.
+the logged metrics in `pair_metrics.py`, the checks of arguments in `trainer_arguments.py`, and how checkpoints are
+written in `checkpoints.py`.
 
 The language-model head computes logits for the scored tokens only, with the hook of `scoring.py`. The loss is divided
 by the number of pairs (and completions) in the whole optimizer step, over all accumulation steps and processes.
@@ -33,6 +34,7 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first, selective_log_softmax_and_entropy
 
+from .checkpoints import WholeCheckpoints
 from .data_collator import DataCollatorForDualCoT, check_batch
 from .data_utils import ID_COLUMNS, prepare_dual_cots
 from .edit_config import EDITConfig
@@ -56,6 +58,7 @@ from .trainer_arguments import (
     as_edit_config,
     check_adapter,
     check_datasets,
+    check_engine,
     check_kinds,
     check_model,
     count_tokens,
@@ -89,7 +92,7 @@ _CITATION = """\
 }"""
 
 
-class EDITTrainer(SFTTrainer):
+class EDITTrainer(WholeCheckpoints, SFTTrainer):
     """
     Trainer for key reasoning steps learning (KRSL), the second stage of EDIT.
 
@@ -230,12 +233,7 @@ class EDITTrainer(SFTTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        parallelism = self.accelerator.parallelism_config  # may come from an accelerate config and not from `args`
-        if parallelism is not None and (parallelism.sp_enabled or parallelism.cp_enabled):
-            raise ValueError(
-                "`EDITTrainer` does not support sequence or context parallelism, but the accelerate configuration "
-                "turns it on. Scored tokens are positions in whole rows; set `sp_size=1` and `cp_size=1`."
-            )
+        check_engine(self.accelerator, args)
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ValueError(
                 "At least one parameter of `model` must require gradients, got none. Nothing would be trained; load a "

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.logging import get_logger
+from accelerate.utils import DistributedType
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig
 from transformers import (
@@ -282,6 +284,35 @@ def check_adapter(peft_config: Any, model: Any) -> None:
                 f"`EDITTrainer` does not support `{type(config).__name__}({option}={getattr(config, option)})`. This "
                 "loss is added to the loss that a model computes from labels, and EDIT computes its own loss. Set "
                 f"`{option}=0.0`, or pass a `LoraConfig` as `peft_config`."
+            )
+
+
+def check_engine(accelerator: Accelerator, args: EDITConfig) -> None:
+    """
+    Refuse what accelerate turns on and EDIT cannot use, and what is asked for and accelerate does not turn on.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]):
+            Accelerator of the trainer.
+        args ([`EDITConfig`]):
+            Configuration.
+
+    Raises:
+        ValueError: If it shards sequences, or if `fsdp` or `deepspeed` would have no effect.
+    """
+    parallelism = accelerator.parallelism_config  # may come from an accelerate config and not from `args`
+    if parallelism is not None and (parallelism.sp_enabled or parallelism.cp_enabled):
+        raise ValueError(
+            "`EDITTrainer` does not support sequence or context parallelism, but the accelerate configuration turns "
+            "it on. Scored tokens are positions in whole rows; set `sp_size=1` and `cp_size=1`."
+        )
+    engines = {"fsdp": DistributedType.FSDP, "deepspeed": DistributedType.DEEPSPEED}
+    for option, engine in engines.items():
+        if getattr(args, option) and accelerator.distributed_type != engine:
+            raise ValueError(
+                f"`{option}` is set, but accelerate runs {accelerator.distributed_type.value} and would ignore it: "
+                f"every process would hold the whole student. Train on a machine with a GPU for each process, or "
+                f"leave `{option}` out."
             )
 
 

@@ -42,7 +42,6 @@ from accelerate.utils import gather_object
 from datasets import Dataset, Features, load_dataset
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.trainer_utils import get_last_checkpoint
 from trl import (
     ModelConfig,
     ScriptArguments,
@@ -55,6 +54,7 @@ from trl import (
 )
 
 from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align, similarity
+from edit_trl.checkpoints import newest_checkpoint
 from edit_trl.data_utils import is_tokenized
 from edit_trl.edit_config import refuse_options
 from edit_trl.evaluation import answers_match, compare_students, extract_answer, wilson_interval
@@ -190,6 +190,7 @@ def main() -> None:
         else:
             trainer.save_model()
             trainer.create_model_card(dataset_name=hub_dataset)
+        trainer.save_state()  # last: `is_finished` looks for it
         if questions:
             scores[name] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
         num_steps = trainer.state.global_step
@@ -283,15 +284,15 @@ def stage_1_config(script_args: RecipeArguments, training_args: EDITConfig, outp
 
 
 def is_finished(folder: str) -> bool:
-    """Tell whether a finished stage was saved here. Checkpoints are in subfolders, so they do not count."""
-    return any(Path(folder, name).exists() for name in ("adapter_config.json", "config.json"))
+    """Tell whether a stage was saved here to the end: the state of its trainer is saved after all other files."""
+    return Path(folder, "trainer_state.json").exists()
 
 
 def checkpoint(args: SFTConfig) -> str | None:
-    """Return the checkpoint from which to continue. `true` means the last checkpoint, if there is one."""
+    """Return the checkpoint from which to continue. `true` means the newest complete one, if there is one."""
     if not args.resume_from_checkpoint or args.resume_from_checkpoint.lower() != "true":
         return args.resume_from_checkpoint
-    return get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
+    return newest_checkpoint(args.output_dir)
 
 
 def remove_checkpoints(folder: str) -> None:

@@ -28,6 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "answers": set(),
     "token_texts": {"alignment"},
     "pair_checks": set(),
+    "checkpoints": set(),
     "weighting": {"alignment", "pair_checks", "token_texts"},
     "data_utils": {"weighting", "deprecation", "pair_checks"},
     "shared_attention": set(),
@@ -40,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "callbacks": {"deprecation", "key_steps", "scoring"},
     "trainer_arguments": {"data_utils", "edit_config", "weighting"},
     "edit_trainer": {
-        *("data_collator", "data_utils", "edit_config", "layouts", "loss", "pair_metrics", "scoring"),
+        *("checkpoints", "data_collator", "data_utils", "edit_config", "layouts", "loss", "pair_metrics", "scoring"),
         *("shared_attention", "trainer_arguments", "weighting"),
     },
     "questions": {"deprecation"},
@@ -67,7 +68,8 @@ ROOMS: dict[str, set[str]] = {
 }
 # What training loads. None of it may load a client.
 TRAINING = {
-    *("alignment", "callbacks", "data_collator", "data_utils", "deprecation", "edit_config", "edit_trainer"),
+    *("alignment", "callbacks", "checkpoints", "data_collator", "data_utils", "deprecation", "edit_config"),
+    "edit_trainer",
     *(
         "key_steps",
         "layouts",

@@ -101,6 +101,12 @@ IMPORTS = [
     Internal("transformers.data.data_collator.DataCollatorMixin", None, "base of `DataCollatorForDualCoT`"),
     Internal("transformers.trainer_utils.EvalLoopOutput", None, "`EDITTrainer.evaluation_loop`"),
     Internal("transformers.trainer_utils.PredictionOutput", None, "`EDITTrainer.predict`"),
+    Internal(
+        "transformers.trainer_utils.rotate_checkpoints",
+        ("output_dir", "save_total_limit", "best_model_checkpoint", "use_mtime"),
+        "`WholeCheckpoints`, once a checkpoint is in its place",
+    ),
+    Internal("accelerate.utils.DistributedType", None, "`trainer_arguments.check_engine`"),
     Internal("accelerate.utils.is_peft_model", ("model",), "`scoring.without_adapter`, to look inside a `PeftModel`"),
     Internal("accelerate.logging.get_logger", ("name",), "all modules that log"),
 ]
@@ -153,6 +159,14 @@ METHODS = [
         "transformers.Trainer.training_step",
         ("self", "model", "inputs", "num_items_in_batch"),
         "hands the number of pairs to `compute_loss`",
+    ),
+    Internal("transformers.Trainer.train", ("self", "resume_from_checkpoint"), "overridden, in `WholeCheckpoints`"),
+    Internal("transformers.Trainer._get_output_dir", ("self", "trial"), "overridden, in `WholeCheckpoints`"),
+    Internal("transformers.Trainer._save_checkpoint", ("self", "model", "trial"), "overridden, in `WholeCheckpoints`"),
+    Internal(
+        "transformers.Trainer._push_from_checkpoint",
+        ("self", "checkpoint_folder"),
+        "overridden, in `WholeCheckpoints`",
     ),
     Internal("transformers.Trainer.get_tp_size", ("self",), "`KeyStepAccuracyCallback`, whose ranks share the pairs"),
     Internal("transformers.PreTrainedModel.get_output_embeddings", ("self",), "the head that the hook sits on"),
@@ -225,6 +239,13 @@ SOURCES = [
         Trainer._run_epoch,
         r"self\.current_gradient_accumulation_steps = len\(batch_samples\)",
         "`EDITTrainer.compute_loss` divides the router's loss by it",
+    ),
+    (
+        Trainer._save_checkpoint,
+        r"f\"\{PREFIX_CHECKPOINT_DIR\}-\{self\.state\.global_step\}\"[\s\S]*run_dir = self\._get_output_dir\("
+        r"[\s\S]*self\.state\.save_to_json\([\s\S]*self\._push_from_checkpoint\(output_dir\)"
+        r"[\s\S]*rotate_checkpoints\(\s*output_dir=run_dir",
+        "`WholeCheckpoints` gives it another folder; the state is written last, then it pushes and removes old ones",
     ),
     (Trainer.evaluation_loop, r"self\.prediction_step\(\s*model, inputs, prediction_loss_only", "calls the override"),
     (

@@ -123,6 +123,10 @@ AREAS: dict[str, list[Feature]] = {
     ],
     "Training": [
         Feature("gradient accumulation", f"{TRAINER}::TestDenominator::test_accumulated_batches_are_one_batch"),
+        Feature(
+            "a run that is killed while it writes a checkpoint",
+            "test_checkpoints.py::TestKilled::test_while_a_file_is_written",
+        ),
         Feature("gradient checkpointing, reentrant or not", f"{LAYOUTS}::TestOptions::test_gradient_checkpointing"),
         Feature(
             "bf16, as autocast or as weights", f"{LAYOUTS}::TestOptions::test_bf16_gives_the_same_in_every_layout"
