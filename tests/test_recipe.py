@@ -5,6 +5,7 @@ Tests of `examples/train.py` with a tiny student: started from the command line,
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,24 @@ class TestRecipe:
         assert any(value.abs().max() > 0 for name, value in first.items() if "lora_B" in name)
         assert first.keys() == second.keys()
         assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+    def test_a_kill_while_stage_1_is_saved(self, tmp_path, model_folder):
+        """The folder has a config and weights, but stage 1 is not finished: it continues from its checkpoint."""
+        command = f"--model_name_or_path {model_folder} --output_dir student {SHORT} --demo_num_questions 0"
+        command += " --save_strategy steps --save_steps 1 --use_peft false"
+        torn = subprocess.run(
+            [sys.executable, str(ROOT / "tests" / "torn_recipe.py"), *command.split()],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=400,
+            capture_output=True,
+        )
+        assert torn.returncode == -signal.SIGKILL, torn.stderr[-2000:]
+        assert (tmp_path / "student" / "sft" / "config.json").exists()
+        output = launch(f"{RECIPE} {command} --resume_from_checkpoint true", tmp_path)
+        assert "Stage 1 is finished" not in output
+        assert not list((tmp_path / "student" / "sft").glob("checkpoint-*"))
+        assert "Stage 1 is finished" in launch(f"{RECIPE} {command} --resume_from_checkpoint true", tmp_path)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
