@@ -1,12 +1,15 @@
 """
-`benchmarks/preparation.py` with few pairs.
+`benchmarks/preparation.py` with few pairs, and `benchmarks/step_profile.py` with few steps.
 """
 
 import json
 
 import preparation
 import pytest
+import step_profile
 from conftest import build_tokenizer
+
+from edit_trl import EDITTrainer
 
 
 def test_all_steps_are_measured(tmp_path, capsys):
@@ -32,3 +35,20 @@ def test_wrong_numbers_are_explained(capsys):
     with pytest.raises(SystemExit):
         preparation.main(["--model", "x", "--pairs", "0"])
     assert "must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+def test_parts_of_a_step(capsys):
+    train = EDITTrainer.train
+    step_profile.main("--steps 3 --vocab_size 300 --chain 40 --prompt 10 --pairs 2 --device cpu".split())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    milliseconds = {}
+    for line in lines:
+        part, time, _ = (cell.strip(" ·") for cell in line.strip("|").split("|"))
+        milliseconds[part] = float(time.replace(",", ""))
+    assert list(milliseconds) == [part for part, *_ in step_profile.PARTS]
+    assert min(milliseconds.values()) >= 0
+    inner = [part for part, _, _, level in step_profile.PARTS if level == 2]
+    assert 0 < sum(milliseconds[part] for part in inner) <= milliseconds["loss and metrics"] + 0.1
+    assert milliseconds["loss and metrics"] < milliseconds["training step"]
+    assert EDITTrainer.train is train and not hasattr(EDITTrainer.training_step, "__wrapped__")
