@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from torn_run import PAIRS, make_trainer
 from transformers import Trainer
 
@@ -196,6 +197,29 @@ class TestFullDisk:
         output = process.communicate(timeout=200)[0]
         assert process.returncode == 1
         assert "could not be written: the disk is full" in output
+
+
+@pytest.mark.slow
+class TestDeepSpeed:
+    @pytest.mark.parametrize("stage", [2, 3])
+    def test_two_processes_are_one_batch(self, tmp_path, stage):
+        """On CPUs. A run that begins with the checkpoint after two of its three steps ends with the same student."""
+        pytest.importorskip("deepspeed")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        environment.pop("ACCELERATE_USE_CPU", None)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+        command = [*launch, str(tmp_path / "both"), "--deepspeed", str(stage)]
+        subprocess.run(command, check=True, env=environment, timeout=600)
+        both = load_file(tmp_path / "both" / "model.safetensors")
+        one = make_trainer(str(tmp_path / "one"), per_device_train_batch_size=4)
+        one.train()
+        for name, value in one.model.named_parameters():
+            torch.testing.assert_close(both[name], value, rtol=0, atol=2e-6)
+        for path in (tmp_path / "both").glob("checkpoint-*"):
+            assert incomplete_reason(path) is None
+        shutil.rmtree(tmp_path / "both" / "checkpoint-3")
+        subprocess.run([*command, "--resume"], check=True, env=environment, timeout=600)
+        assert_same(both, load_file(tmp_path / "both" / "model.safetensors"))
 
 
 class TestOtherFeatures:

@@ -1,7 +1,8 @@
 """
-Script that `test_checkpoints.py` starts: a run that is killed while a file is written, or that meets a limit on files.
+Script that `test_checkpoints.py` starts: a run that is killed while a file is written, that meets a limit on files, or
+that is one of several processes of DeepSpeed.
 
-    python torn_run.py FOLDER [--tear FILE STEP] [--limit BYTES] [--resume]
+    python torn_run.py FOLDER [--tear FILE STEP] [--limit BYTES] [--deepspeed STAGE] [--resume]
 """
 
 import argparse
@@ -87,10 +88,19 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     parser.add_argument("--tear", nargs=2)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--deepspeed", type=int)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     if args.tear:
         tear(args.tear[0], f"checkpoint-{args.tear[1]}")
-    trainer = make_trainer(args.folder, callbacks=[Limit(args.limit)] if args.limit else None)
+    options = {}
+    if args.deepspeed:
+        batch = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+        zero = {"stage": args.deepspeed, "stage3_gather_16bit_weights_on_model_save": True}
+        engine = {**dict.fromkeys((*batch, "gradient_clipping"), "auto"), "zero_optimization": zero}
+        options = {"deepspeed": engine, "use_cpu": False}
+    trainer = make_trainer(args.folder, callbacks=[Limit(args.limit)] if args.limit else None, **options)
     print("begins", flush=True)
     trainer.train(resume_from_checkpoint=args.resume or None)
+    if args.deepspeed:
+        trainer.save_model()

@@ -249,7 +249,11 @@ AREAS: dict[str, list[Feature]] = {
             f"{CHECK}::TestProcesses::test_verdict_is_the_same_everywhere_and_weights_may_be_sharded",
             note="on a CPU: loss and gradients of a step",
         ),
-        Feature("DeepSpeed", reason="needs its package and an accelerator; not tried"),
+        Feature(
+            "DeepSpeed, ZeRO-2 and ZeRO-3",
+            "test_checkpoints.py::TestDeepSpeed::test_two_processes_are_one_batch",
+            note="tried with two processes on CPUs; the test is skipped without the package",
+        ),
         Feature("tensor parallelism", reason="the number of pairs is divided by its ranks; not tried"),
         Feature(
             "sequence and context parallelism",
