@@ -214,8 +214,8 @@ class TestPlainText:
             ("\x1b[1m5\x1b[0m", "5"),
             ("5\x07\x08\x7f\x9b", "5"),
             ("\x1b]0;title\x075", "5"),
-            ("a\rb\r\nc\x0bd\x0ce\x85f\u2028g\u2029h", "a\nb\nc\nd\ne\nf\ng\nh"),
-            ("a\tb\nc", "a\tb\nc"),
+            ("a\rb\r\nc\x0bd\x0ce\x85f", "a\nb\nc\nd\ne\nf"),
+            ("a\tb\nc\u2028d", "a\tb\nc\u2028d"),
             # Joiners in Persian and in emoji, directions, accents and wide characters are text.
             ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
             ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),

@@ -58,7 +58,7 @@ _THINKING_PARTS = ("thinking", "reasoning", "thought", "redacted_thinking")
 _TOOL_PARTS = ("tool_use", "tool_call", "function_call", "server_tool_use")
 
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
-_LINE_BREAK = re.compile(r"\r\n|[\r\v\f\x85\u2028\u2029]")
+_LINE_BREAK = re.compile(r"\r\n|[\r\v\f\x85]")
 # Controls, and characters without width that no script needs.
 _INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b\u2060-\u2064\ufeff\ufff9-\ufffb]")
 # Joiners are letters of some scripts and parts of emoji, and nothing beside a plain character.
