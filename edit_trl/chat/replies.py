@@ -157,11 +157,12 @@ def read_reply(text: str, prompt_tokens: int) -> ChatReply:
         thinking = _flat_text(field) or thinking
         refusal = message.get("refusal")
         reason = choice.get("finish_reason")
-        if not isinstance(reason, (str, type(None))) or not isinstance(refusal, (str, type(None))):
-            raise TypeError
+        are_texts = all(value is None or isinstance(value, str) for value in (reason, refusal))
         tokens = _count_tokens(body.get("usage") or {}, prompt_tokens, content + thinking)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise UnreadableReply(f"an unreadable reply ({text})") from None
+        are_texts = False
+    if not are_texts:
+        raise UnreadableReply(f"an unreadable reply ({text})")
     finish_reason = finish_reason_of(reason)
     if finish_reason == "error":
         raise UnreadableReply(f"a reply that broke off, finish reason {reason!r} ({text})")
