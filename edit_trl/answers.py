@@ -24,6 +24,8 @@ from datetime import date
 from fractions import Fraction
 from typing import Any
 
+from .thinking import split_thinking
+
 
 # Maximum number of characters of an answer. The limit keeps the time linear in the length of the reply.
 _MAX_LENGTH = 2000
@@ -207,8 +209,6 @@ _NO_ANSWER = re.compile(
     r"|(?:not|let['’]?s|let (?:me|us)|we (?:can|need|have|must|know|first|start))\b(?!\s*,)",
     re.I,
 )
-_THOUGHT = re.compile(r"<(/?)(think|thinking|thought|reasoning)>", re.I)
-
 _LEAD = re.compile(r"(?:[\s:*_=…→]+|\.{2,})*")
 _BULLET = re.compile(r"^[ \t]*(?:[-*•]|[0-9]{1,2}[.)])[ \t]+(\S.*)$", re.M)
 _BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")  # 2**3 stays
@@ -239,21 +239,9 @@ _SHORT_CLAUSE = re.compile(
 
 
 def _outside_thoughts(reply: str) -> str:
-    """Return the text outside of thinking. If thinking is closed but never opened, it began with the reply."""
-    said: list[str] = []
-    start, thought = 0, None
-    for tag in _THOUGHT.finditer(reply):
-        closing, name = tag[1], tag[2].lower()
-        if thought not in (None, name if closing else None):
-            continue  # a tag inside the thinking
-        if closing:
-            if thought is None:
-                said.clear()
-            start, thought = tag.end(), None
-        else:
-            said.append(reply[start : tag.start()])
-            thought = name
-    return "" if thought else "".join(said) + reply[start:]
+    """Return the text outside of thinking. Nothing if the reply ends within its thinking."""
+    parts = split_thinking(reply)
+    return "" if parts.is_open else parts.answer
 
 
 def _stated(text: str, statement: re.Match[str]) -> str:

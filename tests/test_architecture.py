@@ -25,7 +25,8 @@ ROOMS: dict[str, set[str]] = {
     "alignment": set(),
     "loss": set(),
     "tasks": set(),
-    "answers": set(),
+    "thinking": set(),
+    "answers": {"thinking"},
     "token_texts": {"alignment"},
     "pair_checks": set(),
     "checkpoints": set(),
@@ -45,7 +46,7 @@ ROOMS: dict[str, set[str]] = {
         *("shared_attention", "trainer_arguments", "weighting"),
     },
     "questions": {"deprecation"},
-    "chat": {"option_help"},
+    "chat": {"option_help", "thinking"},
     "chat_client": {"deprecation"},  # the old place of `chat`
     "synthesis": {
         "alignment",

@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 from chat_helpers import (
@@ -339,6 +340,139 @@ class TestFatalErrors:
                 ask(client_for(teacher, max_concurrency=4), questions(1000))
 
         assert len(traceback.extract_tb(caught.value.__traceback__)) < 100
+
+
+def variables_of(error):
+    """The variables of the frames of the package in a traceback, as text."""
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    frames = [frame for frame in shown.stack if "edit_trl" in Path(frame.filename).parts[-3:]]
+    assert frames
+    return "".join(f"{frame.locals}" for frame in frames)
+
+
+class TestSecrets:
+    def test_key_in_a_reply_is_removed(self, tmp_path, monkeypatch):
+        """An endpoint that repeats the headers of a request as its answer."""
+        secret = "AbC/dEf+12gh34=="
+        monkeypatch.setenv("TEACHER_KEY", secret)
+        store = tmp_path / "replies.sqlite"
+        reply = completion(f"You sent {secret}.", f"odd {secret}", reasoning_content=f"Bearer {secret}")
+        with Teacher(lambda *_: reply) as teacher:
+            with client_for(teacher, api_key_env="TEACHER_KEY", store=str(store)) as client:
+                found = ask_one(client)
+            assert teacher.headers[0]["authorization"] == f"Bearer {secret}"
+
+        assert (found.text, found.thinking, found.finish_reason) == ("You sent ***.", "Bearer ***", "odd ***")
+        assert not any(secret.encode() in path.read_bytes() for path in tmp_path.iterdir())
+
+    @pytest.mark.parametrize("written", ["AbC%2FdEf%2B12gh34%3D%3D", "AbC\\/dEf+12gh34=="])
+    def test_key_is_removed_as_urls_and_pages_write_it(self, written, monkeypatch):
+        monkeypatch.setenv("TEACHER_KEY", "AbC/dEf+12gh34==")
+        page = f"no reply for ?key={written}".encode()
+        with Teacher(lambda *_: Response(page, content_type="text/html")) as teacher:
+            (error,) = ask(client_for(teacher, api_key_env="TEACHER_KEY", max_retries=0), questions(1))
+
+        assert "an unreadable reply (no reply for ?key=***)" in str(error)
+
+    @pytest.mark.parametrize("status", [200, 400, 401, 404, 429, 500])
+    def test_key_is_in_no_variable_of_a_traceback(self, status, monkeypatch):
+        """Some tools show the variables of all frames of an error."""
+        secret = "sk-4f9a8b7c6d5e4f3a"
+        monkeypatch.setenv("TEACHER_KEY", secret)
+        headers = {"retry-after": "1000"} if status == 429 else {}
+        body = {"error": {"message": f"no {secret}"}}
+        with Teacher(lambda *_: Response(body, status, headers), models=["a", secret]) as teacher:
+            client = client_for(teacher, api_key_env="TEACHER_KEY", max_retries=0, max_concurrency=1)
+            try:
+                error = ask(client, questions(1))[0]
+            except EndpointError as raised:
+                error = raised
+        assert isinstance(error, EndpointError)
+        assert secret not in variables_of(error)
+        assert secret not in repr(vars(error))
+
+    def test_key_that_cannot_be_sent_is_in_no_variable_either(self, monkeypatch):
+        monkeypatch.setenv("TEACHER_KEY", "sk-4f9a8b7c 6d5e4f3a")
+        with Teacher(answer) as teacher, pytest.raises(ValueError, match="cannot be sent") as caught:
+            ask(client_for(teacher, api_key_env="TEACHER_KEY"), questions(1))
+
+        assert "4f9a8b7c" not in variables_of(caught.value)
+
+
+class TestRedirects:
+    """Neither the prompts nor the key go to another server than that of `base_url`."""
+
+    @pytest.mark.parametrize("is_list", [True, False], ids=["list", "chat"])
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_another_server_gets_nothing(self, status, is_list, monkeypatch):
+        monkeypatch.setenv("TEACHER_KEY", "sk-4f9a8b7c6d5e4f3a")
+        with Teacher(answer, models=["a"]) as other:
+            away = Response({}, status, {"location": f"{other.url}/{'models' if is_list else 'chat/completions'}"})
+            with Teacher(lambda *_: away, models=away if is_list else 404) as teacher:
+                client = client_for(teacher, api_key_env="TEACHER_KEY", max_concurrency=1)
+                with pytest.raises(EndpointError) as caught:
+                    ask(client, questions(20))
+
+        assert (other.requests, other.headers, other.num_listings) == ([], [], 0)
+        assert len(teacher.requests) == (0 if is_list else 1)
+        assert f"redirects to {other.url}. The key and the prompts" in str(caught.value)
+        assert "If it is the right place, pass it as `base_url`" in str(caught.value)
+        assert caught.value.is_fatal
+
+    @pytest.mark.parametrize(
+        ("location", "named"),
+        [
+            ("https://127.0.0.1:{port}/v1/chat/completions", "https://127.0.0.1:{port}/v1"),  # another scheme
+            ("http://localhost:{port}/v1/chat/completions", "http://localhost:{port}/v1"),  # another name
+            ("//example.invalid/v1/chat/completions", "http://example.invalid/v1"),
+            ("http://me:secret@example.invalid/v1/chat/completions?token=secret", "http://example.invalid/v1"),
+            ("file:///etc/passwd", "file:///etc/passwd"),
+        ],
+    )
+    def test_other_places_are_named_and_not_visited(self, location, named):
+        with Teacher(answer) as teacher:
+            port = teacher.url.rpartition(":")[2].removesuffix("/v1")
+            teacher.script = lambda *_: Response({}, 307, {"location": location.format(port=port)})
+            with pytest.raises(EndpointError) as caught:
+                ask(client_for(teacher, max_concurrency=1), questions(3))
+
+        assert f"redirects to {named.format(port=port)}. " in str(caught.value)
+        assert "secret" not in str(caught.value)
+        assert len(teacher.requests) == 1
+
+    @pytest.mark.parametrize("status", [307, 308])
+    @pytest.mark.parametrize("location", ["/v2/chat/completions", "{url}/v2/chat/completions", "completions/"])
+    def test_same_server_is_followed_with_the_whole_request(self, status, location, monkeypatch):
+        monkeypatch.setenv("TEACHER_KEY", "sk-4f9a8b7c6d5e4f3a")
+
+        def script(request, number):
+            if number:
+                return answer(request, number)
+            return Response({}, status, {"location": location.format(url=teacher.url.removesuffix("/v1"))})
+
+        with Teacher(script) as teacher:
+            assert ask(client_for(teacher, api_key_env="TEACHER_KEY"), questions(1)) == answers(1)
+
+        assert teacher.requests[0] == teacher.requests[1]
+        assert teacher.headers[1]["authorization"] == "Bearer sk-4f9a8b7c6d5e4f3a"
+
+    @pytest.mark.parametrize("status", [301, 302, 303])
+    def test_redirect_that_would_lose_the_request_is_named(self, status):
+        """Clients make a request without a body of it."""
+        with Teacher(lambda *_: Response({}, status, {"location": "/v2/chat/completions"})) as teacher:
+            with pytest.raises(
+                EndpointError, match=r"redirects to http://127.0.0.1:\d+/v2\. .* pass it as `base_url`"
+            ):
+                ask(client_for(teacher, max_concurrency=1), questions(3))
+
+        assert len(teacher.requests) == 1
+
+    def test_redirects_in_a_circle_end(self):
+        with Teacher(lambda *_: Response({}, 307, {"location": "/v1/chat/completions"})) as teacher:
+            (error,) = ask(client_for(teacher, max_retries=0), questions(1))
+
+        assert "the connection failed" in str(error)
+        assert len(teacher.requests) < 30
 
 
 class TestEstimateTokens:

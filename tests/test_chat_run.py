@@ -196,8 +196,7 @@ FAILURES = {
     "no message": (lambda: {"choices": [{"index": 0}]}, "an unreadable reply"),
     "content that is no text": (lambda: completion([{"type": "text"}]), "an unreadable reply"),
     "finish reason that is no text": (lambda: completion("x", {"type": "stop"}), "an unreadable reply"),
-    "content null": (lambda: completion(None), "an empty reply"),
-    "content empty": (lambda: completion(""), "an empty reply"),
+    "reply that broke off": (lambda: completion("2 +", "error"), "a reply that broke off, finish reason 'error'"),
 }
 
 

@@ -134,7 +134,8 @@ class TestStore:
         store = str(tmp_path / "replies.sqlite")
         with Teacher(answer) as teacher:
             settings = {"model": "teacher", "base_url": teacher.url, "api_key_env": None, "store": store, **made_with}
-            ChatClient(**settings).close()
+            with ChatClient(**settings) as client:
+                ask_one(client)
 
             with pytest.raises(
                 ValueError, match=f"made with other settings: {message}. They cannot be mixed; pass another"
@@ -142,6 +143,22 @@ class TestStore:
                 ChatClient(**{**settings, **option})
 
             ChatClient(**settings).close()  # not locked by the one that was refused
+
+    @pytest.mark.parametrize(
+        "wrong", [{"model": "other"}, {"base_url": "http://127.0.0.1:1/v1"}, {"temperature": 0.7}, {"seed": 3}]
+    )
+    def test_store_without_a_reply_has_no_settings(self, wrong, tmp_path):
+        """The first run may have had a wrong URL or no key."""
+        store = str(tmp_path / "replies.sqlite")
+        with Teacher(lambda *_: Response({}, 404)) as teacher:
+            settings = {"model": "teacher", "base_url": teacher.url, "api_key_env": None, "store": store}
+            with ChatClient(**{**settings, **wrong}) as client, pytest.raises(EndpointError):
+                ask(client, questions(3))
+            teacher.script = answer
+            with ChatClient(**settings) as client:
+                assert ask(client, questions(3)) == answers(3)
+            with pytest.raises(ValueError, match="made with other settings"):
+                ChatClient(**{**settings, **wrong})
 
     def test_settings_that_leave_the_replies_alone_may_change(self, tmp_path):
         store = str(tmp_path / "replies.sqlite")
@@ -256,6 +273,46 @@ class TestStore:
             assert ask(client, questions(3)) == answers(3)
             with pytest.raises(ImportError, match="needs the `openai` package"):
                 ask(client, questions(4))
+
+
+class TestDamage:
+    def test_torn_end_of_the_log_loses_the_last_replies_alone(self, tmp_path):
+        """What a crash of the machine leaves: the log ends within a record. No reply is joined to another."""
+        store = tmp_path / "replies.sqlite"
+        with Teacher(answer) as teacher:
+            with closing(client_for(teacher, store=str(store), max_concurrency=1)) as client:
+                ask(client, questions(20))
+                for path in list(tmp_path.iterdir()):
+                    shutil.copy(path, tmp_path / f"copy-{path.name}")
+            log = tmp_path / "copy-replies.sqlite-wal"
+            whole = log.read_bytes()
+            for length in (0, 40, len(whole) // 3, len(whole) // 2, len(whole) - 100, len(whole) - 1):
+                for path in tmp_path.glob("torn*"):
+                    path.unlink()
+                shutil.copy(tmp_path / "copy-replies.sqlite", tmp_path / "torn.sqlite")
+                (tmp_path / "torn.sqlite-wal").write_bytes(whole[:length])
+                num_sent = len(teacher.requests)
+                with closing(client_for(teacher, store=str(tmp_path / "torn.sqlite"))) as client:
+                    num_kept = client.usage.replies
+                    assert ask(client, questions(20)) == answers(20)
+                assert len(teacher.requests) - num_sent == 20 - num_kept
+            assert num_kept >= 19
+
+    def test_damaged_file_and_full_disk_are_named(self, tmp_path):
+        store = tmp_path / "replies.sqlite"
+        with Teacher(answer) as teacher:
+            with closing(client_for(teacher, store=str(store))) as client:
+                ask(client, questions(20))
+            with closing(client_for(teacher, store=str(store))) as client:
+                (num_pages,) = client._store._db.execute("PRAGMA page_count").fetchone()
+                client._store._db.execute(f"PRAGMA max_page_count = {num_pages}")
+                with pytest.raises(OSError, match="with room on its disk, but: database or disk is full"):
+                    ask(client, [f"{number}" * 9000 for number in range(9)])
+            content = store.read_bytes()
+            store.write_bytes(content[:2048] + b"x" * (len(content) - 2048))
+            with pytest.raises((OSError, ValueError), match="replies.sqlite"):
+                with closing(client_for(teacher, store=str(store))) as client:
+                    ask(client, questions(20))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")

@@ -214,7 +214,7 @@ class TestDeepSpeed:
         one = make_trainer(str(tmp_path / "one"), per_device_train_batch_size=4)
         one.train()
         for name, value in one.model.named_parameters():
-            torch.testing.assert_close(both[name], value, rtol=0, atol=2e-6)
+            torch.testing.assert_close(both[name], value, rtol=0, atol=1e-5)
         for path in (tmp_path / "both").glob("checkpoint-*"):
             assert incomplete_reason(path) is None
         shutil.rmtree(tmp_path / "both" / "checkpoint-3")

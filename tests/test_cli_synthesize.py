@@ -1,5 +1,6 @@
 """Tests of `edit-trl synthesize`: what it sends, writes and prints, and how it stops and continues."""
 
+import json
 import math
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -254,6 +256,120 @@ class TestStops:
         for name in ("dual_cots.parquet", "sft.parquet", "rejected.parquet"):
             assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes() != b""
         assert sorted(os.listdir("killed")) == FILES
+
+
+class TestInterrupts:
+    @pytest.mark.slow
+    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
+    @pytest.mark.parametrize("num", [1, 2, 20])
+    @pytest.mark.parametrize("gap", [0.0, 0.001, 0.05, 0.3])
+    def test_every_number_of_interrupts_ends_with_130(self, num, gap, own_folder):
+        """Real signals to a real process, while 4 requests are open that take half a minute."""
+        write_questions(questions())
+        code = "import sys; from edit_trl.cli import main; sys.exit(main())"
+
+        def script(request, number):
+            return Response(completion(teach(request, number)), delay=30.0 if number >= 4 else 0.0)
+
+        with Teacher(script) as teacher:
+            arguments = [sys.executable, "-c", code, *command(teacher, "--max_concurrency", "4")]
+            # A process that a shell started in the background ignores the signal.
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
+            process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            signal.signal(signal.SIGINT, before)
+            while len(teacher.requests) < 8 and process.poll() is None:
+                time.sleep(0.01)
+            for _ in range(num):
+                process.send_signal(signal.SIGINT)
+                time.sleep(gap)
+            _, err = process.communicate(timeout=20)
+            assert process.returncode == 130
+            assert "Traceback" not in err
+            teacher.script = teach
+            num_sent = len(teacher.requests)
+            assert main(command(teacher)) == 0
+
+        assert len(teacher.requests) - num_sent == 32 - 4
+
+
+class TestNothingMade:
+    @pytest.mark.parametrize(
+        "failure", [lambda: Response({"error": {"message": "out of memory"}}, 500), lambda: refuse("too long")]
+    )
+    def test_run_whose_requests_all_fail_is_a_failure_and_leaves_older_files(self, failure, teacher, capsys):
+        """Three questions: too few for an endpoint that counts as down."""
+        assert main(command(teacher, "--limit", "2")) == 0
+        before = {name: Path("out", name).read_bytes() for name in FILES if name != "replies.sqlite"}
+        write_questions(questions(DUAL_COTS[6:9]))
+        teacher.script = lambda *_: failure()
+
+        assert main(command(teacher, "--max_retries", "0")) == 1
+
+        _, last = capsys_err_last(capsys)
+        assert last.startswith("edit-trl synthesize: No request of 3 got a usable reply, so nothing was written. The ")
+        assert re.search(r"last error: http://.* (out of memory|too long)", last)
+        assert {name: Path("out", name).read_bytes() for name in before} == before
+
+    def test_run_whose_later_requests_all_fail_is_a_failure(self, capsys):
+        """The right chains are written all the same, for stage 1."""
+        replies = {(step, cot.question): [refuse()] for step in ("rectify", "corrupt") for cot in DUAL_COTS[:6]}
+        with Teacher(teach_but(replies)) as teacher:
+            assert main(command(teacher)) == 1
+            out, last = capsys_err_last(capsys)
+            assert "Chains without a usable reply: 6. The last error: " in out
+            assert "every chain was rejected. The table above says why; out/rejected.parquet has" in last
+            assert len(rows_of("out/sft.parquet")) == 3
+            assert main(command(teacher)) == 0
+
+        assert len(rows_of("out/dual_cots.parquet")) == 6
+
+    def test_run_without_a_pair_is_a_failure(self, capsys):
+        with Teacher(lambda *_: completion(None, "content_filter")) as teacher:
+            assert main(command(teacher)) == 1
+
+        out, last = capsys_err_last(capsys)
+        assert "6 refused" in out
+        assert "There must be at least one pair" in last
+        assert sorted(os.listdir("out")) == FILES
+
+    def test_some_failures_are_named_and_no_failure(self, capsys):
+        with Teacher(teach_but({("extract", DUAL_COTS[0].question): [refuse("too long")]})) as teacher:
+            assert main(command(teacher)) == 0
+            out = capsys.readouterr().out
+            assert "Chains without a usable reply: 1. The last error: http://" in out
+            assert main(command(teacher)) == 0
+
+        assert len(rows_of("out/dual_cots.parquet")) == 6
+
+
+class TestTeachersOfOtherKinds:
+    def test_reasoning_model_is_named_once_and_in_report_and_card(self, capsys, caplog):
+        def script(request, number):
+            for name in ("max_tokens", "temperature"):
+                if name in request:
+                    body = {"message": f"Unsupported parameter: '{name}' is not supported with this model."}
+                    return Response({"error": {**body, "param": name, "code": "unsupported_parameter"}}, 400)
+            return teach(request, number)
+
+        with Teacher(script) as teacher:
+            assert main(command(teacher, "--max_concurrency", "1")) == 0
+            assert main(command(teacher)) == 0
+
+        assert len(teacher.requests) == 12 + 2
+        assert len(caplog.messages) == 2
+        report = json.loads(Path("out", "report.json").read_text())
+        assert report["sampling"]["temperature"] is None
+        assert report["sampling"]["max_completion_tokens"] == 2048
+        card = Path("out", "README.md").read_text()
+        assert "The endpoint refuses `temperature`; requests leave it out." in card
+        assert "max_completion_tokens 2048" in card
+
+    def test_corrected_command_works_after_a_wrong_url_a_wrong_model_and_a_missing_key(self, capsys, monkeypatch):
+        with Teacher(lambda *_: Response({}, 404)) as wrong, Teacher(teach) as teacher:
+            assert main(command(wrong)) == 1
+            assert main([*command(teacher), "--model", "other", "--api_key_env", "TEACHER_KEY"]) == 1
+            assert "TEACHER_KEY" in capsys_err_last(capsys)[1]
+            assert main(command(teacher)) == 0
 
 
 class TestFailures:

@@ -20,15 +20,20 @@ from dual_cot_teacher import (
     reply_to,
     run,
     run_one,
+    teach,
     teach_but,
 )
 from teacher import (
+    Response,
+    Teacher,
+    client_for,
     completion,
     time_limit,  # noqa: F401
 )
 
 from edit_trl.answers import answers_match, extract_answer
-from edit_trl.synthesis.checks import REJECT_REASONS, clean, leaks_prompt
+from edit_trl.synthesis import synthesize
+from edit_trl.synthesis.checks import REJECT_REASONS, clean
 
 
 pytest.importorskip("openai")
@@ -39,7 +44,10 @@ FILLER = "Now look at it once more, slowly and with great care. " * 30  # 330 wo
 # For each reason: a step, the question of a reply, what the teacher says at which step, and what else it takes.
 MISBEHAVIOURS = {
     "cut": ("extract", RIGHT, {"extract": completion(RIGHT.chosen, "length")}),
-    "not_finished": ("rectify", ERRING, {"rectify": completion(ERRING.chosen, "content_filter")}),
+    "not_finished": ("rectify", ERRING, {"rectify": completion(ERRING.chosen, "tool_calls")}),
+    "refused": ("rectify", ERRING, {"rectify": completion(ERRING.chosen, "SAFETY")}),
+    "empty": ("corrupt", RIGHT, {"corrupt": completion(None)}),
+    "garbled": ("extract", RIGHT, {"extract": f"Well \ufffd done. {RIGHT.chosen}"}),
     "unparsed": ("extract", RIGHT, {"extract": "It is one or the other, I do not know."}),
     "no_reasoning": ("extract", RIGHT, {"extract": f"That's easy. Therefore, the answer is {RIGHT.answer}."}),
     "still_wrong": ("rectify", ERRING, {"rectify": ERRING.rejected}),
@@ -67,7 +75,8 @@ OPTIONS = {
 }
 DETAILS = {
     "cut": "finish reason: length",
-    "not_finished": "finish reason: content_filter",
+    "not_finished": "finish reason: tool_calls",
+    "refused": "finish reason: content_filter",
     "duplicate": "",
     "endpoint_error": "The endpoint refused the request: the context is too long",
     "not_asked": "`max_requests=10` is reached",
@@ -77,7 +86,7 @@ DETAILS = {
 def text_of(reply):
     """What a teacher says in a reply of a script."""
     if isinstance(reply, dict):
-        return reply["choices"][0]["message"]["content"]
+        return reply["choices"][0]["message"]["content"] or ""
     return reply if isinstance(reply, str) else ""
 
 
@@ -186,6 +195,105 @@ class TestRejectedReplies:
         assert sft - chosen <= {(f"Q: {row['question']}\nA:", f" {row['chain']}") for row in result.rejected}
 
 
+ENDS = {
+    "eos": None,
+    "end_turn": None,
+    "STOP": None,
+    "COMPLETE": None,
+    "stop_sequence": None,
+    None: None,
+    "length": "cut",
+    "max_tokens": "cut",
+    "MAX_TOKENS": "cut",
+    "model_length": "cut",
+    "content_filter": "refused",
+    "SAFETY": "refused",
+    "refusal": "refused",
+    "tool_calls": "not_finished",
+    "something new": "not_finished",
+}
+
+
+class TestEnds:
+    @pytest.mark.parametrize("reason", ENDS)
+    def test_end_of_a_reply_is_what_the_service_means(self, reason):
+        script = teach_but({("rectify", ERRING.question): [completion(ERRING.chosen, reason)] * 3})
+
+        result, requests = run(script)
+
+        assert [row["reject_reason"] for row in result.rejected] == [ENDS[reason]] * (ENDS[reason] is not None)
+        assert len(requests) == 12 + 2 * (ENDS[reason] is not None)
+
+    @pytest.mark.parametrize(
+        ("message", "reason", "reply"),
+        [
+            ({"content": None, "refusal": "I cannot help."}, "refused", "I cannot help."),
+            ({"content": None, "tool_calls": [{"id": "1"}]}, "empty", ""),
+            ({"content": ""}, "empty", ""),
+            ({"content": None, "reasoning_content": "2 + 3"}, "empty", ""),
+            ({"content": "<think>2 + 3"}, "empty", ""),
+        ],
+        ids=["refusal", "tool", "empty", "thinking", "open thinking"],
+    )
+    def test_reply_without_text_is_counted_as_what_it_is(self, message, reason, reply):
+        """It is asked for as often as other bad replies, and not five times for each of them."""
+        body = completion(None)
+        body["choices"][0]["message"] = {"role": "assistant", **message}
+
+        result, requests = run(teach_but({("extract", RIGHT.question): [body] * 3}), client={"max_retries": 5})
+
+        assert [(row["reject_reason"], row["reply"]) for row in result.rejected] == [(reason, reply)]
+        assert len([request for request in requests if asked(request) == ("extract", RIGHT)]) == 3
+
+
+class TestInvisibleCharacters:
+    @pytest.mark.parametrize("character", ["\0", "\ufeff", "\u200b", "\u2060", "\x07", "\r", "\x1b[0m", "\u00ad"])
+    @pytest.mark.parametrize("place", ["reply", "answer", "question"])
+    def test_right_chain_is_right_with_them(self, character, place):
+        question, answer, right = (
+            "What is 2 + 3, counted out?",
+            "5",
+            "We count 2 + 3 = 5 here. Therefore, the answer is 5.",
+        )
+        if place == "reply":
+            right = right.replace("is 5", f"is{character} 5{character}")
+        elif place == "answer":
+            answer = f"{character}5{character}"
+        else:
+            question = f"{character}{question}{character}"
+
+        result = run_one(question, answer, "We count 2 + 3 = 6 here. Therefore, the answer is 6.", right)
+
+        (pair,) = result.pairs
+        assert pair["origin"] == "rectified"
+        assert pair["answer"] == "5"
+        assert not set("\0\ufeff\u200b\u2060\x07\r\x1b\u00ad") & set(pair["prompt"] + pair["chosen"])
+
+    def test_half_a_character_in_the_middle_is_in_no_pair(self):
+        """JSON writes some characters as two; one of them alone is none."""
+        body = json.dumps(completion(f"HALF {ERRING.chosen}")).replace("HALF", "\\ud83d").encode()
+
+        result, _ = run(teach_but({("rectify", ERRING.question): [Response(body)] * 3}))
+
+        assert [row["reject_reason"] for row in result.rejected] == ["garbled"]
+        assert all("?" not in pair["chosen"] for pair in result.pairs)
+
+    @pytest.mark.parametrize("name", ["question", "answer", "task_description"])
+    def test_half_a_character_in_a_question_is_named(self, name):
+        rows = [{"question": "What is 2 + 3?", "answer": "5", "task_description": ""}]
+        rows.append({**rows[0], "question": "What is 2 + 4?", name: "half \ud83d"})
+        with Teacher(teach) as teacher, client_for(teacher) as client:
+            with pytest.raises(ValueError, match=f"`{name}` of row 1 .* holds half a character: 'half"):
+                synthesize(rows, client)
+
+        assert teacher.requests == []
+
+    def test_answer_of_invisible_characters_is_named(self):
+        with Teacher(teach) as teacher, client_for(teacher) as client:
+            with pytest.raises(ValueError, match="row 0 .* only invisible characters"):
+                synthesize([{"question": "What is 2 + 3?", "answer": "\u200b"}], client)
+
+
 class TestClean:
     @pytest.mark.parametrize(
         ("reply", "expected"),
@@ -230,52 +338,3 @@ class TestClean:
     def test_chain_stays_as_it_is(self, cot):
         assert clean(cot.chosen) == cot.chosen
         assert clean(cot.rejected) == cot.rejected
-
-
-class TestLeaksPrompt:
-    @pytest.mark.parametrize(
-        "chain",
-        [
-            "The hint says 5, so the answer is 5.",
-            "As hinted, it is 5.",
-            "Using the hints, it is 5.",
-            "H: The correct answer is 5. 2 + 3 = 5.",
-            "Given the correct answer, 2 + 3 = 5.",
-            "Knowing that the correct answer is 5, we add.",
-            "Since the right answer is 5, 2 + 3 = 5.",
-            "We know the correct answer is 5.",
-            "This agrees with the given answer.",
-            "The provided correct answer is 5.",
-            "Here is a wrong response: 2 + 3 = 6.",
-            "Sure! The incorrect response is as follows.",
-            "Unlike the right response, I add 4.",
-            "Therefore, the wrong answer is 6.",
-            "The mistake is in the sum.",
-            "Mistakenly, one adds 4.",
-            "(Note: there are two mistakes.)",
-            "2 + 3 = 6 (an intentional error).",
-            "I deliberately add 4.",
-        ],
-    )
-    def test_chain_that_speaks_of_the_prompt_leaks(self, chain):
-        assert leaks_prompt(chain, allowed="What is 2 + 3? 2 + 3 = 5.")
-
-    @pytest.mark.parametrize(
-        "chain",
-        [
-            CHAIN,
-            "Therefore, the correct answer is 5.",
-            "The right side is 5, the wrong side is 6.",
-            "Given that 2 + 3 = 5, the answer is 5.",
-            "Since the answer has one digit, it is 5.",
-            "Statement H: true.",
-            "He responds correctly.",
-            "Turn right. That is correct.",
-            "She hinges the door.",
-        ],
-    )
-    def test_chain_that_does_not_is_kept(self, chain):
-        assert not leaks_prompt(chain, allowed="What is 2 + 3?")
-
-    def test_words_of_the_question_may_be_quoted(self):
-        assert not leaks_prompt("The hint is red.", allowed="Eve hides a hint. Which colour has it?")

@@ -5,6 +5,7 @@ Chat calls to OpenAI-compatible endpoints, and prompt templates. Used for the te
 from .client import ChatClient
 from .endpoint import EndpointError, estimate_tokens
 from .prompt_template import PromptTemplate
+from .replies import plain_text
 from .run import BudgetReached
 from .store import ChatReply, Usage
 
@@ -17,4 +18,5 @@ __all__ = [
     "PromptTemplate",
     "Usage",
     "estimate_tokens",
+    "plain_text",
 ]

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..option_help import help_from_docstring
+from .dialect import LENGTH_FIELDS, OPTION_FIELDS, Dialect, request_fields
 from .endpoint import OWN_FIELDS, Endpoint
 from .run import Budget, Cooldown, Pace, Run
 from .store import ChatReply, ReplyStore
@@ -25,6 +26,9 @@ from .store import ChatReply, ReplyStore
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+# Fields of `extra_body` that would hold a key.
+_KEY_FIELD = re.compile(r"(?:x-)?api[_-]?key|authorization|extra_headers", re.IGNORECASE)
 
 
 @help_from_docstring
@@ -53,8 +57,9 @@ class ChatClient:
         seed (`int`, *optional*):
             Seed of the sampling. The number of the sample is added to it. `None` sends no seed.
         extra_body (`dict`, *optional*):
-            More fields of the request, such as `{"max_completion_tokens": 4096}`, or `{"chat_template_kwargs":
-            {"enable_thinking": false}}` for vLLM.
+            More fields of the request, such as `{"stop": ["Q:"]}`, or `{"chat_template_kwargs": {"enable_thinking":
+            false}}` for vLLM. A field that is also an option wins over it, and `max_completion_tokens` wins over
+            `max_tokens`.
         max_concurrency (`int`, *optional*, defaults to `16`):
             Maximum number of requests in flight at the same time.
         requests_per_minute (`float`, *optional*):
@@ -120,14 +125,17 @@ class ChatClient:
     def __post_init__(self) -> None:
         self._check()
         self._store = ReplyStore(self.store, self.settings)
+        self._dialect = Dialect(self._store.remember("dialect"))
         self.usage = self._store.usage()
         self._run: Run | None = None
 
     def _check(self) -> None:
         url = urlsplit(self.base_url)
+        # What is no URL may be a key, or hold a password.
+        shown = repr(self.base_url) if re.fullmatch(r"(?!sk-|hf_)[\w.:/-]{0,60}", self.base_url) else "something else"
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(
-                f"`base_url` must be a URL that starts with http:// or https://, got {self.base_url!r}. Pass "
+                f"`base_url` must be a URL that starts with http:// or https://, got {shown}. Pass "
                 '`base_url="http://localhost:8000/v1"`, for example.'
             )
         if url.username or url.password or url.query:
@@ -140,6 +148,7 @@ class ChatClient:
                 "`api_key_env` must be the name of an environment variable, got something else, maybe the key itself. "
                 'Names are written to files, keys are not; pass `api_key_env="OPENAI_API_KEY"`.'
             )
+        self._check_extra_body()
         limits = ("max_concurrency", "max_tokens", "requests_per_minute", "tokens_per_minute")
         for name in (*limits, "connect_timeout", "timeout"):
             value = getattr(self, name)
@@ -158,13 +167,31 @@ class ChatClient:
                 f"{self.prompt_price}, {self.completion_price} and {self.max_tokens}. The cost of a request is known "
                 "only after it; pass the endpoint's prices per million tokens."
             )
-        taken = [f"`{name}`" for name in OWN_FIELDS if name in (self.extra_body or {})]
+
+    def _check_extra_body(self) -> None:
+        extra_body = self.extra_body or {}
+        keys = [
+            name for name in extra_body if re.fullmatch(r"(?i)(?:x-)?api[_-]?key|authorization|extra_headers", name)
+        ]
+        if keys:
+            raise ValueError(
+                f"`extra_body` must not hold `{keys[0]}`. Its content is written to files; put the key into an "
+                "environment variable and pass its name as `api_key_env`."
+            )
+        taken = [f"`{name}`" for name in OWN_FIELDS if name in extra_body]
         if taken:
             raise ValueError(
                 f"`extra_body` must not hold {', '.join(taken)}. The client sets these fields itself: each sample is "
                 "a request of its own, and a reply is read as a whole. Use the client's options of the same name, and "
                 "leave out the fields that have no option."
             )
+        for name in (*OPTION_FIELDS, *LENGTH_FIELDS):
+            value = extra_body.get(name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+                raise ValueError(
+                    f"`extra_body` must hold a number that is not negative as `{name}`, got {value!r}. Leave it out "
+                    "for the client's option."
+                )
         try:
             json.dumps(self.extra_body)
         except (TypeError, ValueError) as error:
@@ -175,13 +202,29 @@ class ChatClient:
 
     @property
     def _longest_reply(self) -> int | None:
-        return (self.extra_body or {}).get("max_completion_tokens", self.max_tokens)
+        fields = request_fields(self.settings)
+        return fields.get("max_completion_tokens", fields.get("max_tokens"))
 
     @property
     def settings(self) -> dict[str, Any]:
         """`dict[str, Any]`: The options that change the replies. They are the same for all replies of a store."""
         names = ("base_url", "model", "temperature", "top_p", "max_tokens", "seed", "extra_body")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """
+        `dict[str, Any]`: What requests say about sampling: `temperature`, `top_p`, `seed` and `max_tokens` or
+        `max_completion_tokens`. `None` if it is left to the endpoint, also because the endpoint refuses it.
+        """
+        fields = self._dialect.fields(request_fields(self.settings))
+        length = next((name for name in LENGTH_FIELDS if name in fields), "max_tokens")
+        return {name: fields.get(name) for name in ("temperature", "top_p", length, "seed")}
+
+    @property
+    def refused(self) -> list[str]:
+        """`list[str]`: What the endpoint has refused to take, and how requests are written since: a sentence each."""
+        return self._dialect.notes
 
     async def chat(self, messages: list[dict[str, str]], sample: int = 0) -> ChatReply:
         """
@@ -217,7 +260,7 @@ class ChatClient:
         Returns:
             `int`: `max_attempts`, or 1 at temperature zero, where every sample would be the same reply.
         """
-        return 1 if self.temperature == 0 else max_attempts
+        return 1 if request_fields(self.settings).get("temperature") == 0 else max_attempts
 
     def price(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """
@@ -290,7 +333,7 @@ class ChatClient:
 
     def _new_run(self) -> Run:
         return Run(
-            Endpoint(self.settings, self.api_key_env, self.connect_timeout, self.timeout),
+            Endpoint(self.settings, self.api_key_env, self.connect_timeout, self.timeout, self._dialect),
             self._store,
             Budget(self.usage, self.price, self._longest_reply, self.max_requests, self.max_cost),
             request_pace=Pace(self.requests_per_minute),

@@ -1,38 +1,47 @@
 """
 Send one request to an OpenAI-compatible endpoint, read the reply, and classify errors.
 
-A request returns a reply or raises one of three exceptions: [`AskedToWait`] if the endpoint asks to wait,
-[`AttemptFailed`] if another attempt may succeed, and [`EndpointError`] if another attempt cannot succeed. `run.py`
-decides when to send a request and how often to try.
+A request returns a reply or raises one of four exceptions: [`AskedToWait`] if the endpoint asks to wait,
+[`Relearned`] if it refused a field of the request that can be left out, [`AttemptFailed`] if another attempt may
+succeed, and [`EndpointError`] if another attempt cannot succeed. `run.py` decides when to send a request and how often
+to try. `dialect.py` writes the fields of a request, `replies.py` reads the reply.
 
-The key is read from the environment when the connection is opened. If an error message quotes the endpoint, the key
-is removed from the quote.
+The key is read from the environment when the connection is opened. If the endpoint repeats it, in an error or in a
+reply, it is removed there. Redirects to another host are not followed: the prompts and the key are for the host of
+`base_url`.
 """
 
 import asyncio
+import html
 import json
+import logging
 import math
 import os
 import re
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import quote, quote_plus, urljoin, urlsplit
 
+from .dialect import Dialect, request_fields
+from .replies import BYTES_PER_TOKEN, UnreadableReply, read_reply
 from .store import ChatReply
 
 
-# Fields of a request that the client sets itself.
-OWN_FIELDS = ("model", "messages", "n", "stream", "seed", "temperature", "top_p", "max_tokens")
+logger = logging.getLogger(__name__)
 
-# Bytes of text per token, to estimate the tokens of a request before the endpoint counts them.
-BYTES_PER_TOKEN = 4
+# Fields of a request that no option and no `extra_body` may set.
+OWN_FIELDS = ("model", "messages", "n", "stream")
 
 # Statuses with which every other request would fail too: wrong key, no credit, no permission, no such model or path.
 _FATAL_STATUSES = (401, 402, 403, 404, 405)
 
-# The text between the tags. Without an opening tag, the text before the closing tag; without a closing tag, all text
-# after the opening tag.
-_THINKING = re.compile(r"(?:<think(?:ing)?>|\A(?=(?:(?!<think).)*?</think))(.*?)(?:</think(?:ing)?>|\Z)", re.DOTALL)
+# What services say if a filter refused the prompt. The request is answered then, in the only way it will be.
+_FILTERED_CODES = r"content_filter|content_policy_violation|invalid_prompt|data_inspection_failed"
+_FILTERED_WORDS = re.compile(r"content management policy|Content Exists Risk|data_inspection_failed")
+
+# A key of fewer characters may be a word, which a reply may have by itself.
+_MIN_SECRET = 12
 
 
 class EndpointError(Exception):
@@ -74,6 +83,14 @@ class AskedToWait(Exception):
         self.status_code = status_code
 
 
+class Relearned(Exception):
+    """The endpoint refused a field of the request, and the next request is written without it."""
+
+
+class _Redirected(Exception):
+    """The endpoint redirects to a place that the request must not go to."""
+
+
 class AttemptFailed(Exception):
     """
     An attempt failed, but another attempt may succeed.
@@ -104,12 +121,20 @@ class Endpoint:
             Maximum time to connect, in seconds.
         timeout (`float`):
             Maximum time for a whole reply, in seconds.
+        dialect ([`Dialect`]):
+            What the endpoint has refused so far. It learns from this endpoint.
     """
 
     def __init__(
-        self, settings: dict[str, Any], api_key_env: str | None, connect_timeout: float, timeout: float
+        self,
+        settings: dict[str, Any],
+        api_key_env: str | None,
+        connect_timeout: float,
+        timeout: float,
+        dialect: Dialect,
     ) -> None:
         self.settings = settings
+        self.dialect = dialect
         self.url: str = settings["base_url"]
         self.api_key_env = api_key_env
         self.connect_timeout = connect_timeout
@@ -129,7 +154,8 @@ class Endpoint:
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):  # any other status may mean that the endpoint has no such list
                 raise self._read_status(error) from None
-        except openai.APIConnectionError as error:
+        except (openai.APIConnectionError, _Redirected) as error:
+            self._raise_if_redirected(error)
             # If the connection was made and only the list is late, the endpoint is busy and not unreachable.
             if not isinstance(error, openai.APITimeoutError) or "Connect" in type(error.__cause__).__name__:
                 raise self.error(
@@ -157,22 +183,33 @@ class Endpoint:
             AskedToWait: If the endpoint asks to wait.
             AttemptFailed: If there was no reply, or the reply cannot be read.
             EndpointError: If the endpoint refuses the request.
+            Relearned: If the endpoint refuses a field of the request, and the next request is written without it.
         """
         import openai
 
-        body, extra_body = request_body(self.settings, messages, sample), self.settings["extra_body"]
+        fields = self.dialect.fields(request_fields(self.settings))
+        if "seed" in fields:
+            fields["seed"] += sample
         try:
             response = await asyncio.wait_for(
-                self._connection.chat.completions.with_raw_response.create(**body, extra_body=extra_body), self.timeout
+                self._connection.chat.completions.with_raw_response.create(
+                    model=self.settings["model"], messages=self.dialect.messages(messages), extra_body=fields
+                ),
+                self.timeout,
             )
-            return read_reply(response.text, estimate_tokens(messages))
-        except AttemptFailed as failure:
+            return self._without_key(read_reply(response.text, estimate_tokens(messages)))
+        except UnreadableReply as failure:
             raise AttemptFailed(self._redact(str(failure))) from None
         except (openai.APITimeoutError, TimeoutError):
             raise AttemptFailed(f"no whole reply within {self.timeout:g} seconds") from None
-        except openai.APIConnectionError as error:
+        except (openai.APIConnectionError, _Redirected) as error:
+            self._raise_if_redirected(error)
             raise AttemptFailed(f"the connection failed ({self._reason(error)})") from None
         except openai.APIStatusError as error:
+            if error.status_code in (400, 422):
+                if _is_filtered(error):
+                    return ChatReply("", "", "content_filter", 0, 0)
+                self._learn(error, fields, messages)
             raise self._read_status(error) from None
 
     async def close(self) -> None:
@@ -201,19 +238,48 @@ class Endpoint:
             raise ImportError(
                 "`ChatClient` needs the `openai` package. Install it with `pip install 'edit-trl[openai]'`."
             ) from None
-        key = self._key() if self.api_key_env else "none"
-        if re.fullmatch(r"[!-~]+", key) is None:
+        # No variable holds the key here: a debugger shows the variables of an error's traceback.
+        if self.api_key_env and re.fullmatch(r"[!-~]+", self._key()) is None:
             raise ValueError(
                 f"The environment variable `{self.api_key_env}` must hold the key of {self.url}, and "
-                f"{'holds characters that cannot be sent' if key else 'is not set'}. Set it, name another one with "
-                "`api_key_env`, or pass `api_key_env=None` for an endpoint without keys."
+                f"{'holds characters that cannot be sent' if self._key() else 'is not set'}. Set it, name another one "
+                "with `api_key_env`, or pass `api_key_env=None` for an endpoint without keys."
             )
+        timeout = openai.Timeout(self.timeout, connect=self.connect_timeout)
         return openai.AsyncOpenAI(
-            api_key=key,
+            api_key=self._key() if self.api_key_env else "none",
             base_url=self.url,
             max_retries=0,  # `run.py` retries, because it knows the budget and the other requests
-            timeout=openai.Timeout(self.timeout, connect=self.connect_timeout),
+            timeout=timeout,
+            http_client=openai.DefaultAsyncHttpxClient(
+                base_url=self.url, timeout=timeout, event_hooks={"response": [_refuse_redirects]}
+            ),
         )
+
+    def _learn(self, error: Any, fields: dict[str, Any], messages: list[dict[str, str]]) -> None:
+        """Read from a refusal how to write requests. Raises `Relearned` if another request may succeed by this."""
+        try:
+            body = json.loads(error.response.text)
+        except ValueError:
+            body = error.response.text
+        known = self.dialect.notes
+        if self.dialect.learn(body, fields, messages):
+            for note in self.dialect.notes:
+                if note not in known:
+                    logger.warning("%s: %s It says: %s", self.url, note, self._redact(_error_detail(error)))
+            raise Relearned
+
+    def _raise_if_redirected(self, error: Any) -> None:
+        """Raise an [`EndpointError`] if the `error` is a redirect that was not followed."""
+        # `openai` wraps the error in one of its own, depending on its version.
+        cause = error if isinstance(error, _Redirected) else error.__cause__
+        if isinstance(cause, _Redirected):
+            target = self._redact(str(cause))
+            raise self.error(
+                f"The endpoint redirects to {target}. The key and the prompts are for the host of `base_url` alone, "
+                "so this is not followed. If it is the right place, pass it as `base_url`.",
+                is_fatal=True,
+            ) from None
 
     def _read_status(self, error: Any) -> Exception:
         """Turn an HTTP status into an exception: wait, try again, give up this request, or give up all requests."""
@@ -233,7 +299,8 @@ class Endpoint:
             key = f"the key in `{self.api_key_env}`" if self.api_key_env else "no key, since `api_key_env` is not set"
             return self.error(f"The endpoint refused {key}: {detail}.", status, is_fatal=True)
         if status == 404:
-            models = f" It lists {', '.join(map(repr, self._models[:8]))}." if self._models else ""
+            listed = self._redact(", ".join(map(repr, self._models[:8])))
+            models = f" It lists {listed}." if listed else ""
             return self.error(
                 f"The endpoint knows no model {self.settings['model']!r}, or no chat at this path: {detail}.{models} "
                 "Check `model` and `base_url`, which ends with '/v1' for most.",
@@ -248,88 +315,28 @@ class Endpoint:
 
     def _redact(self, text: str) -> str:
         """Remove the key from a text of the endpoint, and put the text on one line."""
-        key = self._key()
-        if key:
-            text = text.replace(key, "***")
+        text = self._without_secrets(text)
         # Services quote parts of a wrong key.
         return " ".join(re.sub(r"\b(sk[-_]|hf_|Bearer )[\w*.-]{6,}", r"\1***", text).split())[:500]
 
+    def _without_secrets(self, text: str) -> str:
+        """Replace the key in a text, also as it is written in URLs, pages and JSON."""
+        key = self._key()
+        written = (key, quote(key, safe=""), quote_plus(key), html.escape(key), key.replace("/", "\\/"))
+        for secret in sorted(filter(None, set(written)), key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+    def _without_key(self, reply: ChatReply) -> ChatReply:
+        """Remove the key from a reply, which goes to files."""
+        if len(self._key()) < _MIN_SECRET:
+            return reply
+        reason = reply.finish_reason and self._redact(reply.finish_reason)
+        text, thinking = map(self._without_secrets, (reply.text, reply.thinking))
+        return reply._replace(text=text, thinking=thinking, finish_reason=reason)
+
     def _key(self) -> str:
         return os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
-
-
-def request_body(settings: dict[str, Any], messages: list[dict[str, str]], sample: int) -> dict[str, Any]:
-    """
-    Make the body of a request, without `extra_body`.
-
-    Args:
-        settings (`dict[str, Any]`):
-            As for [`Endpoint`]. Settings that are `None` are left out.
-        messages (`list[dict[str, str]]`):
-            Messages with `role` and `content`.
-        sample (`int`):
-            Number of the sample, which is added to the seed.
-
-    Returns:
-        `dict[str, Any]`: The body.
-
-    Examples:
-
-    ```python
-    >>> settings = {"model": "qwen", "temperature": 0.2, "top_p": None, "max_tokens": 64, "seed": 40}
-    >>> request_body(settings, [{"role": "user", "content": "Why?"}], sample=2)["seed"]
-    42
-
-    ```
-    """
-    body = {"model": settings["model"], "messages": messages}
-    names = ("temperature", "top_p", "max_tokens", "seed")
-    body.update((name, settings[name]) for name in names if settings[name] is not None)
-    if "seed" in body:
-        body["seed"] += sample
-    return body
-
-
-def read_reply(text: str, prompt_tokens: int) -> ChatReply:
-    """
-    Read the reply from the body of a response.
-
-    Args:
-        text (`str`):
-            The body.
-        prompt_tokens (`int`):
-            Estimated number of tokens of the request, used if the endpoint does not count them.
-
-    Returns:
-        [`ChatReply`]: The reply, with its thinking in a field of its own.
-
-    Raises:
-        AttemptFailed: If the body has no reply that can be read.
-    """
-    unreadable = AttemptFailed(f"an unreadable reply ({text})")
-    try:
-        body = json.loads(text)
-        choice = body["choices"][0]
-        message = choice["message"]
-        texts = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
-        # A reply that is cut at the limit may end in half a character, which cannot be stored.
-        content, thinking = [(text or "").encode(errors="replace").decode() for text in texts]
-        usage = body.get("usage") or {}
-        finish_reason = choice.get("finish_reason")
-        tokens = [
-            int(usage.get("prompt_tokens") or prompt_tokens),
-            int(usage.get("completion_tokens") or math.ceil(len((content + thinking).encode()) / BYTES_PER_TOKEN)),
-        ]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise unreadable from None
-    if not isinstance(finish_reason, (str, type(None))):
-        raise unreadable
-    if not (content or thinking) and finish_reason not in ("length", "content_filter"):
-        raise AttemptFailed("an empty reply")
-    # Some endpoints leave the thinking in the content, sometimes without the opening tag.
-    parts = [thinking, *_THINKING.findall(content)]
-    answer = _THINKING.sub("", content)
-    return ChatReply(answer.strip(), "\n".join(part.strip() for part in parts if part), finish_reason, *tokens)
 
 
 def estimate_tokens(messages: list[dict[str, str]]) -> int:
@@ -354,10 +361,47 @@ def estimate_tokens(messages: list[dict[str, str]]) -> int:
     return sum(4 + math.ceil(len(message["content"].encode()) / BYTES_PER_TOKEN) for message in messages)
 
 
+async def _refuse_redirects(response: Any) -> None:
+    """
+    Allow only redirects on the same server that keep the request as it is.
+
+    Another port is another server, and another scheme may be one without encryption.
+    """
+    location = response.headers.get("location")
+    if not 300 <= response.status_code < 400 or not location:
+        return
+    sent = response.request
+    target = urljoin(str(sent.url), location)
+    is_kept = response.status_code in (307, 308) or sent.method == "GET"
+    if not is_kept or _server(target) != _server(str(sent.url)):
+        parts = urlsplit(target)
+        # A place may hold a secret in its query or before its host.
+        path = parts.path.removesuffix("/chat/completions").removesuffix("/models")
+        raise _Redirected(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}")
+
+
+def _server(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _is_filtered(error: Any) -> bool:
+    """Whether a filter refused the prompt."""
+    return (
+        re.search(_FILTERED_CODES, f"{error.code} {error.type}") is not None
+        or _FILTERED_WORDS.search(error.response.text) is not None
+    )
+
+
 def _error_detail(error: Any) -> str:
     """Return the message of the endpoint about an error."""
-    body = error.body if isinstance(error.body, dict) else {}
+    body = error.body[0] if isinstance(error.body, list) and error.body else error.body  # Gemini
+    body = body if isinstance(body, dict) else {}
+    if isinstance(body.get("error"), dict):
+        body = body["error"]
     message = body.get("message") or body.get("error") or body.get("detail") or error.message
+    if not isinstance(message, str):
+        message = json.dumps(message, ensure_ascii=False)
     code = body.get("code")
     return f"{message} ({code})" if code and str(code) not in str(message) else str(message).rstrip(".")
 

@@ -5,7 +5,8 @@ A request is sent when the budget allows it, when fewer than `max_concurrency` r
 per minute allow it, and when the endpoint does not ask to wait. [`Budget`], [`Pace`] and [`Cooldown`] check one of
 these each. [`Run`] asks them in turn, retries failed attempts, and ends when no request can succeed any more.
 
-If the endpoint asks to wait, all requests wait; this does not count as a failed attempt. Some errors concern one
+If the endpoint asks to wait, all requests wait; this does not count as a failed attempt. Neither does a refusal of a
+field that further requests leave out. Some errors concern one
 request (for example, its context is too long), and the other requests continue. Some errors concern all requests (a
 wrong key, an unknown model, an endpoint that is down) and end the run.
 """
@@ -16,7 +17,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from .endpoint import BYTES_PER_TOKEN, AskedToWait, AttemptFailed, Endpoint, EndpointError, estimate_tokens
+from .endpoint import AskedToWait, AttemptFailed, Endpoint, EndpointError, Relearned, estimate_tokens
+from .replies import BYTES_PER_TOKEN, reread
 from .store import ChatReply, ReplyStore, Usage
 
 
@@ -268,7 +270,7 @@ class Run:
             await self._pending[key].wait()
         reply = self.store.get(key)
         if reply is not None:
-            return reply
+            return reread(reply)
         self._pending[key] = asyncio.Event()
         try:
             return await self._ask(key, messages, sample)
@@ -291,6 +293,9 @@ class Run:
                 return reply
             except AskedToWait as wait:
                 self._cool_down(wait)
+            except Relearned:
+                # The refusal is no failed attempt: the next one is another request.
+                self.store.note("dialect", self.endpoint.dialect.learned)
             except AttemptFailed as failure:
                 num_failed += 1
                 if num_failed > self.max_retries:

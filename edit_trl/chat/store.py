@@ -9,7 +9,8 @@ import hashlib
 import json
 import sqlite3
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,10 +23,12 @@ class ChatReply(NamedTuple):
         text (`str`):
             Text of the reply without the model's thinking. Empty if the reply ended before the thinking did.
         thinking (`str`):
-            Thinking of a reasoning model: the field `reasoning_content` or `reasoning`, or the text between `<think>`
-            and `</think>`.
+            Thinking of a reasoning model: a field such as `reasoning_content`, or the text between marks such as
+            `<think>` and `</think>`.
         finish_reason (`str` or `None`):
-            `"stop"`, `"length"` for a reply cut at the limit, `"content_filter"`, or another value of the endpoint.
+            `"stop"`, `"length"` for a reply that was cut at the limit, `"content_filter"`, `"refusal"` if the model
+            refused, `"tool_calls"`, or another value of the endpoint. Words of services for the same, such as
+            `"MAX_TOKENS"`, are replaced by these.
         prompt_tokens (`int`):
             Number of tokens of the request, as the endpoint counts them; an estimate if it does not count them.
         completion_tokens (`int`):
@@ -77,6 +80,7 @@ class ReplyStore:
 
     def __init__(self, path: str | None, settings: dict[str, Any]) -> None:
         self._lock = threading.Lock()  # in a notebook, a run has a thread of its own
+        self._path = path
         try:
             self._db = sqlite3.connect(path or ":memory:", timeout=0.0, isolation_level=None, check_same_thread=False)
             # Set before the first write in WAL mode, so the lock is held until the file is closed. It is also released
@@ -102,6 +106,12 @@ class ReplyStore:
                 "folder, or pass another file."
             ) from None
         settings = json.loads(json.dumps(settings))
+        if not self.usage().replies:
+            # Without a reply, there is nothing that other settings could not be mixed with. The first run may have had
+            # a wrong URL.
+            if self.remember("identity") not in (None, settings):
+                self.note("dialect", None)
+            self.note("identity", settings)
         self._made_with = self.remember("identity", settings)
         changed = [name for name in settings if self._made_with.get(name) != settings[name]]
         if changed:
@@ -119,7 +129,7 @@ class ReplyStore:
 
     def get(self, key: str) -> ChatReply | None:
         """Return the reply stored under a `key`; `None` if there is none."""
-        with self._lock, closing(self._db.cursor()) as cursor:
+        with self._cursor() as cursor:
             row = cursor.execute(
                 "SELECT text, thinking, finish_reason, prompt_tokens, completion_tokens FROM replies WHERE key = ?",
                 (key,),
@@ -128,24 +138,43 @@ class ReplyStore:
 
     def put(self, key: str, reply: ChatReply, num_requests: int) -> None:
         """Store a `reply` under its `key`, and `num_requests`, the number of requests that were sent for it."""
-        with self._lock:
-            self._db.execute(
-                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", (key, *reply, num_requests)
-            )
+        with self._cursor() as cursor:
+            cursor.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", (key, *reply, num_requests))
 
     def usage(self) -> Usage:
         """Return the requests, replies and tokens of the whole store."""
-        with self._lock, closing(self._db.cursor()) as cursor:
+        with self._cursor() as cursor:
             sums = "SUM(requests), COUNT(*), SUM(prompt_tokens), SUM(completion_tokens)"
             return Usage(*(value or 0 for value in cursor.execute(f"SELECT {sums} FROM replies").fetchone()))
 
-    def remember(self, name: str, value: Any) -> Any:
+    def remember(self, name: str, value: Any = None) -> Any:
         """Return the value stored under a `name`. If there is none, store `value` first, unless it is `None`."""
-        with self._lock, closing(self._db.cursor()) as cursor:
+        with self._cursor() as cursor:
             if value is not None:
                 cursor.execute("INSERT OR IGNORE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
             row = cursor.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
         return json.loads(row[0]) if row else None
+
+    def note(self, name: str, value: Any) -> None:
+        """Store a `value` under a `name`, in place of an earlier one."""
+        with self._cursor() as cursor:
+            cursor.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
+
+    @contextmanager
+    def _cursor(self) -> Iterator[sqlite3.Cursor]:
+        """A cursor for one thread at a time. What the file or the disk refuses is an `OSError`."""
+        with self._lock:
+            try:
+                with closing(self._db.cursor()) as cursor:
+                    yield cursor
+            except sqlite3.ProgrammingError:
+                raise  # a closed store, a mistake of the caller
+            except sqlite3.Error as error:
+                raise OSError(
+                    f"The store {self._path!r} must be a whole SQLite file with room on its disk, but: {error}. The "
+                    "replies that were stored before are kept. Make room, or if the file is damaged, move it away; "
+                    "then start again."
+                ) from None
 
     def close(self) -> None:
         """Close the file, so that another process may use it."""

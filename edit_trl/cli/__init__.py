@@ -10,9 +10,12 @@ Results go to files and standard output, progress goes to standard error. An exp
 """
 
 import argparse
+import asyncio
 import importlib.metadata
 import os
+import signal
 import sys
+import threading
 from typing import Any
 
 from ..chat import BudgetReached, EndpointError
@@ -36,6 +39,35 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
+def _handle_interrupts() -> None:
+    """
+    Let the first interrupt (Ctrl-C) end the command in order, and the second end the process at once.
+
+    Python's own handler lets a second interrupt fall into the cleaning up after the first, where it hangs or prints a
+    traceback. What was received is in files that the end of a process does not damage.
+    """
+    num_interrupts = 0
+
+    def interrupt(*_: Any) -> None:
+        nonlocal num_interrupts
+        num_interrupts += 1
+        if num_interrupts > 1:
+            if sys.stderr.isatty():
+                os.write(2, b"\x1b[?25h\n")  # a progress bar has hidden the cursor
+            os._exit(130)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise KeyboardInterrupt from None
+        # Raised within the loop, the error would stop it in the middle of a task.
+        for task in asyncio.all_tasks(loop):
+            loop.call_soon_threadsafe(task.cancel)
+
+    # A shell ignores the signal for its background jobs, and this stays so.
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt)
+
+
 def main(argv: list[str] | None = None) -> int:
     """
     Run a command.
@@ -46,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         `int`: Exit status: 0 after success, 1 after an expected failure or if the reader of the output closed it, 130
-            after an interruption.
+            after an interruption. A second interruption ends the process at once, with the same status.
 
     Raises:
         SystemExit: With status 0 after `--help`, with status 2 for flags or values that argparse refuses.
@@ -61,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     for module in COMMANDS:
         module.add_parser(commands)
     command = ""
+    if argv is None:  # the process is ours
+        _handle_interrupts()
     try:
         args = parse(parser, sys.argv[1:] if argv is None else argv)
         command = args.command
@@ -70,9 +104,14 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of the output, such as `head`, wants no more of it. What is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         hint = " All replies so far are kept. Run the same command to continue." if command in _RESUMABLE else ""
         print(f"Interrupted.{hint}", file=sys.stderr)
+        if argv is None:
+            # While the interpreter ends, another interrupt would kill it with another status.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
         return 130
     except (BudgetReached, EndpointError, ImportError, OSError, ValueError) as error:
         print(f"{f'edit-trl {command}'.strip()}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -52,10 +52,25 @@ def run(args: argparse.Namespace) -> None:
             result = synthesize(questions, client, config, on_progress=_progress_of(client, progress))
     from datasets import disable_progress_bars
 
+    failed = [row["detail"] for row in result.rejected if row["reject_reason"] == "endpoint_error"]
+    first_step = result.report["steps"]["extract"]
+    if failed and first_step["kept"] == 0 and set(first_step["rejected"]) <= {"endpoint_error", "not_asked"}:
+        raise ValueError(
+            f"No request of {len(failed)} got a usable reply, so nothing was written. The last error: {failed[-1]} "
+            "Run the same command to ask again."
+        )
     disable_progress_bars()  # `datasets` shows one while it writes Parquet
     files = save_dual_cots(result, config)
     _print_report(result.report)
+    if failed:
+        print(f"Chains without a usable reply: {len(failed)}. The last error: {failed[-1]}")
+        print("Run the same command to ask for them again.")
     print("\n".join(files))
+    if not result.report["pairs"] and not result.report["stopped"]:
+        raise ValueError(
+            "There must be at least one pair, but every chain was rejected. The table above says why; "
+            f"{Path(config.output_dir, f'rejected.{config.file_format}')} has the replies."
+        )
     if config.push_to_hub:
         try:
             print(f"Pushed to {push_to_hub(config)}")

@@ -9,12 +9,16 @@ import re
 
 from ..alignment import similarity
 from ..answers import answers_match, extract_answer, reasoning
+from .leaks import leaks_prompt
 
 
 # Why a chain is not used, by the name of the reason.
 REJECT_REASONS = {
     "cut": "the reply was cut at the limit of tokens",
     "not_finished": "the endpoint ended the reply early, for another reason than the limit of tokens",
+    "refused": "the teacher refused, or a filter of the endpoint stopped the request or the reply",
+    "empty": "the reply has no text: it is empty, has only thinking, or calls a tool",
+    "garbled": "the reply has characters that are no text (U+FFFD)",
     "unparsed": "no answer can be read from the reply",
     "no_reasoning": "the reply gives an answer and no steps",
     "still_wrong": "the chain was rectified, but its answer is still wrong",
@@ -39,13 +43,6 @@ _OPENINGS = re.compile(
     re.IGNORECASE,
 )
 _CONTINUATION = re.compile(r"\n\s*\**(?:Q|H|Question|(?:Right|Wrong) response)\**\s*:")
-
-_LEAKS = re.compile(
-    r"\bhint(?:s|ed)?\b|\b(?:given|knowing|since|know) (?:that )?the (?:correct|right) answer\b|"
-    r"\bthe (?:given|provided|stated) (?:correct )?answer\b|\b(?:wrong|right|correct|incorrect) response\b|"
-    r"\b(?:incorrect|wrong) answer\b|\bmistake(?:s|nly)?\b|\b(?:deliberate|intentional)(?:ly)?\b|\AH\s*:",
-    re.IGNORECASE,
-)
 
 
 def clean(reply: str) -> str:
@@ -79,7 +76,7 @@ def chain_reject_reason(chain: str, finish_reason: str | None, num_tokens: int, 
         chain (`str`):
             The chain.
         finish_reason (`str` or `None`):
-            Why the reply ended, as the endpoint says.
+            Why the reply ended, as [`~chat.ChatReply`] says.
         num_tokens (`int`):
             Number of tokens of the student's prompt and the chain.
         max_length (`int`):
@@ -98,8 +95,14 @@ def chain_reject_reason(chain: str, finish_reason: str | None, num_tokens: int, 
     """
     if finish_reason == "length":
         return "cut"
+    if finish_reason in ("content_filter", "refusal"):
+        return "refused"
+    if not chain:
+        return "empty"
     if finish_reason not in ("stop", None):
         return "not_finished"
+    if "\ufffd" in chain:
+        return "garbled"
     if extract_answer(chain) is None:
         return "unparsed"
     if len(reasoning(chain).split()) < _MIN_WORDS:
@@ -158,28 +161,3 @@ def pair_reject_reason(
     if share < min_similarity:
         return "too_different"
     return "too_similar" if share > max_similarity else None
-
-
-def leaks_prompt(chain: str, allowed: str) -> bool:
-    """
-    Tell whether a chain mentions its prompt: the hint, or that it is a wrong response.
-
-    Args:
-        chain (`str`):
-            The chain.
-        allowed (`str`):
-            Text, such as the question, that the chain may quote. If this text has such words, the chain may have them
-            too.
-
-    Returns:
-        `bool`: Whether the chain mentions its prompt.
-
-    Examples:
-
-    ```python
-    >>> leaks_prompt("The hint says 5, so the answer is 5.", allowed="What is 2 + 3?")
-    True
-
-    ```
-    """
-    return _LEAKS.search(chain) is not None and _LEAKS.search(allowed) is None

@@ -137,6 +137,7 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
         "edit.",
         *([f"Not finished: {report['stopped']}."] if report["stopped"] else []),
         *report["notes"],
+        *report["refused_fields"],
         "## Steps",
         _table(["step", "chains", "kept", "rejected"], steps),
         *(["\n".join(f"- `{reason}`: {REJECT_REASONS[reason]}" for reason in used)] if used else []),

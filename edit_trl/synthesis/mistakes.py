@@ -95,7 +95,9 @@ def classify_mistakes(
         kinds = None
         try:
             for attempt in range(client.num_attempts(max_attempts)):
-                kinds = read_verdict((await client.chat(messages, attempt)).text)
+                reply = await client.chat(messages, attempt)
+                # In a reply that was cut at the limit, "a+c" may have become "a".
+                kinds = None if reply.finish_reason == "length" else read_verdict(reply.text)
                 if kinds is not None:
                     break
             return kinds
