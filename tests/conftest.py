@@ -7,6 +7,7 @@ import json
 import os
 import re
 import threading
+from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -144,12 +145,13 @@ class LoopbackHub:
     """
     The part of the Hub that a push needs, on loopback: creates repositories, takes commits and keeps their files.
 
-    `url` is for `HF_ENDPOINT`; `files` maps `"owner/name"` to paths and contents; `unknown` lists requests that it
-    could not answer.
+    `url` is for `HF_ENDPOINT`; `files` maps `"owner/name"` to paths and contents; `commits` has the message of each
+    commit by `"owner/name"`; `unknown` lists requests that it could not answer.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, dict[str, bytes]] = {}
+        self.commits: dict[str, list[str]] = defaultdict(list)
         self.unknown: list[str] = []
         hub = self
 
@@ -173,6 +175,8 @@ class LoopbackHub:
                 elif match := re.fullmatch(r"/api/models/(.+)/commit/main", path):
                     for line in body.splitlines():
                         entry = json.loads(line)
+                        if entry["key"] == "header":
+                            hub.commits[match[1]].append(entry["value"]["summary"])
                         if entry["key"] == "file":
                             content = base64.b64decode(entry["value"]["content"])
                             hub.files[match[1]][entry["value"]["path"]] = content

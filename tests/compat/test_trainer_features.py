@@ -138,16 +138,20 @@ HUB_STRATEGIES = {
 
 
 class TestHub:
-    def test_hub_strategy(self, tmp_path, loopback_hub):
-        """See `push_to_the_hub.py`."""
+    @pytest.mark.parametrize("num_processes", [1, 2])
+    def test_hub_strategy(self, tmp_path, loopback_hub, num_processes):
+        """See `push_to_the_hub.py`. Of two processes, one pushes."""
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if num_processes == 2 else []
         result = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("push_to_the_hub.py")), *HUB_STRATEGIES],
+            [sys.executable, *launch, str(Path(__file__).with_name("push_to_the_hub.py")), *HUB_STRATEGIES],
             cwd=tmp_path, capture_output=True, text=True, timeout=300,
-            env={**os.environ, **loopback_hub.environment, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **loopback_hub.environment, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         )  # fmt: skip
         assert result.returncode == 0, result.stderr[-3000:]
         for strategy, expected in HUB_STRATEGIES.items():
             files = loopback_hub.files[f"somebody/{strategy}"]
+            commits = loopback_hub.commits[f"somebody/{strategy}"]
+            assert len(commits) == len(set(commits)) >= 1, commits
             assert expected <= files.keys(), strategy
             has_checkpoints = any("checkpoint" in path for path in files)
             assert has_checkpoints == ("checkpoint" in strategy), strategy
