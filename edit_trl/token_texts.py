@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# Maximum number of tokens of one piece. More of them in a row are bytes that make no characters.
+_MAX_JOINED = 32
+
+
 def decode_part(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
     """
     Decode some tokens from the middle of a text, with their whitespace.
@@ -58,6 +62,7 @@ def decode_pieces(
     special_ids = set(tokenizer.all_special_ids)
     pieces: list[tuple[str, int]] = []
     start = 0
+    whole, last = "", 0  # whole characters of the piece so far, and where the last of them was completed
     for stop in range(1, len(ids) + 1):
         if stop - start > 1:
             text = decode_part(tokenizer, ids[start:stop])
@@ -65,12 +70,16 @@ def decode_pieces(
             text = known[ids[start]]
         else:
             text = known[ids[start]] = decode_part(tokenizer, ids[start:stop])
-        # Several tokens may make one character. A character has at most four bytes in UTF-8, so at most four tokens.
+        # Several tokens may make one character, and a token may end one character and begin the next. A character has
+        # at most four bytes in UTF-8, so it is complete after at most four tokens.
+        if text.rstrip("\ufffd") != whole:
+            whole, last = text.rstrip("\ufffd"), stop - 1
         is_border = ids[start] in special_ids or stop == len(ids) or ids[stop] in special_ids
-        if text.endswith("\ufffd") and stop - start < 4 and not is_border:
+        if text.endswith("\ufffd") and stop - last < 4 and stop - start < _MAX_JOINED and not is_border:
             continue
         pieces.append((text, stop - start))
-        start = stop
+        start = last = stop
+        whole = ""
     return pieces
 
 
@@ -78,7 +87,8 @@ def split_words(
     tokenizer: "PreTrainedTokenizerBase", ids: list[int], known_texts: dict[int, str] | None = None
 ) -> tuple[list[str], list[int]]:
     """
-    Split a chain into words at whitespace. Each special token is a word of its own.
+    Split a chain into words at whitespace, and in scripts without spaces at characters, as [`alignment.word_lengths`]
+    does. Each special token is a word of its own.
 
     Args:
         tokenizer, ids, known_texts:

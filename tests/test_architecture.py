@@ -22,7 +22,8 @@ ROOMS: dict[str, set[str]] = {
     "deprecation": set(),
     "files": set(),
     "option_help": set(),
-    "alignment": set(),
+    "words": set(),
+    "alignment": {"words"},
     "loss": set(),
     "tasks": set(),
     "answers": set(),
@@ -56,11 +57,12 @@ ROOMS: dict[str, set[str]] = {
         "questions",
         "tasks",
         "token_texts",
+        "words",
     },
     "evaluation": {"answers", "chat", "deprecation", "files", "option_help", "questions"},
     "inspection": {
         *("alignment", "answers", "data_utils", "files", "option_help", "pair_checks", "scoring", "token_texts"),
-        "weighting",
+        *("weighting", "words"),
     },
     "cli": {"chat", "evaluation", "files", "inspection", "questions", "synthesis", "token_texts"},
     "__main__": {"cli"},
@@ -81,6 +83,7 @@ TRAINING = {
         "trainer_arguments",
     ),
     "weighting",
+    "words",
 }
 # Data rather than code: eight tasks with their questions.
 LONG_FILES = {"edit_trl/tasks.py"}

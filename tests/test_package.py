@@ -52,6 +52,7 @@ TRAINING_MODULES = [
     "edit_trl.token_texts",
     "edit_trl.trainer_arguments",
     "edit_trl.weighting",
+    "edit_trl.words",
 ]
 HEAVY = ["accelerate", "datasets", "openai", "peft", "torch", "transformers", "trl"]
 # Distributions whose name is not that of their module.
