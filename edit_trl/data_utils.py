@@ -13,6 +13,7 @@ Preparation drops the rows from which nothing can be learned. It counts them by 
 """
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,10 +33,12 @@ from trl.data_utils import (
     get_dataset_column_names,
     is_conversational,
     maybe_convert_to_chatml,
+    prepare_multimodal_messages,
 )
 
 from .deprecation import renamed
 from .pair_checks import CONTENT_KEYS, PairError, check_pair, is_completion, is_tokenized_row, read_tools
+from .text_checks import check_ids_of_texts, check_rendered
 from .weighting import WEIGHT_COLUMNS, has_weight_columns, read_weights
 
 
@@ -345,6 +348,7 @@ def _tokenize_row(
     output: dict[str, Any] = {column: [] for column in columns}
     reason, split_prompt = None, None
     if is_tokenized_row(example):
+        check_ids_of_texts(example, processing_class)
         output.update({column: example.get(column) or [] for column in columns})
     elif is_missing(example):
         reason = "missing"
@@ -402,7 +406,7 @@ def tokenize_pair(
         tokens of prompt and completion together differ from the tokens of the prompt alone.
 
     Raises:
-        PairError: If the chat template refuses the messages.
+        PairError: If the chat template refuses the messages, or leaves out a part of a chain.
     """
     names = ("completion",) if is_completion(example) else ("chosen", "rejected")
     # The row is copied because the conversion renames keys of the messages in place.
@@ -427,6 +431,9 @@ def tokenize_pair(
         chain_ids = [
             list(_tokenize(processing_class, prompt + chain, **template_kwargs)["input_ids"]) for chain in chains
         ]
+        if is_conversational(row):
+            for name, chain in zip(names, chains, strict=True):
+                _check_rendering(name, prompt, chain, processing_class, template_kwargs)
     except jinja2.TemplateError as error:
         raise PairError(
             f"The chat template of the tokenizer refuses the messages: {error}. Look at their roles and their order."
@@ -438,6 +445,32 @@ def tokenize_pair(
         split_prompt = processing_class.decode(prompt_ids[prompt_length:])
     completions = {f"{name}_ids": ids[prompt_length:] for name, ids in zip(names, chain_ids, strict=True)}
     return {"prompt_ids": prompt_ids[:prompt_length], **completions}, split_prompt
+
+
+def _check_rendering(
+    column: str,
+    prompt: list[dict[str, Any]],
+    chain: list[dict[str, Any]],
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+    template_kwargs: dict[str, Any],
+) -> None:
+    """Refuse a chain of which the chat template leaves out a part."""
+
+    def render(messages: list[dict[str, Any]], **options: Any) -> str:
+        if isinstance(processing_class, ProcessorMixin):
+            messages = prepare_multimodal_messages(messages)  # as `_tokenize` does
+        return processing_class.apply_chat_template(messages, tokenize=False, **options, **template_kwargs)
+
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    template = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    rendered = render(prompt + chain)
+    # Without the generation prompt, which may be the beginning of the answer.
+    before = ""
+    with suppress(jinja2.TemplateError):
+        before = render(prompt) if prompt else ""
+    check_rendered(column, chain, rendered[len(os.path.commonprefix([before, rendered])) :], template)
+    questions = [message for message in prompt if message.get("role") == "user"]
+    check_rendered("prompt", questions[-1:], rendered, template)
 
 
 def is_missing(example: dict[str, Any]) -> bool:

@@ -12,10 +12,14 @@ from numbers import Integral
 from typing import Any
 
 
+# Fields of a message with the reasoning before its content.
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 # Parts of a message that are enough for it not to be empty.
-CONTENT_KEYS = ("content", "value", "reasoning_content", "reasoning", "thinking", "tool_calls")
+CONTENT_KEYS = ("content", "value", *REASONING_KEYS, "tool_calls")
 
 _TEXT_COLUMNS = ("prompt", "chosen", "rejected", "completion")
+# Types of parts with which some data marks reasoning.
+_THOUGHTS = {"thinking", "reasoning", "redacted_thinking"}
 _ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
 
 
@@ -135,17 +139,47 @@ def read_tools(tools: Any) -> list[Any] | None:
     return json.loads(tools) if isinstance(tools, str) else tools
 
 
+def content_text(message: Mapping[str, Any]) -> str:
+    """
+    Return the text of the content of a message.
+
+    Args:
+        message (`Mapping[str, Any]`):
+            Message, with `content` (or `value`) as text or as a list of parts.
+
+    Returns:
+        `str`: The text. Nothing for other contents.
+
+    Examples:
+
+    ```python
+    >>> content_text({"role": "user", "content": [{"type": "text", "text": "2 + 3?"}]})
+    '2 + 3?'
+
+    ```
+    """
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        return "\n".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def _check_characters(column: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PairError(
+            f"`{column}` must be text, got half of a character, {text[error.start]!r}, at index {error.start}. "
+            "Tokenizers cannot encode it; replace it with `text.encode(errors='replace').decode()`."
+        ) from None
+
+
 def _check_text(column: str, value: Any) -> None:
     if value is None:
         return
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise PairError(
-                f"`{column}` must be text, got half of a character, {value[error.start]!r}, at index {error.start}. "
-                "Tokenizers cannot encode it; replace it with `text.encode(errors='replace').decode()`."
-            ) from None
+        _check_characters(column, value)
         return
     if not isinstance(value, list):
         raise PairError(
@@ -182,14 +216,24 @@ def _check_message(column: str, message: Any) -> None:
         kinds = [block.get("type") if isinstance(block, Mapping) else type(block).__name__ for block in content]
         others = sorted({str(kind) for kind in kinds if kind != "text"})
         if others:
+            where = "remove the other parts"
+            if set(others) <= _THOUGHTS:
+                where = "write the reasoning as text before the answer"
             raise PairError(
                 f"The content of the messages of `{column}` must be text, got parts of type "
-                f"{', '.join(map(repr, others))}. Key tokens are found in text only; remove the other parts."
+                f"{', '.join(map(repr, others))}. Key tokens are found in text only; {where}."
             )
-    elif content is not None:
-        if not isinstance(content, str):
-            raise PairError(f"The content of the messages of `{column}` must be text, got {_shown(content)}.")
-        _check_text(column, content)
+        for block in content:
+            if not isinstance(block.get("text"), str):
+                raise PairError(f"A part of type 'text' in `{column}` must have a `text`, got {_shown(dict(block))}.")
+    elif content is not None and not isinstance(content, str):
+        raise PairError(f"The content of the messages of `{column}` must be text, got {_shown(content)}.")
+    _check_characters(column, content_text(message))
+    for key in REASONING_KEYS:
+        thoughts = message.get(key)
+        if thoughts is not None and not isinstance(thoughts, str):
+            raise PairError(f"`{key}` of the messages of `{column}` must be text, got {_shown(thoughts)}.")
+        _check_characters(column, thoughts or "")
 
 
 def _check_tools(tools: Any) -> None:

@@ -49,6 +49,7 @@ TRAINING_MODULES = [
     "edit_trl.pair_metrics",
     "edit_trl.scoring",
     "edit_trl.shared_attention",
+    "edit_trl.text_checks",
     "edit_trl.token_texts",
     "edit_trl.trainer_arguments",
     "edit_trl.weighting",

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import CHAT_TEMPLATE
 from datasets import Dataset, IterableDataset
 
 from edit_trl import EDITConfig, EDITTrainer
@@ -150,10 +151,12 @@ class TestVocabulary:
 
 
 class TestWhatCountsAsMissing:
-    def test_message_of_reasoning_alone_is_kept(self, tokenizer):
+    def test_message_of_reasoning_alone_is_kept(self, own_tokenizer):
         for name in ("reasoning_content", "reasoning", "thinking"):
+            thoughts = f"{{{{ message.{name} }}}}"
+            own_tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", f"{thoughts}<|im_end|>")
             row = {**CHAT, "chosen": [{"role": "assistant", "content": "", name: "2 + 3 = 5"}]}
-            assert len(prepare_dual_cots(Dataset.from_list([row]), tokenizer, eos_token=None)) == 1
+            assert len(prepare_dual_cots(Dataset.from_list([row]), own_tokenizer, eos_token=None)) == 1
 
     @pytest.mark.parametrize("prompt", ["", "  "])
     def test_prompt_may_be_empty(self, prompt, tokenizer):

@@ -29,6 +29,7 @@ from ..alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEI
 from ..answers import answers_match, extract_answer, reasoning
 from ..option_help import help_from_docstring
 from ..pair_checks import PairError, check_pair, is_completion, is_tokenized_row
+from ..text_checks import check_ids_of_texts
 from ..token_texts import decode_pieces
 from ..weighting import WeightedPair, align_completions, check_max_length, check_options, weigh_pair
 from ..words import split_text, unspaced_starts, words
@@ -307,7 +308,9 @@ class _Reader:
         try:
             names = ("prompt_ids", "completion_ids") if pair.is_completion else data_utils.ID_COLUMNS
             ids = {name: list(example.get(name) or []) for name in names}
-            if not is_tokenized_row(example) and not data_utils.is_missing(example):
+            if is_tokenized_row(example):
+                check_ids_of_texts(example, self.tokenizer)
+            elif not data_utils.is_missing(example):
                 ids, _ = data_utils.tokenize_pair(example, self.tokenizer, self.tokenizer.eos_token)
             sides = [ids[name] for name in names[1:]]
             if not all(sides):
