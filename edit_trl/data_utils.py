@@ -161,6 +161,8 @@ def get_column_names(dataset: Dataset | IterableDataset, dataset_name: str = "tr
         ValueError: If the dataset is empty.
     """
     with suppress(StopIteration):
+        if not isinstance(dataset, Dataset):
+            next(iter(dataset))  # a stream may know its columns and have no row
         if not isinstance(dataset, Dataset) or len(dataset) > 0:
             return get_dataset_column_names(dataset)
     raise ValueError(
@@ -189,7 +191,8 @@ def prepare_dual_cots(
 
     A row is dropped if the prompt is None, if a chain is None or empty, if the tokens of both chains are equal, or,
     with `"keep_start"`, if the prompt fills `max_length`. A warning gives the number of dropped rows by reason. An
-    `IterableDataset` drops rows lazily and warns after 1, 10, 100, ... dropped rows.
+    `IterableDataset` drops rows lazily and warns after 1, 10, 100, ... dropped rows. It is read here until its first
+    row that is kept.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -213,8 +216,8 @@ def prepare_dual_cots(
         [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: The prepared dataset.
 
     Raises:
-        PairError: If a column of a row holds something else than its name says, or the model does not know a token;
-            the row is named.
+        PairError: If a column of a row holds something else than its name says, the chat template leaves out a part
+            of a chain, or the model does not know a token; the row is named.
         ValueError: If columns are missing or no pair is left.
     """
     PartialState()  # the logger needs it to find the main process
@@ -256,6 +259,7 @@ def prepare_dual_cots(
     )
     counter = _DropCounter(dataset_name)
     if is_iterable:
+        _check_any_is_kept(prepared, dataset_name, max_length)
         return prepared.filter(counter.keep).remove_columns(["_drop_reason", "_split_prompt"])
 
     split_prompts = [text for text in prepared["_split_prompt"] if text]
@@ -268,14 +272,24 @@ def prepare_dual_cots(
         counter.warn(len(reasons))
         prepared = prepared.select(kept)
     if not kept:
-        raise ValueError(
-            f"The {dataset_name} dataset must have at least one pair to learn from, but none of its {len(reasons)} is "
-            f"left: {counter.summary()}. Check its first rows and the value of `max_length` ({max_length})."
-        )
+        raise counter.nothing_left(len(reasons), max_length)
     unused = ["_drop_reason", "_split_prompt"]
     if "completion_ids" in columns and not any(len(ids) for ids in prepared["completion_ids"]):
         unused.append("completion_ids")
     return prepared.remove_columns(unused)
+
+
+def _check_any_is_kept(prepared: IterableDataset, dataset_name: str, max_length: int | None) -> None:
+    """Read lazy data until its first pair that is kept. Without one, a trainer would end at once, after no step."""
+    counter = _DropCounter(dataset_name)
+    num_seen = 0
+    for num_seen, example in enumerate(prepared, 1):
+        if example["_drop_reason"] is None:
+            return
+        counter.counts[example["_drop_reason"]] += 1
+        if num_seen in (1_000, 10_000) or num_seen % 100_000 == 0:  # data without an end would never be refused
+            counter.warn(num_seen)
+    raise counter.nothing_left(num_seen, max_length)
 
 
 class _DropCounter:
@@ -308,6 +322,13 @@ class _DropCounter:
                 f"Dropped {sum(self.counts.values())} of {num_seen} rows of the {self.dataset_name} dataset: "
                 f"{self.summary()}."
             )
+
+    def nothing_left(self, num_seen: int, max_length: int | None) -> ValueError:
+        return ValueError(
+            f"The {self.dataset_name} dataset must have at least one pair to learn from, but none of its {num_seen} "
+            f"is left: {self.summary()}. Check its first rows and the value of `max_length` "
+            f"({max_length})."
+        )
 
     def summary(self) -> str:
         return "; ".join(f"{count} where {REASONS[reason]}" for reason, count in sorted(self.counts.items()))
@@ -348,7 +369,7 @@ def _tokenize_row(
     output: dict[str, Any] = {column: [] for column in columns}
     reason, split_prompt = None, None
     if is_tokenized_row(example):
-        check_ids_of_texts(example, processing_class)
+        check_ids_of_texts(example, getattr(processing_class, "tokenizer", processing_class))
         output.update({column: example.get(column) or [] for column in columns})
     elif is_missing(example):
         reason = "missing"
@@ -434,9 +455,13 @@ def tokenize_pair(
         if is_conversational(row):
             for name, chain in zip(names, chains, strict=True):
                 _check_rendering(name, prompt, chain, processing_class, template_kwargs)
-    except jinja2.TemplateError as error:
+    # A template that adds a text to something else, for example, raises errors of Python.
+    except (jinja2.TemplateError, TypeError, AttributeError, LookupError) as error:
+        if not is_conversational(row):
+            raise
         raise PairError(
-            f"The chat template of the tokenizer refuses the messages: {error}. Look at their roles and their order."
+            f"The chat template of the tokenizer refuses the messages: {error}. Look at their roles, their order and "
+            "their contents."
         ) from error
     # The prompt must be the same for both chains, so it ends at the first token where either chain differs from it.
     prompt_length = min(common_prefix_length(prompt_ids, ids) for ids in chain_ids)

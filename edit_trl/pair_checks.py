@@ -7,7 +7,7 @@ and stops. The inspection counts the row as unreadable.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from numbers import Integral
 from typing import Any
 
@@ -18,6 +18,11 @@ REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 CONTENT_KEYS = ("content", "value", *REASONING_KEYS, "tool_calls")
 
 _TEXT_COLUMNS = ("prompt", "chosen", "rejected", "completion")
+# Arguments of `apply_chat_template` that are not the template's.
+_OWN_ARGUMENTS = {
+    *("add_generation_prompt", "continue_final_message", "conversation", "max_length", "padding", "return_dict"),
+    *("return_assistant_tokens_mask", "return_tensors", "tokenize", "tokenizer_kwargs", "tools", "truncation"),
+}
 # Types of parts with which some data marks reasoning.
 _THOUGHTS = {"thinking", "reasoning", "redacted_thinking"}
 _ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
@@ -123,6 +128,15 @@ def check_pair(example: Mapping[str, Any]) -> None:
             f"`chat_template_kwargs` must be a dictionary, got {_shown(options)}. It holds arguments of the chat "
             'template, such as `{"enable_thinking": False}`.'
         )
+    taken = sorted(_OWN_ARGUMENTS & set(options or ()))
+    if taken:
+        raise PairError(
+            f"`chat_template_kwargs` must hold arguments of the chat template, got `{taken[0]}`, which preparation "
+            "sets. Take it out; tools have a column of their own, `tools`."
+        )
+    for column in ("tools", "chat_template_kwargs"):
+        for text in texts_in(example.get(column)):
+            _check_characters(column, text)
 
 
 def read_tools(tools: Any) -> list[Any] | None:
@@ -163,6 +177,32 @@ def content_text(message: Mapping[str, Any]) -> str:
         texts = [part.get("text") for part in content if isinstance(part, Mapping)]
         return "\n".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """
+    Yield the texts in a value of lists and dictionaries.
+
+    Args:
+        value (`Any`):
+            Calls of tools, for example.
+
+    Yields:
+        `str`: Each text, in order. Keys are not among them.
+
+    Examples:
+
+    ```python
+    >>> list(texts_in([{"name": "add", "arguments": {"a": 2, "b": "3"}}]))
+    ['add', '3']
+
+    ```
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(item)
 
 
 def _check_characters(column: str, text: str) -> None:
@@ -234,6 +274,8 @@ def _check_message(column: str, message: Any) -> None:
         if thoughts is not None and not isinstance(thoughts, str):
             raise PairError(f"`{key}` of the messages of `{column}` must be text, got {_shown(thoughts)}.")
         _check_characters(column, thoughts or "")
+    for text in texts_in(message.get("tool_calls")):
+        _check_characters(column, text)
 
 
 def _check_tools(tools: Any) -> None:

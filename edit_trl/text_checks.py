@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .pair_checks import REASONING_KEYS, PairError, content_text, is_completion
+from .pair_checks import REASONING_KEYS, PairError, content_text, is_completion, texts_in
 
 
 _TAG = re.compile(r"<\|[^|<>]{1,40}\|>|<[/|｜]?[\w:｜▁-]{1,40}>|\[/?[A-Z_]{2,40}\]|◁/?\w{1,40}▷")
@@ -154,18 +154,7 @@ def _parts(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for call in message.get("tool_calls") or []:
         function = (call.get("function") or call) if isinstance(call, Mapping) else {}
         for value in (function.get("name"), function.get("arguments")):
-            yield from (("tool_calls", text) for text in _texts(value))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
+            yield from (("tool_calls", text) for text in texts_in(value))
 
 
 def _remedy(key: str, message: Mapping[str, Any]) -> str:
@@ -190,13 +179,15 @@ def check_ids_of_texts(example: Mapping[str, Any], tokenizer: Any) -> None:
     Args:
         example (`Mapping[str, Any]`):
             Row with token IDs, after [`~pair_checks.check_pair`]. Texts beside them are optional.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`] or `None`):
+            Tokenizer of the model. Without it, nothing is checked.
 
     Raises:
         PairError: If a text is not in the text of the IDs. IDs may have more, such as the text of a chat template, and
             the IDs of a plain text may be cut.
     """
+    if tokenizer is None:
+        return
     names = ("completion",) if is_completion(example) else ("chosen", "rejected")
     prompt_ids = list(example.get("prompt_ids") or [])
     for name in names:
