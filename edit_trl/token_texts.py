@@ -8,6 +8,8 @@ functions here handle both cases, for the alignment of words and to show a chain
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+import regex
+
 from .alignment import word_lengths
 
 
@@ -44,7 +46,7 @@ def decode_pieces(
     tokenizer: "PreTrainedTokenizerBase", ids: list[int], known_texts: dict[int, str] | None = None
 ) -> list[tuple[str, int]]:
     """
-    Decode a chain token by token. Tokens that make one character together are one piece.
+    Decode a chain token by token. Tokens that make one character together, with its marks, are one piece.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -80,7 +82,25 @@ def decode_pieces(
         pieces.append((text, stop - start))
         start = last = stop
         whole = ""
-    return pieces
+    return _with_their_marks(pieces, [token in special_ids for token in ids])
+
+
+def _with_their_marks(pieces: list[tuple[str, int]], special: list[bool]) -> list[tuple[str, int]]:
+    """Join each piece that begins inside a character, such as an accent or a Thai vowel, to the piece before it."""
+    text = "".join(text for text, _ in pieces)
+    if text.isascii():
+        return pieces
+    borders = {match.end() for match in regex.finditer(r"\X", text)} | {0}
+    joined: list[tuple[str, int]] = []
+    place = num_tokens = 0
+    for piece, length in pieces:
+        if place in borders or special[num_tokens - 1] or special[num_tokens]:
+            joined.append((piece, length))
+        else:
+            joined[-1] = (joined[-1][0] + piece, joined[-1][1] + length)
+        place += len(piece)
+        num_tokens += length
+    return joined
 
 
 def split_words(

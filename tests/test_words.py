@@ -6,14 +6,18 @@ Text with spaces must give what `str.split` and the rule of whitespace borders g
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from script_pairs import PAIRS
 
 from edit_trl import DataCollatorForDualCoT
-from edit_trl.alignment import similarity, word_lengths
+from edit_trl.alignment import align, similarity, word_lengths
+from edit_trl.inspection import read_pairs
+from edit_trl.synthesis.checks import chain_reject_reason, pair_reject_reason
 from edit_trl.token_texts import decode_pieces, split_words
 from edit_trl.weighting import weigh_pair
 from edit_trl.words import split_text, unspaced_starts, words
@@ -108,6 +112,46 @@ class TestSimilarity:
         assert [pair for pair in zip(left, right, strict=True) if pair[0] != pair[1]] == [numbers] * 2
         assert similarity(left, right) == pytest.approx(1 - 2 / len(left))
         assert similarity(left, right) > 0.7
+
+
+class TestPairs:
+    def test_table_of_the_docs_is_computed_from_the_pairs(self):
+        rows = []
+        for name, pair in PAIRS.items():
+            cells = []
+            for split in (str.split, words):
+                chains = [split(pair[side]) for side in ("chosen", "rejected")]
+                script = align(*chains)
+                ratio = (sum(script.chosen_key) + sum(script.rejected_key)) / sum(map(len, chains))
+                cells += [f"{similarity(*chains):.2f}", f"{100 * ratio:.0f} %"]
+            rows.append(f"| {name} | {' | '.join(cells)} |")
+        page = (Path(__file__).parent.parent / "docs" / "inspection.md").read_text(encoding="utf-8")
+        assert "\n".join(rows) in page
+
+    @pytest.mark.parametrize("name", PAIRS)
+    def test_inspection_keeps_the_pair_in_every_script(self, name):
+        """Without a tokenizer. In the chains of all scripts exactly four words are key."""
+        (pair,) = read_pairs([PAIRS[name]])
+        assert "not_dual" not in pair.problems and pair.similarity > 0.6
+        assert pair.num_chosen_key == pair.num_rejected_key == 4
+        assert "".join(piece.text for piece in pair.chosen) == PAIRS[name]["chosen"]
+
+    @pytest.mark.parametrize("name", ["Chinese", "Japanese", "Thai", "Lao", "Khmer", "Burmese"])
+    def test_implicit_prompt_ends_at_a_word(self, name):
+        chains = {side: PAIRS[name][side] for side in ("chosen", "rejected")}
+        (pair,) = read_pairs([chains])
+        assert pair.prompt and pair.chosen[0].is_key and pair.rejected[0].is_key
+        assert chains["chosen"] == pair.prompt + "".join(piece.text for piece in pair.chosen)
+
+    @pytest.mark.parametrize("name", PAIRS)
+    def test_synthesis_takes_the_pair_in_every_script(self, name):
+        right, wrong = (f"{PAIRS[name][side]}\n#### {number}" for side, number in (("chosen", 37), ("rejected", 38)))
+        limits = {"min_similarity": 0.5, "max_similarity": 0.98}
+        assert chain_reject_reason(wrong, "stop", 10, 100) is None
+        assert pair_reject_reason(wrong, right, PAIRS[name]["prompt"], "37", False, **limits) is None
+        assert pair_reject_reason(wrong, f"{PAIRS[name]['prompt']} #### 37", "", "37", False, **limits) == (
+            "too_different"
+        )
 
 
 def borders_of_whitespace(texts: list[str], special: list[bool]) -> list[int]:
