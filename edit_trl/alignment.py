@@ -29,6 +29,8 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
+from .words import unspaced_starts
+
 
 try:
     from editdistance import eval as _edit_distance
@@ -310,7 +312,9 @@ def similarity(chosen: Sequence[Hashable], rejected: Sequence[Hashable]) -> floa
 
 def word_lengths(token_texts: Sequence[str], special: Sequence[bool]) -> list[int]:
     """
-    Group tokens into words. A word starts at a token that begins with whitespace or comes after whitespace.
+    Group tokens into words. A word starts at a token that begins with whitespace or comes after whitespace. In scripts
+    without spaces, it also starts at a token that begins with a character of its own: see [`words.split_text`]. A
+    token is never divided, so a token of two such characters is one word.
 
     Args:
         token_texts (`Sequence[str]`):
@@ -327,12 +331,18 @@ def word_lengths(token_texts: Sequence[str], special: Sequence[bool]) -> list[in
     ```python
     >>> word_lengths(["The", " ans", "wer", " is", " 4", ".", "</s>"], [False] * 6 + [True])
     [1, 2, 1, 2, 1]
+    >>> word_lengths(["答案", "是", "4", "2", "。", "</s>"], [False] * 5 + [True])
+    [1, 1, 2, 1, 1]
 
     ```
     """
     lengths: list[int] = []
+    unspaced = unspaced_starts("".join(token_texts))
+    place = 0
     for i, (text, is_special) in enumerate(zip(token_texts, special, strict=True)):
         starts_word = i == 0 or is_special or special[i - 1] or text[:1].isspace() or token_texts[i - 1][-1:].isspace()
+        starts_word = starts_word or (text != "" and place in unspaced)
+        place += len(text)
         if starts_word:
             lengths.append(1)
         else:

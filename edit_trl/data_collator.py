@@ -116,8 +116,8 @@ class DataCollatorForDualCoT(DataCollatorMixin):
             Weight of the tokens of completions. Defaults to `chosen_other_weight`.
         alignment_level (`str`, *optional*, defaults to `"token"`):
             Unit that the edit script deletes, inserts and replaces: `"token"`, or `"word"` for runs of tokens from
-            one whitespace to the next. Words are compared by their exact text, and all tokens of a key word are key
-            tokens.
+            one whitespace to the next; in scripts without spaces, words are single characters, and numbers. Words are
+            compared by their exact text, and all tokens of a key word are key tokens.
         tie_break (`str`, *optional*, defaults to `"symmetric"`):
             Which minimum edit script is used if there are several, see [`align`].
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):

@@ -13,6 +13,7 @@ Preparation drops the rows from which nothing can be learned. It counts them by 
 """
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,10 +33,12 @@ from trl.data_utils import (
     get_dataset_column_names,
     is_conversational,
     maybe_convert_to_chatml,
+    prepare_multimodal_messages,
 )
 
 from .deprecation import renamed
 from .pair_checks import CONTENT_KEYS, PairError, check_pair, is_completion, is_tokenized_row, read_tools
+from .text_checks import check_ids_of_texts, check_rendered
 from .weighting import WEIGHT_COLUMNS, has_weight_columns, read_weights
 
 
@@ -158,6 +161,8 @@ def get_column_names(dataset: Dataset | IterableDataset, dataset_name: str = "tr
         ValueError: If the dataset is empty.
     """
     with suppress(StopIteration):
+        if not isinstance(dataset, Dataset):
+            next(iter(dataset))  # a stream may know its columns and have no row
         if not isinstance(dataset, Dataset) or len(dataset) > 0:
             return get_dataset_column_names(dataset)
     raise ValueError(
@@ -186,7 +191,8 @@ def prepare_dual_cots(
 
     A row is dropped if the prompt is None, if a chain is None or empty, if the tokens of both chains are equal, or,
     with `"keep_start"`, if the prompt fills `max_length`. A warning gives the number of dropped rows by reason. An
-    `IterableDataset` drops rows lazily and warns after 1, 10, 100, ... dropped rows.
+    `IterableDataset` drops rows lazily and warns after 1, 10, 100, ... dropped rows. It is read here until its first
+    row that is kept.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -210,8 +216,8 @@ def prepare_dual_cots(
         [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: The prepared dataset.
 
     Raises:
-        PairError: If a column of a row holds something else than its name says, or the model does not know a token;
-            the row is named.
+        PairError: If a column of a row holds something else than its name says, the chat template leaves out a part
+            of a chain, or the model does not know a token; the row is named.
         ValueError: If columns are missing or no pair is left.
     """
     PartialState()  # the logger needs it to find the main process
@@ -253,6 +259,7 @@ def prepare_dual_cots(
     )
     counter = _DropCounter(dataset_name)
     if is_iterable:
+        _check_any_is_kept(prepared, dataset_name, max_length)
         return prepared.filter(counter.keep).remove_columns(["_drop_reason", "_split_prompt"])
 
     split_prompts = [text for text in prepared["_split_prompt"] if text]
@@ -265,14 +272,24 @@ def prepare_dual_cots(
         counter.warn(len(reasons))
         prepared = prepared.select(kept)
     if not kept:
-        raise ValueError(
-            f"The {dataset_name} dataset must have at least one pair to learn from, but none of its {len(reasons)} is "
-            f"left: {counter.summary()}. Check its first rows and the value of `max_length` ({max_length})."
-        )
+        raise counter.nothing_left(len(reasons), max_length)
     unused = ["_drop_reason", "_split_prompt"]
     if "completion_ids" in columns and not any(len(ids) for ids in prepared["completion_ids"]):
         unused.append("completion_ids")
     return prepared.remove_columns(unused)
+
+
+def _check_any_is_kept(prepared: IterableDataset, dataset_name: str, max_length: int | None) -> None:
+    """Read lazy data until its first pair that is kept. Without one, a trainer would end at once, after no step."""
+    counter = _DropCounter(dataset_name)
+    num_seen = 0
+    for num_seen, example in enumerate(prepared, 1):
+        if example["_drop_reason"] is None:
+            return
+        counter.counts[example["_drop_reason"]] += 1
+        if num_seen in (1_000, 10_000) or num_seen % 100_000 == 0:  # data without an end would never be refused
+            counter.warn(num_seen)
+    raise counter.nothing_left(num_seen, max_length)
 
 
 class _DropCounter:
@@ -305,6 +322,13 @@ class _DropCounter:
                 f"Dropped {sum(self.counts.values())} of {num_seen} rows of the {self.dataset_name} dataset: "
                 f"{self.summary()}."
             )
+
+    def nothing_left(self, num_seen: int, max_length: int | None) -> ValueError:
+        return ValueError(
+            f"The {self.dataset_name} dataset must have at least one pair to learn from, but none of its {num_seen} "
+            f"is left: {self.summary()}. Check its first rows and the value of `max_length` "
+            f"({max_length})."
+        )
 
     def summary(self) -> str:
         return "; ".join(f"{count} where {REASONS[reason]}" for reason, count in sorted(self.counts.items()))
@@ -345,6 +369,7 @@ def _tokenize_row(
     output: dict[str, Any] = {column: [] for column in columns}
     reason, split_prompt = None, None
     if is_tokenized_row(example):
+        check_ids_of_texts(example, getattr(processing_class, "tokenizer", processing_class))
         output.update({column: example.get(column) or [] for column in columns})
     elif is_missing(example):
         reason = "missing"
@@ -402,7 +427,7 @@ def tokenize_pair(
         tokens of prompt and completion together differ from the tokens of the prompt alone.
 
     Raises:
-        PairError: If the chat template refuses the messages.
+        PairError: If the chat template refuses the messages, or leaves out a part of a chain.
     """
     names = ("completion",) if is_completion(example) else ("chosen", "rejected")
     # The row is copied because the conversion renames keys of the messages in place.
@@ -427,9 +452,16 @@ def tokenize_pair(
         chain_ids = [
             list(_tokenize(processing_class, prompt + chain, **template_kwargs)["input_ids"]) for chain in chains
         ]
-    except jinja2.TemplateError as error:
+        if is_conversational(row):
+            for name, chain in zip(names, chains, strict=True):
+                _check_rendering(name, prompt, chain, processing_class, template_kwargs)
+    # A template that adds a text to something else, for example, raises errors of Python.
+    except (jinja2.TemplateError, TypeError, AttributeError, LookupError) as error:
+        if not is_conversational(row):
+            raise
         raise PairError(
-            f"The chat template of the tokenizer refuses the messages: {error}. Look at their roles and their order."
+            f"The chat template of the tokenizer refuses the messages: {error}. Look at their roles, their order and "
+            "their contents."
         ) from error
     # The prompt must be the same for both chains, so it ends at the first token where either chain differs from it.
     prompt_length = min(common_prefix_length(prompt_ids, ids) for ids in chain_ids)
@@ -438,6 +470,32 @@ def tokenize_pair(
         split_prompt = processing_class.decode(prompt_ids[prompt_length:])
     completions = {f"{name}_ids": ids[prompt_length:] for name, ids in zip(names, chain_ids, strict=True)}
     return {"prompt_ids": prompt_ids[:prompt_length], **completions}, split_prompt
+
+
+def _check_rendering(
+    column: str,
+    prompt: list[dict[str, Any]],
+    chain: list[dict[str, Any]],
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+    template_kwargs: dict[str, Any],
+) -> None:
+    """Refuse a chain of which the chat template leaves out a part."""
+
+    def render(messages: list[dict[str, Any]], **options: Any) -> str:
+        if isinstance(processing_class, ProcessorMixin):
+            messages = prepare_multimodal_messages(messages)  # as `_tokenize` does
+        return processing_class.apply_chat_template(messages, tokenize=False, **options, **template_kwargs)
+
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    template = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    rendered = render(prompt + chain)
+    # Without the generation prompt, which may be the beginning of the answer.
+    before = ""
+    with suppress(jinja2.TemplateError):
+        before = render(prompt) if prompt else ""
+    check_rendered(column, chain, rendered[len(os.path.commonprefix([before, rendered])) :], template)
+    questions = [message for message in prompt if message.get("role") == "user"]
+    check_rendered("prompt", questions[-1:], rendered, template)
 
 
 def is_missing(example: dict[str, Any]) -> bool:

@@ -91,7 +91,8 @@ class EDITConfig(SFTConfig):
 
         alignment_level (`str`, *optional*, defaults to `"token"`):
             Unit that the edit script between the two chains deletes, inserts and replaces: `"token"` as in the paper,
-            or `"word"` for runs of tokens from one whitespace to the next, so that key steps are whole words.
+            or `"word"` for runs of tokens from one whitespace to the next, so that key steps are whole words. In
+            scripts without spaces, such as Chinese, Japanese and Thai, words are single characters, and numbers.
         tie_break (`str`, *optional*, defaults to `"symmetric"`):
             Which minimum edit script marks the key tokens if there are several: `"symmetric"` uses one script for both
             chains, `"reference"` follows the authors' code, which computes one script for each direction.

@@ -7,15 +7,24 @@ and stops. The inspection counts the row as unreadable.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from numbers import Integral
 from typing import Any
 
 
+# Fields of a message with the reasoning before its content.
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 # Parts of a message that are enough for it not to be empty.
-CONTENT_KEYS = ("content", "value", "reasoning_content", "reasoning", "thinking", "tool_calls")
+CONTENT_KEYS = ("content", "value", *REASONING_KEYS, "tool_calls")
 
 _TEXT_COLUMNS = ("prompt", "chosen", "rejected", "completion")
+# Arguments of `apply_chat_template` that are not the template's.
+_OWN_ARGUMENTS = {
+    *("add_generation_prompt", "continue_final_message", "conversation", "max_length", "padding", "return_dict"),
+    *("return_assistant_tokens_mask", "return_tensors", "tokenize", "tokenizer_kwargs", "tools", "truncation"),
+}
+# Types of parts with which some data marks reasoning.
+_THOUGHTS = {"thinking", "reasoning", "redacted_thinking"}
 _ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
 
 
@@ -119,6 +128,15 @@ def check_pair(example: Mapping[str, Any]) -> None:
             f"`chat_template_kwargs` must be a dictionary, got {_shown(options)}. It holds arguments of the chat "
             'template, such as `{"enable_thinking": False}`.'
         )
+    taken = sorted(_OWN_ARGUMENTS & set(options or ()))
+    if taken:
+        raise PairError(
+            f"`chat_template_kwargs` must hold arguments of the chat template, got `{taken[0]}`, which preparation "
+            "sets. Take it out; tools have a column of their own, `tools`."
+        )
+    for column in ("tools", "chat_template_kwargs"):
+        for text in texts_in(example.get(column)):
+            _check_characters(column, text)
 
 
 def read_tools(tools: Any) -> list[Any] | None:
@@ -135,17 +153,73 @@ def read_tools(tools: Any) -> list[Any] | None:
     return json.loads(tools) if isinstance(tools, str) else tools
 
 
+def content_text(message: Mapping[str, Any]) -> str:
+    """
+    Return the text of the content of a message.
+
+    Args:
+        message (`Mapping[str, Any]`):
+            Message, with `content` (or `value`) as text or as a list of parts.
+
+    Returns:
+        `str`: The text. Nothing for other contents.
+
+    Examples:
+
+    ```python
+    >>> content_text({"role": "user", "content": [{"type": "text", "text": "2 + 3?"}]})
+    '2 + 3?'
+
+    ```
+    """
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        return "\n".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """
+    Yield the texts in a value of lists and dictionaries.
+
+    Args:
+        value (`Any`):
+            Calls of tools, for example.
+
+    Yields:
+        `str`: Each text, in order. Keys are not among them.
+
+    Examples:
+
+    ```python
+    >>> list(texts_in([{"name": "add", "arguments": {"a": 2, "b": "3"}}]))
+    ['add', '3']
+
+    ```
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(item)
+
+
+def _check_characters(column: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PairError(
+            f"`{column}` must be text, got half of a character, {text[error.start]!r}, at index {error.start}. "
+            "Tokenizers cannot encode it; replace it with `text.encode(errors='replace').decode()`."
+        ) from None
+
+
 def _check_text(column: str, value: Any) -> None:
     if value is None:
         return
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise PairError(
-                f"`{column}` must be text, got half of a character, {value[error.start]!r}, at index {error.start}. "
-                "Tokenizers cannot encode it; replace it with `text.encode(errors='replace').decode()`."
-            ) from None
+        _check_characters(column, value)
         return
     if not isinstance(value, list):
         raise PairError(
@@ -182,14 +256,26 @@ def _check_message(column: str, message: Any) -> None:
         kinds = [block.get("type") if isinstance(block, Mapping) else type(block).__name__ for block in content]
         others = sorted({str(kind) for kind in kinds if kind != "text"})
         if others:
+            where = "remove the other parts"
+            if set(others) <= _THOUGHTS:
+                where = "write the reasoning as text before the answer"
             raise PairError(
                 f"The content of the messages of `{column}` must be text, got parts of type "
-                f"{', '.join(map(repr, others))}. Key tokens are found in text only; remove the other parts."
+                f"{', '.join(map(repr, others))}. Key tokens are found in text only; {where}."
             )
-    elif content is not None:
-        if not isinstance(content, str):
-            raise PairError(f"The content of the messages of `{column}` must be text, got {_shown(content)}.")
-        _check_text(column, content)
+        for block in content:
+            if not isinstance(block.get("text"), str):
+                raise PairError(f"A part of type 'text' in `{column}` must have a `text`, got {_shown(dict(block))}.")
+    elif content is not None and not isinstance(content, str):
+        raise PairError(f"The content of the messages of `{column}` must be text, got {_shown(content)}.")
+    _check_characters(column, content_text(message))
+    for key in REASONING_KEYS:
+        thoughts = message.get(key)
+        if thoughts is not None and not isinstance(thoughts, str):
+            raise PairError(f"`{key}` of the messages of `{column}` must be text, got {_shown(thoughts)}.")
+        _check_characters(column, thoughts or "")
+    for text in texts_in(message.get("tool_calls")):
+        _check_characters(column, text)
 
 
 def _check_tools(tools: Any) -> None:

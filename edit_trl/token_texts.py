@@ -8,11 +8,17 @@ functions here handle both cases, for the alignment of words and to show a chain
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+import regex
+
 from .alignment import word_lengths
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+# Maximum number of tokens of one piece. More of them in a row are bytes that make no characters.
+_MAX_JOINED = 32
 
 
 def decode_part(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
@@ -40,7 +46,7 @@ def decode_pieces(
     tokenizer: "PreTrainedTokenizerBase", ids: list[int], known_texts: dict[int, str] | None = None
 ) -> list[tuple[str, int]]:
     """
-    Decode a chain token by token. Tokens that make one character together are one piece.
+    Decode a chain token by token. Tokens that make one character together, with its marks, are one piece.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -58,6 +64,7 @@ def decode_pieces(
     special_ids = set(tokenizer.all_special_ids)
     pieces: list[tuple[str, int]] = []
     start = 0
+    whole, last = "", 0  # whole characters of the piece so far, and where the last of them was completed
     for stop in range(1, len(ids) + 1):
         if stop - start > 1:
             text = decode_part(tokenizer, ids[start:stop])
@@ -65,20 +72,43 @@ def decode_pieces(
             text = known[ids[start]]
         else:
             text = known[ids[start]] = decode_part(tokenizer, ids[start:stop])
-        # Several tokens may make one character. A character has at most four bytes in UTF-8, so at most four tokens.
+        # Several tokens may make one character, and a token may end one character and begin the next. A character has
+        # at most four bytes in UTF-8, so it is complete after at most four tokens.
+        if text.rstrip("\ufffd") != whole:
+            whole, last = text.rstrip("\ufffd"), stop - 1
         is_border = ids[start] in special_ids or stop == len(ids) or ids[stop] in special_ids
-        if text.endswith("\ufffd") and stop - start < 4 and not is_border:
+        if text.endswith("\ufffd") and stop - last < 4 and stop - start < _MAX_JOINED and not is_border:
             continue
         pieces.append((text, stop - start))
-        start = stop
-    return pieces
+        start = last = stop
+        whole = ""
+    return _with_their_marks(pieces, [token in special_ids for token in ids])
+
+
+def _with_their_marks(pieces: list[tuple[str, int]], special: list[bool]) -> list[tuple[str, int]]:
+    """Join each piece that begins inside a character, such as an accent or a Thai vowel, to the piece before it."""
+    text = "".join(text for text, _ in pieces)
+    if text.isascii():
+        return pieces
+    borders = {match.end() for match in regex.finditer(r"\X", text)} | {0}
+    joined: list[tuple[str, int]] = []
+    place = num_tokens = 0
+    for piece, length in pieces:
+        if place in borders or special[num_tokens - 1] or special[num_tokens]:
+            joined.append((piece, length))
+        else:
+            joined[-1] = (joined[-1][0] + piece, joined[-1][1] + length)
+        place += len(piece)
+        num_tokens += length
+    return joined
 
 
 def split_words(
     tokenizer: "PreTrainedTokenizerBase", ids: list[int], known_texts: dict[int, str] | None = None
 ) -> tuple[list[str], list[int]]:
     """
-    Split a chain into words at whitespace. Each special token is a word of its own.
+    Split a chain into words at whitespace, and in scripts without spaces at characters, as [`alignment.word_lengths`]
+    does. Each special token is a word of its own.
 
     Args:
         tokenizer, ids, known_texts:

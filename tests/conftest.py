@@ -3,6 +3,7 @@ Tiny models and a tokenizer built here, so that the tests need neither a network
 """
 
 import base64
+import copy
 import json
 import os
 import re
@@ -87,6 +88,12 @@ def accelerate_state():
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
+
+
+@pytest.fixture
+def own_tokenizer(tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer that a test may change: the other one is shared by all."""
+    return copy.deepcopy(tokenizer)
 
 
 @pytest.fixture

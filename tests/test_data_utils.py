@@ -10,6 +10,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
+from conftest import CHAT_TEMPLATE
 from datasets import Dataset, IterableDataset
 from trl import DPOTrainer
 
@@ -334,7 +335,7 @@ class TestSameTokensAsTRL:
 
 class TestTokenizedData:
     def test_token_ids_are_used_as_they_are(self, tokenizer):
-        rows = [{**row, "prompt": "ignored", "chosen": "x", "rejected": "x"} for row in TOKENIZED]
+        rows = [{**row, "note": "ignored", "chosen": None, "rejected": None} for row in TOKENIZED]
 
         prepared = prepare(rows, tokenizer, max_length=3)
 
@@ -422,14 +423,15 @@ class TestDroppedPairs:
         ]
         assert len(prepare(rows, tokenizer)) == 1
 
-    def test_turn_of_tool_calls_alone_is_not_missing(self, tokenizer):
+    def test_turn_of_tool_calls_alone_is_not_missing(self, own_tokenizer):
+        own_tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", "{{ message.tool_calls }}<|im_end|>")
         call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
         row = {
             "prompt": [user("2 + 2?")],
             "chosen": [{"role": "assistant", "content": "", "tool_calls": [call]}],
             "rejected": [{"role": "assistant", "content": "5", "tool_calls": None}],
         }
-        assert len(prepare([row], tokenizer)) == 1
+        assert len(prepare([row], own_tokenizer)) == 1
 
     def test_equal_chains_are_dropped(self, tokenizer, warnings):
         """The second pair differs in the text alone: both sides end with the same end of sequence."""

@@ -66,6 +66,11 @@ IMPORTS = [
         "trl.data_utils.maybe_convert_to_chatml", ("example",), "`data_utils.tokenize_pair`, for from/value messages"
     ),
     Internal(
+        "trl.data_utils.prepare_multimodal_messages",
+        ("messages",),
+        "`data_utils.tokenize_pair`, to render messages as `_tokenize` does",
+    ),
+    Internal(
         "trl.data_utils.get_dataset_column_names",
         ("dataset",),
         "`data_utils.prepare_dual_cots` and `trainer_arguments.check_datasets`, for lazy datasets too",

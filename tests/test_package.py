@@ -49,9 +49,11 @@ TRAINING_MODULES = [
     "edit_trl.pair_metrics",
     "edit_trl.scoring",
     "edit_trl.shared_attention",
+    "edit_trl.text_checks",
     "edit_trl.token_texts",
     "edit_trl.trainer_arguments",
     "edit_trl.weighting",
+    "edit_trl.words",
 ]
 HEAVY = ["accelerate", "datasets", "openai", "peft", "torch", "transformers", "trl"]
 # Distributions whose name is not that of their module.

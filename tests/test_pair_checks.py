@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import CHAT_TEMPLATE
 from datasets import Dataset, IterableDataset
 
 from edit_trl import EDITConfig, EDITTrainer
@@ -32,6 +33,40 @@ BAD_ROWS = {
     "mixed": ({**CHAT, "chosen": "5"}, "must all be text or all be lists of messages, got `prompt`: list, "),
     "half a character": ({**TEXT, "chosen": "a\ud800b"}, "`chosen` must be text, got half of a char.* at index 1"),
     "half a character of a message": ({**CHAT, "chosen": [{"role": "assistant", "content": "\udfff"}]}, "half of a"),
+    "half a character of a part": (
+        {**CHAT, "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "5\ud800"}]}]},
+        "`chosen` must be text, got half of a character, .* at index 1",
+    ),
+    "half a character of reasoning": (
+        {**CHAT, "rejected": [{"role": "assistant", "content": "5", "thinking": "\ud800"}]},
+        "`rejected` must be text, got half of a character",
+    ),
+    "half a character of a call": (
+        {**CHAT, "chosen": [{"role": "assistant", "content": "5", "tool_calls": [{"function": {"name": "\ud800"}}]}]},
+        "`chosen` must be text, got half of a character",
+    ),
+    "half a character of a tool": ({**CHAT, "tools": [{"name": "\ud800"}]}, "`tools` must be text, got half of a"),
+    "half a character for the template": (
+        {**CHAT, "chat_template_kwargs": {"name": "\ud800"}},
+        "`chat_template_kwargs` must be text, got half of a",
+    ),
+    "reasoning that is a list": (
+        {**CHAT, "chosen": [{"role": "assistant", "content": "5", "reasoning": ["a"]}]},
+        "`reasoning` of the messages of `chosen` must be text, got list",
+    ),
+    "part of reasoning": (
+        {**CHAT, "chosen": [{"role": "assistant", "content": [{"type": "thinking", "thinking": "2 + 3"}]}]},
+        "got parts of type 'thinking'. .* write the reasoning as text before the answer",
+    ),
+    "part without a text": (
+        {**CHAT, "chosen": [{"role": "assistant", "content": [{"type": "text"}]}]},
+        "A part of type 'text' in `chosen` must have a `text`, got dict",
+    ),
+    "argument of the library": (
+        {**CHAT, "chat_template_kwargs": {"tokenize": False}},
+        "`chat_template_kwargs` must hold arguments of the chat template, got `tokenize`",
+    ),
+    "IDs of another text": ({**IDS, "chosen": " 2 + 3 = 5."}, "`chosen_ids` must be the tokens of `chosen`, but they"),
     "tools that are no JSON": ({**CHAT, "tools": "[{"}, "`tools` must be a list of tools or JSON of one, .* not JSON"),
     "tools that are a number": ({**CHAT, "tools": "5"}, "`tools` must be a list of tools or JSON of one, got int: 5"),
     "template arguments as text": ({**CHAT, "chat_template_kwargs": "{}"}, "`chat_template_kwargs` must be a dict"),
@@ -98,6 +133,7 @@ class TestGoodRows:
             {**TEXT, "prompt": ""},
             {**TEXT, "prompt": None},
             {**TEXT, "chosen": "👩 \N{REPLACEMENT CHARACTER}"},
+            {**TEXT, "chosen": "\0 5\0"},
             {"chosen": "a b", "rejected": "a c"},
             {**CHAT, "tools": json.dumps([{"type": "function"}]), "chat_template_kwargs": {"shout": True}},
             {**CHAT, "tools": None, "chat_template_kwargs": None},
@@ -150,10 +186,12 @@ class TestVocabulary:
 
 
 class TestWhatCountsAsMissing:
-    def test_message_of_reasoning_alone_is_kept(self, tokenizer):
+    def test_message_of_reasoning_alone_is_kept(self, own_tokenizer):
         for name in ("reasoning_content", "reasoning", "thinking"):
+            thoughts = f"{{{{ message.{name} }}}}"
+            own_tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", f"{thoughts}<|im_end|>")
             row = {**CHAT, "chosen": [{"role": "assistant", "content": "", name: "2 + 3 = 5"}]}
-            assert len(prepare_dual_cots(Dataset.from_list([row]), tokenizer, eos_token=None)) == 1
+            assert len(prepare_dual_cots(Dataset.from_list([row]), own_tokenizer, eos_token=None)) == 1
 
     @pytest.mark.parametrize("prompt", ["", "  "])
     def test_prompt_may_be_empty(self, prompt, tokenizer):
@@ -163,6 +201,25 @@ class TestWhatCountsAsMissing:
         assert tokenizer.decode(prepared["chosen_ids"]) == f"{row['chosen']}{tokenizer.eos_token}"
         for pair in (*read_pairs([row], tokenizer), *read_pairs([row])):
             assert "missing" not in pair.problems and pair.chosen
+
+    def test_template_that_fails_names_the_row(self, own_tokenizer):
+        """Adding a text to a list is an error of Python and not of the template."""
+        own_tokenizer.chat_template = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
+        row = {**CHAT, "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "5"}]}]}
+        row["rejected"] = [{"role": "assistant", "content": [{"type": "text", "text": "6"}]}]
+        with pytest.raises(
+            PairError, match="Row 0 of the train dataset: The chat template .*can only concatenate str"
+        ):
+            prepare_dual_cots(Dataset.from_list([row]), own_tokenizer, eos_token=None)
+        (pair,) = read_pairs([row], own_tokenizer)
+        assert pair.problems == ["unreadable"]
+
+    def test_nul_is_a_character_like_others(self, tokenizer):
+        row = {**TEXT, "chosen": " 2\0 + 3 = 5."}
+        (prepared,) = prepare_dual_cots(Dataset.from_list([row]), tokenizer, eos_token=None)
+        assert tokenizer.decode(prepared["chosen_ids"]) == row["chosen"]
+        for pair in (*read_pairs([row], tokenizer), *read_pairs([row])):
+            assert "\0" in "".join(piece.text for piece in pair.chosen if piece.is_key)
 
     def test_template_that_refuses_names_the_row(self, tokenizer):
         class Strict(type(tokenizer)):

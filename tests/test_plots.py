@@ -2,7 +2,9 @@
 Tests of the figure that matplotlib draws.
 """
 
+import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 from inspected import counted, generated, pair_of
@@ -57,3 +59,33 @@ class TestPlots:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         with pytest.raises(ImportError, match="edit-trl\\[plot\\]"):
             plot_statistics(Statistics())
+
+    def test_fonts_are_found_for_letters_that_the_default_does_not_have(self, monkeypatch, tmp_path):
+        """The fonts and their characters are made up. Sans comes first, boxes and cursive letters never."""
+        from matplotlib import font_manager
+
+        fonts = {
+            "Chinese Serif": ("算术题", "normal"),
+            "Last Resort High-Efficiency": ("算术题目", "normal"),
+            "Chinese Cursive Sans": ("算术题目", "italic"),
+            "Chinese Sans": ("算术", "normal"),
+            "Thai Sans": ("โจทย์", "normal"),
+        }
+        entries = []
+        for name, (_, style) in fonts.items():
+            (tmp_path / name).touch()
+            entries.append(SimpleNamespace(name=name, style=style, weight=400, fname=str(tmp_path / name)))
+        default = font_manager.findfont(font_manager.FontProperties())
+
+        def get_font(path):
+            name = os.path.basename(path)
+            known = "task ab1" if path == default else fonts[name][0]
+            return SimpleNamespace(get_charmap=lambda: {ord(character): 1 for character in known})
+
+        monkeypatch.setattr(font_manager.fontManager, "ttflist", entries)
+        monkeypatch.setattr(font_manager, "get_font", get_font)
+        rows = [pair_of(f"{i}", task=task) for i, task in enumerate(["算术题目", "a 1"])]
+        axes = plot_statistics(counted(rows)[1]).axes[-1]
+
+        for label in axes.get_yticklabels():
+            assert label.get_fontfamily()[1:] == ["Chinese Sans", "Chinese Serif"]

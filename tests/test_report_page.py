@@ -9,6 +9,8 @@ import shutil
 import subprocess
 
 import pytest
+import regex
+import script_pairs
 from inspected import HOSTILE, counted, digest_of, generated, pair_of
 
 from edit_trl.inspection import InspectionConfig, add_log_probs, read_pairs, write_html
@@ -348,6 +350,41 @@ class TestInBrowser:
 
         assert full == f"5 {long} 6" == unfolded
         assert re.fullmatch(r"5 step0 .{10,40}… \d+ characters ….{10,45} step59 6", folded)
+
+    def test_text_without_spaces_folds_between_words(self, tmp_path):
+        """Chinese and Thai: some text is left on both sides, and no letter is torn from its marks."""
+        for long in ("小明有一些苹果然后" * 20, "ดังนั้นคำตอบคือน้ำ" * 20, "👩\u200d👩\u200d👧" * 40):
+            row = {"prompt": "Q:", "chosen": f"5 {long} 6", "rejected": f"7 {long} 8"}
+            write_html(read_pairs([row]), None, tmp_path / "report.html")
+            steps = """
+                byId("fold").click();
+                const [head, button, tail] = [...document.querySelector(".right .shared").childNodes];
+                return [head.textContent, tail.textContent, button.textContent];
+            """
+            (head, tail, button), _ = drive(tmp_path, steps, "#pair=0")
+            assert 5 <= len(head) <= 40 and 5 <= len(tail) <= 40 and "characters" in button
+            assert long.startswith(head.strip()) and long.endswith(tail.strip())
+            assert regex.fullmatch(r"\X+", head) and not regex.match(r"[\p{M}\u200d]", tail)
+            assert len(regex.findall(r"\X", long)) > len(regex.findall(r"\X", head + tail))
+
+    @pytest.mark.parametrize("name", script_pairs.PAIRS)
+    @pytest.mark.parametrize("size", ["1200,900", "390,900"], ids=["desktop", "phone"])
+    def test_pairs_of_every_script_are_shown(self, tmp_path, name, size):
+        """Key words are coloured as a whole, in the direction of the script, and nothing is wider than the page."""
+        row = script_pairs.PAIRS[name]
+        write_html(read_pairs([row]), None, tmp_path / "report.html")
+        steps = """
+            const chain = document.querySelector(".right .chain");
+            const broken = [...document.querySelectorAll(".key")].filter(key => key.getClientRects().length > 1);
+            return [chain.textContent, getComputedStyle(chain).direction, texts(".chains .right .key"), broken.length,
+              document.documentElement.scrollWidth <= innerWidth];
+        """
+        (text, direction, keys, num_broken, fits), _ = drive(tmp_path, steps, "#pair=0", f"--window-size={size}")
+        (pair,) = read_pairs([row])
+        assert text == row["chosen"]
+        assert direction == ("rtl" if name in script_pairs.RIGHT_TO_LEFT else "ltr")
+        assert [key.strip() for key in keys] == [piece.text.strip() for piece in pair.chosen if piece.is_key]
+        assert num_broken == 0 and fits
 
     def test_log_probs_shade_the_tokens(self, tmp_path, tokenizer, model):
         pairs, statistics = counted([pair_of("2 + 3")], tokenizer)

@@ -185,12 +185,6 @@ def dataset(pairs) -> Dataset:
 
 
 @pytest.fixture
-def own_tokenizer(tokenizer):
-    """A tokenizer that a test may change: the other one is shared by all."""
-    return copy.deepcopy(tokenizer)
-
-
-@pytest.fixture
 def build(options, model, own_tokenizer, dataset):
     """An `EDITTrainer` from arguments of the trainer and, in `config`, options that differ from `options`."""
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from inspected import ROW, generated, summary_of
+from rich.cells import cell_len
 from rich.console import Console
+from script_pairs import PAIRS, RIGHT_TO_LEFT
 
 from edit_trl.inspection import print_statistics, read_pairs, show_pair
 from edit_trl.inspection.pairs import PROBLEMS
@@ -143,3 +145,53 @@ class TestTerminal:
     def test_negative_fold_is_refused(self):
         with pytest.raises(ValueError, match="`fold` must be at least 0, got -1"):
             show_pair(ROW, fold=-1)
+
+
+class TestScripts:
+    @pytest.mark.parametrize("name", PAIRS)
+    def test_chains_of_every_script_are_whole(self, name):
+        """Beside and below each other: no line is too wide, and no letter is lost."""
+        for width in (60, 120):
+            shown = printed(PAIRS[name], width=width)
+            assert all(cell_len(line) <= width for line in shown.splitlines())
+            if width == 60 or name in RIGHT_TO_LEFT:
+                whole = "".join(shown.split())
+                for side, name_of_side, marks in (
+                    ("chosen", "right:", ("{+", "+}")),
+                    ("rejected", "wrong:", ("[-", "-]")),
+                ):
+                    chain = whole.partition(name_of_side)[2].partition("wrong:")[0]
+                    assert chain.replace(marks[0], "").replace(marks[1], "") == "".join(PAIRS[name][side].split())
+
+    @pytest.mark.parametrize("name", ["Chinese", "Japanese", "Thai", "Lao"])
+    @pytest.mark.parametrize("width", range(20, 60, 3))
+    def test_no_number_is_wrapped(self, name, width):
+        lines = printed(PAIRS[name], width=width).splitlines()
+        assert not any(
+            before.rstrip()[-1:].isdigit() and after[:1].isdigit()
+            for before, after in zip(lines, lines[1:], strict=False)
+        )
+        assert sum(line.count("42") for line in lines) == 2
+        assert not any(line[:1] in ("。", "、", "，") for line in lines if line)
+
+    @pytest.mark.parametrize("name", RIGHT_TO_LEFT)
+    def test_letters_from_right_to_left_are_not_printed_in_columns(self, name):
+        """The name of the chain has a line of its own, so that it does not decide the direction of the chain."""
+        lines = printed(PAIRS[name], width=160).splitlines()
+        assert "right:" in lines and "wrong:" in lines
+        assert PAIRS[name]["chosen"][:8] == lines[lines.index("right:") + 1][:8]
+
+    def test_cells_of_such_letters_keep_their_place(self):
+        row = {"prompt": "", "chosen": "זה כן", "rejected": "זה לא"}
+        (line,) = [line for line in printed(row, width=120, weights=True).splitlines() if line.startswith("│ 1")]
+        assert [cell.strip() for cell in line.split("│")[1:-1]] == [
+            "1",
+            "\u200eכן\u200e",
+            "1",
+            "\u200eלא\u200e",
+            "-0.025",
+        ]
+
+    def test_zero_width_space_is_shown_where_it_ends_no_word(self):
+        assert visible("ខ្មែរ\u200bល្អ ไทย\u200b4") == "ខ្មែរ\u200bល្អ ไทย\u200b4"
+        assert visible("a\u200bb") == "a⟨U+200B⟩b"

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edit_trl.token_texts import decode_part
+from edit_trl.token_texts import decode_part, decode_pieces
 
 
 class TestDecodePart:
@@ -39,3 +39,19 @@ class TestDecodePart:
     def test_bytes_of_one_character_are_read_together(self, any_tokenizer):
         ids = any_tokenizer.encode("x😀y", add_special_tokens=False)
         assert decode_part(any_tokenizer, ids).strip() == "x😀y"
+
+
+class TestDecodePieces:
+    def test_marks_belong_to_their_letter(self, any_tokenizer):
+        """Each letter and each mark is several tokens of a byte."""
+        text = "น้ำ e\u0301 👩\u200d👧 か\u3099"
+        ids = any_tokenizer.encode(text, add_special_tokens=False)
+        pieces = decode_pieces(any_tokenizer, ids)
+        assert [piece.strip() for piece, _ in pieces if piece.strip()] == text.split()
+        assert sum(length for _, length in pieces) == len(ids)
+
+    def test_special_token_is_a_piece_of_its_own(self, any_tokenizer):
+        mark = any_tokenizer.encode("x\u0301", add_special_tokens=False)[-2:]
+        eos = any_tokenizer.eos_token_id
+        pieces = decode_pieces(any_tokenizer, [eos, *mark, eos])
+        assert pieces == [(any_tokenizer.eos_token, 1), ("\u0301", 2), (any_tokenizer.eos_token, 1)]

@@ -8,7 +8,7 @@ import transformers
 from accelerate.parallelism_config import ParallelismConfig
 from datasets import Dataset, DatasetDict, IterableDataset
 from peft import LoraConfig, PeftModel, PromptTuningConfig, TaskType, get_peft_model
-from test_supported_surface import TOKENIZED, build, dataset, options, own_tokenizer, train  # noqa: F401
+from test_supported_surface import TOKENIZED, build, dataset, options, train  # noqa: F401
 from transformers import (
     Seq2SeqTrainingArguments,
     T5Config,

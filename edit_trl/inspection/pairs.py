@@ -29,8 +29,10 @@ from ..alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEI
 from ..answers import answers_match, extract_answer, reasoning
 from ..option_help import help_from_docstring
 from ..pair_checks import PairError, check_pair, is_completion, is_tokenized_row
+from ..text_checks import check_ids_of_texts
 from ..token_texts import decode_pieces
 from ..weighting import WeightedPair, align_completions, check_max_length, check_options, weigh_pair
+from ..words import split_text, unspaced_starts, words
 
 
 PROBLEMS = {
@@ -51,7 +53,6 @@ PROBLEMS = {
 DROPPED = ("missing", "equal", "no_room")
 
 _MAX_CHARACTERS = 1_000_000
-_WORD = re.compile(r"\s*\S+")
 
 
 @help_from_docstring
@@ -290,15 +291,15 @@ class _Reader:
 
     def _read_words(self, pair: InspectedPair, prompt: str, *chains: str) -> None:
         if "prompt" not in pair.example:  # the prompt is the common start, as in TRL, but it ends at a whole word
-            prompt = re.sub(r"\S*\Z", "", os.path.commonprefix(chains))
+            prompt = _common_words(chains)
             chains = tuple(chain[len(prompt) :] for chain in chains)
         if not all(chain.strip() for chain in chains) or pair.example.get("prompt", "") is None:
             pair.problems.append("missing")
             return
         names = ("completion_ids",) if pair.is_completion else ("chosen_ids", "rejected_ids")
-        words = {"prompt_ids": prompt.split(), **dict(zip(names, map(str.split, chains), strict=True))}
+        units = {"prompt_ids": words(prompt), **dict(zip(names, map(words, chains), strict=True))}
         pair.prompt = prompt
-        self._fill(pair, words, [[(word, 1) for word in _WORD.findall(text)] for text in chains])
+        self._fill(pair, units, [[(word, 1) for word in split_text(text)] for text in chains])
 
     def _read_tokens(self, pair: InspectedPair) -> None:
         from .. import data_utils
@@ -307,7 +308,9 @@ class _Reader:
         try:
             names = ("prompt_ids", "completion_ids") if pair.is_completion else data_utils.ID_COLUMNS
             ids = {name: list(example.get(name) or []) for name in names}
-            if not is_tokenized_row(example) and not data_utils.is_missing(example):
+            if is_tokenized_row(example):
+                check_ids_of_texts(example, self.tokenizer)
+            elif not data_utils.is_missing(example):
                 ids, _ = data_utils.tokenize_pair(example, self.tokenizer, self.tokenizer.eos_token)
             sides = [ids[name] for name in names[1:]]
             if not all(sides):
@@ -392,7 +395,7 @@ class _Reader:
         self.seen.add(digest)
         if pair.similarity < self.config.min_similarity:
             pair.problems.append("not_dual")
-        if "equal" not in pair.problems and reasoning(chosen).split() == reasoning(rejected).split() != []:
+        if "equal" not in pair.problems and words(reasoning(chosen)) == words(reasoning(rejected)) != []:
             pair.problems.append("only_answer_differs")
         chosen_answer, rejected_answer = extract_answer(chosen), extract_answer(rejected)
         if "equal" not in pair.problems and chosen_answer is not None and rejected_answer is not None:
@@ -418,6 +421,14 @@ def _plain_text(value: Any) -> str:
         return ""
     texts = [message.get("content") or message.get("value") or "" for message in value]
     return "\n".join(text if isinstance(text, str) else str(text) for text in texts)
+
+
+def _common_words(chains: Sequence[str]) -> str:
+    """Return the words with which all texts begin. A word that one of the texts continues is not among them."""
+    common = os.path.commonprefix(chains)
+    starts = set.intersection(*map(unspaced_starts, chains))
+    end = len(re.sub(r"\S*\Z", "", common))
+    return common[: max([end, *(start for start in starts if start <= len(common))])]
 
 
 def _piece(text: str, keys: Sequence[bool], weights: Sequence[float]) -> Piece:

@@ -4,6 +4,7 @@ Draw the statistics of a dataset with matplotlib.
 The HTML report draws the same numbers without matplotlib.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from .dataset_statistics import Statistics
@@ -97,8 +98,31 @@ def _draw_bars(bars: list[tuple[str, float]], axes: "Axes") -> None:
     axes.barh(places, [mean for _, mean in bars], color=_BAR)
     axes.set_xlim(0, max(0.15, 1.05 * bars[0][1]))
     # Dollar signs in a name do not delimit a formula.
-    axes.set_yticks(places, labels=names, parse_math=False)
+    axes.set_yticks(places, labels=names, parse_math=False, fontfamily=_fonts_with("".join(names)))
     axes.invert_yaxis()
+
+
+def _fonts_with(text: str) -> list[str]:
+    """Return the default fonts, and after them installed fonts with the characters that these do not have."""
+    from matplotlib import font_manager, rcParams
+
+    def characters(path: str) -> set[int]:
+        return set(font_manager.get_font(path).get_charmap())
+
+    families = list(rcParams["font.family"])
+    missing = {ord(character) for character in text if not character.isspace()}
+    missing -= characters(font_manager.findfont(font_manager.FontProperties(family=families)))
+    fonts = [font for font in font_manager.fontManager.ttflist if font.style == "normal" and font.weight == 400]
+    for font in sorted(fonts, key=lambda font: "Sans" not in font.name):
+        if not missing:
+            break
+        # matplotlib's own "Last Resort" fonts have a box for each character.
+        if "LastResort" not in font.name.replace(" ", "") and os.path.exists(font.fname):
+            found = missing & characters(font.fname)
+            if found:
+                families.append(font.name)
+                missing -= found
+    return families
 
 
 def _label(label: str, axes: "Axes") -> None:

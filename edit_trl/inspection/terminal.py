@@ -8,14 +8,16 @@ right chain, which is the direction of training.
 Control characters in the data are printed as pictures or numbers, so that they cannot control the terminal.
 """
 
-import re
 from typing import TYPE_CHECKING, Any
 
+import regex
+
+from ..words import split_text, unspaced_starts
 from .pairs import PROBLEMS, InspectedPair, InspectionConfig, Piece, read_pairs
 
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.table import Table
     from rich.text import Text
 
@@ -27,10 +29,16 @@ _STYLES = {"chosen": "bold underline green", "rejected": "bold underline red"}
 _MARKS = {"chosen": ("{+", "+}"), "rejected": ("[-", "-]")}
 
 # Control characters except line ends and tabs, marks that change the direction of text, characters without width, and
-# single surrogates (halves of characters).
-_INVISIBLE = re.compile(
-    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
+# single surrogates (halves of characters). The zero-width space ends a word in some scripts and stays there.
+_SPACELESS = r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
+_INVISIBLE = regex.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
+    rf"|(?<!{_SPACELESS})\u200b(?!{_SPACELESS})"
 )
+# Letters that are read from right to left, and a mark that has no width and keeps what is beside it in its place.
+_RIGHT_TO_LEFT = regex.compile(r"[\p{BidiClass=R}\p{BidiClass=AL}]")
+_MARK = "\u200e"
+_CLOSING = "、。，．：；！？）」』】》〉ー"
 
 
 def show_pair(
@@ -45,7 +53,8 @@ def show_pair(
     """
     Print one pair with its key tokens marked.
 
-    The chains are printed side by side if the terminal is wide enough, otherwise one below the other.
+    The chains are printed side by side if the terminal is wide enough, otherwise one below the other. So are chains
+    with letters that are read from right to left: a terminal would change the order of the two columns.
 
     Args:
         pair ([`InspectedPair`] or `dict[str, Any]`):
@@ -94,32 +103,84 @@ def show_pair(
     console.print(Text(_title(pair)))
     console.print()
     if pair.is_completion and pair.chosen:
-        console.print(Text(visible(pair.prompt).strip("\n"), style="italic"))
+        console.print(_wrapped_by_words(Text(visible(pair.prompt).strip("\n"), style="italic")))
         console.print()
-        console.print(Text("completion:", style="bold") + Text(" ") + _chain(pair, "chosen", fold, False))
-        console.print()
+        _print_chain("completion:", _chain(pair, "chosen", fold, False), console)
         return
     if not (pair.chosen and pair.rejected):
         for problem in pair.problems:
             console.print(f"{problem}: {visible(pair.error or PROBLEMS[problem])}", highlight=False, markup=False)
         console.print()
         return
-    console.print(Text(visible(pair.prompt).strip("\n"), style="italic"))
+    console.print(_wrapped_by_words(Text(visible(pair.prompt).strip("\n"), style="italic")))
     console.print()
     is_coloured = console.color_system is not None and not console.no_color
     chains = [_chain(pair, side, fold, is_coloured) for side in ("chosen", "rejected")]
-    if console.width >= _MIN_WIDTH:
+    if console.width >= _MIN_WIDTH and not any(_RIGHT_TO_LEFT.search(chain.plain) for chain in chains):
         table = Table("right", "wrong", box=None, padding=(0, 2, 0, 0), expand=True)
         for column in table.columns:
             column.ratio, column.overflow = 1, "fold"
-        table.add_row(*chains)
+        table.add_row(*map(_wrapped_by_words, chains))
         console.print(table)
     else:
         for name, chain in zip(("right:", "wrong:"), chains, strict=True):
-            console.print(Text(name, style="bold") + Text(" ") + chain, overflow="fold")
-            console.print()
+            _print_chain(name, chain, console)
     if weights:
         console.print(_edit_table(pair))
+
+
+def _print_chain(name: str, chain: "Text", console: "Console") -> None:
+    from rich.text import Text
+
+    # The first letter of a line decides the direction of the line.
+    space = "\n" if _RIGHT_TO_LEFT.search(chain.plain) else " "
+    console.print(_wrapped_by_words(Text(name, style="bold") + Text(space) + chain), overflow="fold")
+    console.print()
+
+
+def _wrapped_by_words(text: "Text") -> "Group":
+    """Return a text that is wrapped between words in scripts without spaces too. rich would wrap within numbers."""
+    from rich.cells import cell_len
+    from rich.console import Group
+    from rich.containers import Lines
+    from rich.text import Text
+
+    if not unspaced_starts(text.plain):
+        return Group(text)
+
+    class WrappedByWords(Text):
+        def wrap(self, console: "Console", width: int, **options: Any) -> Lines:  # type: ignore[override]
+            lines = Lines()
+            for line in self.split(allow_blank=True):
+                line.expand_tabs(options.get("tab_size") or 8)
+                words: list[str] = []
+                for word in split_text(line.plain):
+                    if words and word[0] in _CLOSING:  # no line begins with them
+                        words[-1] += word
+                    else:
+                        words.append(word)
+                breaks, place, used = [], 0, 0
+                for word in words:
+                    num_cells = cell_len(word)
+                    if used and used + num_cells > width:
+                        breaks.append(place)
+                        used = 0
+                    place, used = place + len(word), used + num_cells
+                for part in line.divide(breaks):
+                    lines.extend(
+                        part.wrap(console, width, overflow="fold") if cell_len(part.plain) > width else [part]
+                    )
+            for line in lines:
+                line.rstrip_end(width)
+            return lines
+
+    # A console prints a text as it is only within something else.
+    return Group(WrappedByWords(text.plain, style=text.style, spans=text.spans, end=text.end))
+
+
+def _in_place(text: str) -> str:
+    """Keep letters that are read from right to left from changing the order of what is beside them."""
+    return f"{_MARK}{text}{_MARK}" if _RIGHT_TO_LEFT.search(text) else text
 
 
 def visible(text: str) -> str:
@@ -145,7 +206,7 @@ def visible(text: str) -> str:
     return _INVISIBLE.sub(_picture, text)
 
 
-def _picture(match: "re.Match[str]") -> str:
+def _picture(match: "regex.Match[str]") -> str:
     code = ord(match[0])
     if code < 0x20:
         return chr(0x2400 + code)
@@ -155,7 +216,7 @@ def _picture(match: "re.Match[str]") -> str:
 def _title(pair: InspectedPair) -> str:
     parts = [
         f"{'Completion' if pair.is_completion else 'Pair'} {pair.row}",
-        *(visible(name) for name in (pair.task, pair.origin) if name),
+        *(_in_place(visible(name)) for name in (pair.task, pair.origin) if name),
     ]
     if pair.chosen and pair.rejected:
         parts += [f"{pair.key_token_ratio:.1%} key", f"similarity {pair.similarity:.2f}"]
@@ -209,7 +270,7 @@ def _edit_table(pair: InspectedPair) -> "Table":
     for number, (i, i_end, j, j_end) in enumerate(pair.edits, 1):
         cells: list[Any] = []
         for pieces in (pair.chosen[i:i_end], pair.rejected[j:j_end]):
-            cells.append(Text("".join(visible(piece.text) for piece in pieces).strip() or "-"))
+            cells.append(Text(_in_place("".join(visible(piece.text) for piece in pieces).strip()) or "-"))
             cells.append(", ".join(dict.fromkeys(f"{piece.weight:g}" for piece in pieces)))
         table.add_row(str(number), *cells)
     return table
@@ -257,10 +318,12 @@ def print_statistics(summary: dict[str, Any], console: "Console | None" = None) 
                 means = (
                     "-" if group[key] is None else f"{group[key]:.1%}" for key in ("key_token_ratio", "similarity")
                 )
-                table.add_row(Text(visible(label)), f"{group['pairs']:,}", *means, f"{group['problems']:,}")
+                table.add_row(Text(_in_place(visible(label))), f"{group['pairs']:,}", *means, f"{group['problems']:,}")
             console.print(table)
     for side, name in (("chosen", "right"), ("rejected", "wrong")):
-        pieces = ", ".join(f"{visible(text)!r} {num:,}" for text, num in summary["key_tokens"][side][:10])
+        pieces = ", ".join(
+            f"{_in_place(repr(visible(text)))} {num:,}" for text, num in summary["key_tokens"][side][:10]
+        )
         if pieces:
             console.print(Text(f"Most frequent key {unit}, {name}: {pieces}"))
     cost, cut = summary["cost"], summary["truncation"]

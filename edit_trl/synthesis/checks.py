@@ -9,6 +9,7 @@ import re
 
 from ..alignment import similarity
 from ..answers import answers_match, extract_answer, reasoning
+from ..words import words
 from .leaks import leaks_prompt
 
 
@@ -105,7 +106,7 @@ def chain_reject_reason(chain: str, finish_reason: str | None, num_tokens: int, 
         return "garbled"
     if extract_answer(chain) is None:
         return "unparsed"
-    if len(reasoning(chain).split()) < _MIN_WORDS:
+    if len(words(reasoning(chain))) < _MIN_WORDS:
         return "no_reasoning"
     return "too_long" if num_tokens > max_length else None
 
@@ -155,9 +156,9 @@ def pair_reject_reason(
         return "still_right" if is_right else "still_wrong"
     if leaks_prompt(chain, allowed=f"{question} {first}"):
         return "leaks_prompt"
-    if reasoning(chain).split() == reasoning(first).split():
+    if words(reasoning(chain)) == words(reasoning(first)):
         return "only_answer_differs"
-    share = similarity(first.split(), chain.split())
+    share = similarity(words(first), words(chain))
     if share < min_similarity:
         return "too_different"
     return "too_similar" if share > max_similarity else None

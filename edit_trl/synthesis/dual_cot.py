@@ -29,6 +29,7 @@ from ..answers import answers_match, extract_answer
 from ..chat import BudgetReached, ChatClient, EndpointError, estimate_tokens, plain_text
 from ..questions import normalize_questions
 from ..token_texts import load_tokenizer
+from ..words import words
 from .checks import chain_reject_reason, clean, pair_reject_reason
 from .config import Progress, SynthesisConfig
 from .mistakes import classify_mistakes
@@ -163,7 +164,7 @@ class _Recipe:
         self.on_progress = on_progress
         self.prompts = Prompts(config.template_dir)
         self.examples = load_examples(config.examples) if config.examples else shipped_examples()
-        self.tokenize: Callable[[str], list] = str.split
+        self.tokenize: Callable[[str], list] = words
         if config.tokenizer is not None:
             tokenizer = load_tokenizer("tokenizer", config.tokenizer)
             self.tokenize = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -9,6 +9,7 @@ Paper: https://huggingface.co/papers/2405.19737
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 # Letters of the categories in `templates/mistake.txt`
 MISTAKE_KINDS = {"a": "logical", "b": "knowledge", "c": "calculation", "d": "other"}
 
-# In "Category: a sum is wrong" the letter "a" is a word and not a category.
-_LETTER = r"(?!a[ \t]+(?!and\b|logical\b)[a-z]{2})[a-d]\b"
+# In "Category: a sum is wrong" the letter "a" is a word and not a category. Letters of other scripts may stand beside
+# a category without a space, as in "Category: a和c".
+_LETTER = r"(?!a[ \t]+(?!and\b|logical\b)[a-z]{2})[a-d](?![0-9_a-z\u00c0-\u024f])"
 _VERDICT = re.compile(
-    rf"\bcategor(?:y|ies)\W*?({_LETTER})((?:[^\w\n]*?(?:[+,/;&]|\band\b)[^\w\n]*{_LETTER})*)", re.IGNORECASE
+    rf"\bcategor(?:y|ies)\W*?({_LETTER})((?:[^\w\n]*?(?:[+,/;&、和与及と]|\band\b)[^\w\n]*{_LETTER})*)",
+    re.IGNORECASE,
 )
 
 
@@ -132,11 +135,11 @@ def read_verdict(reply: str) -> list[str] | None:
 
     ```
     """
-    verdicts = _VERDICT.findall(reply)
+    verdicts = _VERDICT.findall(unicodedata.normalize("NFKC", reply))  # full-width letters and signs
     if not verdicts:
         return None
     first, others = verdicts[-1]
-    letters = {first.lower(), *re.findall(r"\b[a-d]\b", others.lower())}
+    letters = {first.lower(), *re.findall(r"\b[a-d]\b", others.lower(), re.ASCII)}
     return [kind for letter, kind in MISTAKE_KINDS.items() if letter in letters]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from features import AREAS
 from page import make_page
-from test_supported_surface import build, dataset, options, own_tokenizer  # noqa: F401
+from test_supported_surface import build, dataset, options  # noqa: F401
 
 
 TESTS = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from layout_cases import make_trainer as trainer_of_examples
 from peft import LoraConfig
 from test_edit_trainer import first_batch, make_trainer, parameters, plain_loss
 from test_model_families import gradients
-from test_supported_surface import build, dataset, options, own_tokenizer, train  # noqa: F401
+from test_supported_surface import build, dataset, options, train  # noqa: F401
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,

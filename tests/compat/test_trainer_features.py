@@ -12,7 +12,7 @@ from conftest import build_model
 from datasets import Dataset
 from peft import LoraConfig
 from test_edit_trainer import assert_same_parameters, make_trainer, parameters
-from test_supported_surface import build, dataset, options, own_tokenizer, train  # noqa: F401
+from test_supported_surface import build, dataset, options, train  # noqa: F401
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import BEMACallback, RichProgressCallback

@@ -5,13 +5,17 @@
 
 const PAGE_SIZE = 50;
 const MIN_FOLD = 120;  // characters of a shared stretch that is folded
+const MAX_SHOWN = 40;  // characters of it that are shown at each end
+const WORDS = new Intl.Segmenter(undefined, { granularity: "word" });
 // Borders of the five shades, and their names in the legend.
 const SHADES = [[-Math.log(10 / 9), "90% and more"], [-Math.log(2), "50 to 90%"], [-Math.log(10), "10 to 50%"],
   [-Math.log(100), "1 to 10%"], [-Infinity, "less than 1%"]];
 // Control characters except line ends and tabs, marks that change the direction of text, characters without width, and
-// single surrogates (halves of characters).
-const INVISIBLE = new RegExp("[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f" +
-  "\\u2028-\\u202e\\u2060-\\u2069\\ufeff\\ufff9-\\ufffb\\ud800-\\udfff]", "gu");
+// single surrogates (halves of characters). The zero-width space ends a word in some scripts and stays there.
+const SPACELESS = ["Thai", "Lao", "Khmer", "Myanmar", "Tibetan"].map(script => `\\p{Script=${script}}`).join("");
+const INVISIBLE = new RegExp("[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200e\\u200f" +
+  "\\u2028-\\u202e\\u2060-\\u2069\\ufeff\\ufff9-\\ufffb\\ud800-\\udfff]" +
+  `|(?<![${SPACELESS}])\\u200b(?![${SPACELESS}])`, "gu");
 
 const summary = JSON.parse(byId("summary-data").textContent);
 const unit = summary.unit, oneOf = unit.slice(0, -1);
@@ -394,9 +398,11 @@ function fold(stretch) {
   const content = stretch.textContent;
   if (content.length < MIN_FOLD) return;
   const isFirst = !stretch.previousSibling, isLast = !stretch.nextSibling;
-  // Cut at spaces, so that no character of several codes is torn.
-  const head = isFirst ? "" : /^[^]{0,40}(?=\s)|^/.exec(content)[0];
-  const tail = isLast ? "" : /\s[^]{0,40}$|$/.exec(content)[0];
+  // Cut between words, which need no spaces between them. So no character of several codes is torn either.
+  const borders = text => Array.from(WORDS.segment(text), word => word.index);
+  const start = content.slice(0, 2 * MAX_SHOWN), end = content.slice(-2 * MAX_SHOWN);
+  const head = isFirst ? "" : start.slice(0, borders(start).filter(place => place <= MAX_SHOWN).pop());
+  const tail = isLast ? "" : end.slice(borders(end).find(place => place >= end.length - MAX_SHOWN) ?? end.length);
   const nodes = [...stretch.childNodes];
   const numHidden = content.length - head.length - tail.length;
   const opener = make("button", { type: "button", className: "fold", "aria-expanded": "false", click: () => {
