@@ -293,7 +293,7 @@ REPLIES = [
     ("The answer should be 42.", "42"),
     ("The answer must be 42.", "42"),
     ("The answer, therefore, is 42.", "42"),
-    ("The answer is therefore 42.", "therefore 42"),
+    ("The answer is therefore 42.", "42"),
     ("The answer to the question is 42.", "42"),
     ("The answer to this problem is: 42.", "42"),
     ("The answers are 3 and 4.", "3 and 4"),
