@@ -341,8 +341,9 @@ _CLOSINGS = [
         (("number", "date", "time"), r"\bfinal (?:result|total|value|amount|count)(?: is|:|\s?=) "),
     )
 ]
-# "Thus 16." A unit has one word at most: "So 16 people came to the party" says something else.
-_CONCLUSION_WORD = re.compile(r"(?:^|[,;:–—-]\s|\band\s)(?:so|thus|therefore|hence|ergo|∴),?:?\s", re.I)
+# "Thus 16." A unit has one word at most: "Thus 16 people came to the party" says something else. "So 16" is often said
+# within a chain.
+_CONCLUSION_WORD = re.compile(r"(?:^|[,;:–—-]\s|\band\s)(?:thus|therefore|hence|ergo|∴),?:?\s", re.I)
 _BOLD_SPAN = re.compile(r"\*\*([^*\n]{1,100})\*\*")
 _LIST_ITEM = re.compile(r"[-*•+]\s|\(?[0-9a-z]{1,2}[.)]\s|#|>|\||(?:step|part|case|note|check|example)\b", re.I)
 _CONCLUDES = re.compile(
