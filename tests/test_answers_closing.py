@@ -108,6 +108,7 @@ SILENT = [
     "So, A has more than B.",
     "Therefore A and B.",
     "So A dog.",
+    "If D is the answer, it rains.",
     # leaves
     "That leaves 13 apples for the others.",
     "That leaves 13.",

@@ -32,7 +32,8 @@ _OPTION = re.compile(
           | ([A-Ra-r])\)(?=\s|$|[{_CJK}])                                      # b) Paris
           # B, B. Paris, B - Paris; I is a word
           | ([A-HJ-R])(?=$|[.:](?:\s(?![A-Z]\.)|$)|\s[-–—]\s+[A-Za-z]{{2}}|[.:、]\s?[{_CJK}]) )
-        (?! \s*\([A-Za-z]\) | \s*(?:,|/|&|、|,?\ or\b|,?\ and\b|[或和と및])\s*\(?[A-HJ-R]\)?(?!\w) )  # not one of many
+        (?! \s*\([A-Za-z]\)  # not one of many
+          | \s*(?:,|/|&|、|,?\ or\b|,?\ and\b|[或和と및])\s*(?:maybe\ |perhaps\ |possibly\ )?\(?[A-HJ-R]\)?(?!\w) )
         [\s.:,、]*(?:[-–—]\s+)?(.*)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -57,6 +58,7 @@ _MONTHS = {name: str(i) for i, name in enumerate("jan feb mar apr may jun jul au
 
 _CHARACTERS = str.maketrans("‐‑‒–−﹣’٫", "------'.")
 _LATEX = [
+    (re.compile(r"\$(?=\S)([^$]+)(?<=\S)\$(?![0-9])"), r"\1"),
     (STYLED, r"\1"),
     (re.compile(r"\\(?:left|right|[,!;: ])|\^\{?\\circ\}?"), ""),
     (re.compile(r"(?<![0-9}])\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}"), r"\1/\2"),
@@ -111,7 +113,7 @@ def kind(text: str) -> tuple[str, Any]:
     if (word := verdict(text)) is not None:
         return "verdict", VERDICTS[word.lower()]
     text = " ".join(text.translate(_CHARACTERS).split())
-    if "\\" in text or "{" in text:
+    if "\\" in text or "{" in text or text.count("$") == 2:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
         text = text.strip()

@@ -74,9 +74,9 @@ LANGUAGES: dict[str, Language] = {
             rf"""(?<!/)[Aa](?i:nswer)s?{_MARKS}
                 (?: (?:\s+(?:to|for)(?:\s+[\w'’]+){{1,8}}?)?  # the answer to this question, therefore, is
                     (?:,?\s+(?:therefore|thus|then|hence|indeed|simply|clearly),?)?
-                    \s+(?i:is|are|was|equals|(?:would|should|must|will|has\sto)\s+be)\b
+                    \s+(?i:is|are|was|equals|(?:would|should|must|will|has\sto)(?:\s+(?:then|therefore|thus|just))?\s+be)\b
                   |{_COLON} )""",
-            r"[Cc]orrect\ (?:option|choice|alternative)\s*(?:is\b|:)",
+            r"[Cc]orrect\ (?:option|choice|alternative)\s*(?:is\b|would\ be\b|:)",
             r"^[#*_\ \t]*(?i:(?:the\ |my\ )?(?:final\ |correct\ )?answer)[*_\ \t]*$",  # a heading
             r"<answer>",
             r"\\(?:boxed|fbox)\s*\{",

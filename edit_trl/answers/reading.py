@@ -163,7 +163,7 @@ _CONCLUSION = re.compile(
 )
 # Statements that begin with the option: "(B) is the correct answer", "Option B is correct".
 _INVERTED = re.compile(
-    r"(?<![\w'’])\(?([A-R])\)?[*_\"']{0,2}\ is\ the\ (?:correct|right|best)\ (?:answer|option|choice)\b"
+    r"(?<![\w'’])\(?([A-R])\)?[*_\"']{0,2}\ is\ the\ (?:(?:correct|right|best)\ (?:answer|option|choice)|answer)\b"
     r"|\b(?:[Oo]ption|[Cc]hoice)\ \(?([A-R])\)?[*_\"']{0,2}\ is\ (?:correct|right)\b"
 )
 # How long a reply may be that is nothing but an answer. Brackets may be longer.
@@ -189,7 +189,7 @@ _TRAILING_OPTION = re.compile(r"\S\s(\([A-HJ-R]\))$")
 # Explanations after an answer: `_CLAUSE` after any text, `_SHORT_CLAUSE` after a number, a verdict and the like.
 _CLAUSE = re.compile(rf",\s+(?:{CLAUSE_WORDS})\s+\w")
 _SHORT_CLAUSE = re.compile(
-    rf"[,;]?\s+(?:{CLAUSE_WORDS})\s|(?:;|\s[-–—])\s+(?=[A-Za-z]{{2}})|\s\((?=[A-Za-z]{{2}})|{CJK_CLAUSE.pattern}"
+    rf"[,;]?\s+(?:{CLAUSE_WORDS})\s|(?:;|\s[-–—])\s+(?=[A-Za-z]{{2}})|\s\((?=[A-Za-z]{{2}})|(?<=[a-z])\s\((?=[0-9.,]+\)$)|{CJK_CLAUSE.pattern}"
 )
 
 
@@ -240,7 +240,7 @@ def _stated(text: str, statement: re.Match[str]) -> str:
         if len(items) > 1:
             return ", ".join(map(tidy, items))
     answer = tidy(_first_sentence(_LEAD.sub("", without_bold(rest), count=1)))
-    if answer.endswith((")", "]")) and re.search(r"\w", answer) and not re.search(r"[(\[{]", answer):
+    if answer.endswith((")", "]", "}")) and re.search(r"\w", answer) and not re.search(r"[(\[{]", answer):
         return tidy(answer[:-1])  # this bracket opens before the statement
     return answer
 
