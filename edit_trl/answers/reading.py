@@ -189,7 +189,8 @@ _TRAILING_OPTION = re.compile(r"\S\s(\([A-HJ-R]\))$")
 # Explanations after an answer: `_CLAUSE` after any text, `_SHORT_CLAUSE` after a number, a verdict and the like.
 _CLAUSE = re.compile(rf",\s+(?:{CLAUSE_WORDS})\s+\w")
 _SHORT_CLAUSE = re.compile(
-    rf"[,;]?\s+(?:{CLAUSE_WORDS})\s|(?:;|\s[-–—])\s+(?=[A-Za-z]{{2}})|\s\((?=[A-Za-z]{{2}})|(?<=[a-z])\s\((?=[0-9.,]+\)$)|{CJK_CLAUSE.pattern}"
+    rf"[,;]?\s+(?:{CLAUSE_WORDS})\s|(?:;|\s[-–—])\s+(?=[A-Za-z]{{2}})|\s\((?=[A-Za-z]{{2}})"
+    rf"|(?<=[a-z])\s\((?=[0-9.,]+\)$)|{CJK_CLAUSE.pattern}"
 )
 
 
