@@ -74,7 +74,8 @@ LANGUAGES: dict[str, Language] = {
             rf"""(?<!/)[Aa](?i:nswer)s?{_MARKS}
                 (?: (?:\s+(?:to|for)(?:\s+[\w'’]+){{1,8}}?)?  # the answer to this question, therefore, is
                     (?:,?\s+(?:therefore|thus|then|hence|indeed|simply|clearly),?)?
-                    \s+(?i:is|are|was|equals|(?:would|should|must|will|has\sto)(?:\s+(?:then|therefore|thus|just))?\s+be)\b
+                    \s+(?i:is|are|was|equals
+                      |(?:would|should|must|will|has\sto)(?:\s+(?:then|therefore|thus|just))?\s+be)\b
                   |{_COLON} )""",
             r"[Cc]orrect\ (?:option|choice|alternative)\s*(?:is\b|would\ be\b|:)",
             r"^[#*_\ \t]*(?i:(?:the\ |my\ )?(?:final\ |correct\ )?answer)[*_\ \t]*$",  # a heading
@@ -95,7 +96,8 @@ LANGUAGES: dict[str, Language] = {
             rf"""\b[Aa](?i:ntwort)(?:en)?{_MARKS}(?:\s+(?:auf|zu)(?:\s+\w+){{1,8}}?)?
                 (?:\s+(?:ist|sind|lautet|lauten|wäre|war|beträgt)\b|{_COLON})""",
             r"""(?<!\b[Ww]ie\ )\b(?:lautet|lauten)\s+
-                (?:(?:also|daher|somit|demnach|folglich|deshalb)\s+)?(?:die|meine)\s+(?:\w+\s+){0,2}Antwort(?:en)?\b(?!\s*[?.!,;]|\s+(?:auf|zu|und)\b)[*_]*:?""",
+                (?:(?:also|daher|somit|demnach|folglich|deshalb)\s+)?(?:die|meine)\s+
+                (?:\w+\s+){0,2}Antwort(?:en)?\b(?!\s*[?.!,;]|\s+(?:auf|zu|und)\b)[*_]*:?""",
             r"\b[Rr]ichtige[rn]?\ (?:Option|Auswahl|Wahl|Lösung)\s*(?:ist\b|lautet\b|:)",
             r"\bDie\ (?:\w+\ )?Lösung\s+(?:ist|lautet)\b",
         ],
@@ -250,7 +252,8 @@ LANGUAGES: dict[str, Language] = {
 _AFTER_CONDITION = r"\s+(?:(?:the|my|our|your|die|meine|la|a|sa|mi|minha)\s+)?(?:\w+\s+)?$"
 ENGLISH_CONDITION = re.compile(rf"\b(?:if|whether|unless|what|suppose|assuming)(?:\s+that)?{_AFTER_CONDITION}", re.I)
 CONDITION = re.compile(
-    rf"""\b(?:wenn|falls|ob|was|wie|si|se|qu['’]|quelle|cuál|qual|quale|если|какой)(?:\s+(?:est|es|é|è))?{_AFTER_CONDITION}
+    rf"""\b(?:wenn|falls|ob|was|wie|si|se|qu['’]|quelle|cuál|qual|quale|если|какой)
+            (?:\s+(?:est|es|é|è))?{_AFTER_CONDITION}
       |(?:如果|若|假如|假设|是否|もし|もしも|만약|إذا\ كانت|إذا\ كان|अगर|यदि|اگر|[不别別])\s?[^\s。,.]{{0,6}}\s?$""",
     re.I | re.X,
 )

@@ -393,7 +393,8 @@ _TIME = re.compile(
         (?: (?P<colon>:|\.(?=[0-9]{2}\s?(?:[ap]\.?\s?m|uhr)\b))(?P<minute>[0-5][0-9])(?::(?P<second>[0-5][0-9]))?
           | (?P<h>\s?h\s?)(?P<h_minute>[0-5][0-9])
           | \s?[点點時시](?!間|간)(?:\s?(?:(?P<cjk_minute>[0-5]?[0-9])\s?[分분]|(?P<cjk_half>半|반)))? )?
-        (?P<tail>\s?(?:[ap]\.?\s?m\b\.?)|\s?uhr\b|\s?h(?:rs|oras?)?\b|\so['’]clock|\sin\sthe\s(?:morning|afternoon|evening)
+        (?P<tail>\s?(?:[ap]\.?\s?m\b\.?)|\s?uhr\b|\s?h(?:rs|oras?)?\b|\so['’]clock
+          |\sin\sthe\s(?:morning|afternoon|evening)
           |\sص|\sم)?
         (?P<named>\s(?:noon|midnight))?""",
     re.VERBOSE | re.IGNORECASE,
