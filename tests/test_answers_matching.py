@@ -5,7 +5,6 @@ Rows are modelled on what language models write for the tasks of BIG-Bench Hard,
 bug adds a row.
 """
 
-import re
 import sys
 import threading
 
@@ -162,7 +161,7 @@ PAIRS = [
     ("zero", "0", True),
     ("three", "4", False),
     ("about 3.14", "3.14", True),
-    ("1e3", "1000", False),
+    ("1e3", "1000", True),
     ("x = 5", "5", True),
     ("5", "x = 5", True),
     ("x = 5", "y = 5", False),
@@ -321,9 +320,8 @@ class TestAnswersMatch:
             with pytest.raises(ValueError, match="`reference` must be the right answer, got '"):
                 answers_match(answer, reference)
 
-    def test_only_latex_needs_math_verify(self, without_math_verify):
-        with pytest.raises(ImportError, match=re.escape("pip install 'edit-trl[math]'")):
-            answers_match("\\sqrt{8}", "2\\sqrt{2}")
+    def test_without_math_verify_formulas_are_compared_as_text(self, without_math_verify):
+        assert not answers_match("\\sqrt{8}", "2\\sqrt{2}")
         assert answers_match("\\sqrt{8}", "$\\sqrt{8}$")
         assert answers_match("x^2 + 1", "x^2 + 1.")
         assert not answers_match("x^2 + 1", "1 + x^2")

@@ -6,6 +6,7 @@ bug adds a row.
 """
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from answer_texts import TROUBLE, answers, answers_of_every_kind, scraps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edit_trl.answers import reference_answer
 from edit_trl.evaluation import answers_match, extract_answer
 from edit_trl.tasks import IN_DOMAIN_TASKS, LEVELS, OUT_OF_DOMAIN_TASKS, generate_dual_cots
 
@@ -179,6 +181,7 @@ REPLIES = [
     ("(A) is the right answer. No: (C) is the right answer.", "(C)"),
     ("(B) is not the correct answer.", None),
     ("If B is the correct answer, then it rained.", None),
+    ("So, D is the answer.", "(D)"),
     ("(B) is the correct answer. Therefore, the answer is (A).", "(A)"),
     # generations of SmolLM2-135M-Instruct before training
     ("9 + 8 + 1 + 9 = 27\n\nThe answer is: 27", "27"),
@@ -237,6 +240,12 @@ REPLIES = [
     ("The answer is x.", "x"),
     ("The answer is C major.", "C major"),
     ("The answer is (A) or (B).", "(A) or (B)"),
+    ("The answer is (A) or maybe (B).", "(A) or maybe (B)"),
+    ("Therefore, the correct choice would be (B).", "(B)"),
+    ("The answer would then be 16.", "16"),
+    ("The answer is sixteen (16).", "sixteen"),
+    ('{"answer": 42}', "42"),
+    ('{"reasoning": "6 * 7", "answer": "B"}', "(B)"),
     ("The answer is A and C.", "A and C"),
     ("The answer is (A), (C).", "(A), (C)"),
     ("The answer is either (A) or (B).", "either (A) or (B)"),
@@ -293,7 +302,7 @@ REPLIES = [
     ("The answer should be 42.", "42"),
     ("The answer must be 42.", "42"),
     ("The answer, therefore, is 42.", "42"),
-    ("The answer is therefore 42.", "therefore 42"),
+    ("The answer is therefore 42.", "42"),
     ("The answer to the question is 42.", "42"),
     ("The answer to this problem is: 42.", "42"),
     ("The answers are 3 and 4.", "3 and 4"),
@@ -548,6 +557,48 @@ class TestRealChains:
                 assert not answers_match(extract_answer(row["rejected"]), answer)
                 num_solved += 1
         assert num_solved == 9
+
+    def test_verdicts_on_solutions_of_gsm8k_are_those_of_its_authors(self):
+        """Four models' replies to each question. Three of the four that are unread are cut off."""
+        num_unread = 0
+        for row in shared_rows("gsm8k/model_solutions.jsonl"):
+            reference = row["ground_truth"].rpartition("\nA: ")[2]
+            for reply in row.values():
+                if isinstance(reply, dict):
+                    answer = extract_answer(reply["solution"])
+                    num_unread += answer is None
+                    assert answers_match(answer, reference) is reply["is_correct"]
+        assert num_unread == 4
+
+    def test_released_solutions_of_gsm8k_are_their_answers(self):
+        for row in shared_rows("gsm8k/test.jsonl"):
+            answer = row["answer"].rpartition("#### ")[2]
+            assert reference_answer(row["answer"]) == extract_answer(row["answer"]) == answer
+            assert answers_match(f"{answer} apples", row["answer"])
+            assert not answers_match(f"{answer}7", row["answer"])
+
+    @pytest.mark.slow
+    def test_verdicts_on_chains_of_codex_are_those_of_its_authors(self):
+        """Few-shot chains for BIG-Bench Hard, all of which end in "So the answer is ..." if they are not cut off."""
+        paths = sorted((SHARED_DATA / "bbh" / "codex").glob("*.json"))
+        if not paths:
+            pytest.skip("bbh/codex is not here")
+        for path in paths:
+            for row in json.loads(path.read_text())["outputs"]:
+                answer = extract_answer(row["prediction"])
+                said = row["prediction"].rpartition("So the answer is ")[2].strip().removesuffix(".")
+                assert answers_match(answer, row["target"]) is (said == row["target"]), (path.name, answer)
+
+    @pytest.mark.slow
+    def test_replies_that_are_cut_before_their_answer_are_unread(self):
+        rng = random.Random(0)
+        for row in shared_rows("gsm8k/model_solutions.jsonl"):
+            for reply in row.values():
+                if isinstance(reply, dict):
+                    body = reply["solution"].rpartition("\nA: ")[0]
+                    ends = [end.end() for end in re.finditer(r"[.!?](?=\s)|(?=\n)", body)]
+                    for end in rng.sample(ends, min(len(ends), 3)):
+                        assert extract_answer(body[:end]) is None, body[:end]
 
     @pytest.mark.parametrize(
         ("task", "num_unread"),

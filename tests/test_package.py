@@ -37,6 +37,7 @@ TRAINING_MODULES = [
     "edit_trl.alignment",
     "edit_trl.deprecation",
     "edit_trl.callbacks",
+    "edit_trl.checkpoints",
     "edit_trl.data_collator",
     "edit_trl.data_utils",
     "edit_trl.edit_config",

@@ -363,9 +363,6 @@ def majority_vote(answers: Iterable[str | None]) -> str | None:
     Returns:
         `str` or `None`: The answer that wins, as it was first written; `None` if no path has an answer.
 
-    Raises:
-        ImportError: If [`answers_match`] needs `math-verify` to compare two answers and it is not installed.
-
     Paper: [Self-Consistency Improves Chain of Thought Reasoning in Language
     Models](https://huggingface.co/papers/2203.11171).
 

@@ -1,0 +1,171 @@
+r"""
+Tell what kind of answer a text is: an option, a verdict, brackets, a date, a time, a number, or other text.
+"""
+
+import re
+from datetime import date
+from fractions import Fraction
+from typing import Any
+
+from .phrases import VERDICTS
+from .quantities import Quantity, parse_quantity, parse_time
+
+
+# Maximum number of characters of an answer. The limit keeps the time linear in the length of the reply.
+MAX_LENGTH = 2000
+# Maximum number of characters of a date, a time or a number.
+_MAX_SHORT_LENGTH = 120
+
+_BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")  # 2**3 stays
+_QUOTES = "\"'`“”‘’„‟«»‹›「」『』【】〔〕*_"
+STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_WRAPPED = re.compile(
+    r"\$\$?((?:[^$\\]|\\.)+)\$\$?|\\\(((?:[^\\]|\\[^()])*)\\\)|\\\[((?:[^\\]|\\[^\[\]])*)\\\]|" + STYLED.pattern,
+    re.DOTALL,
+)
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+
+_OPTION = re.compile(
+    rf"""(?: [Oo]ption\s+\(?([A-Ra-r])\)?(?!\w) | [Cc]hoice\s+\(?([A-Ra-r])\)?(?!\w)
+          | \(\s?([A-Ra-r])\s?\)(?!\s*[(+*/^=]|[a-z])                          # (B), (B) Paris
+          | ([A-Ra-r])\)(?=\s|$|[{_CJK}])                                      # b) Paris
+          # B, B. Paris, B - Paris; I is a word
+          | ([A-HJ-R])(?=$|[.:](?:\s(?![A-Z]\.)|$)|\s[-–—]\s+[A-Za-z]{{2}}|[.:、]\s?[{_CJK}]) )
+        (?! \s*\([A-Za-z]\)  # not one of many
+          | \s*(?:,|/|&|、|,?\ or\b|,?\ and\b|[或和と및])\s*(?:maybe\ |perhaps\ |possibly\ )?\(?[A-HJ-R]\)?(?!\w) )
+        [\s.:,、]*(?:[-–—]\s+)?(.*)""",
+    re.VERBOSE | re.DOTALL,
+)
+_VERDICT = re.compile(
+    rf"({'|'.join(sorted(map(re.escape, VERDICTS), key=len, reverse=True))})"
+    r"(?=$|\s*[,;:.。、](?:\s|$|[^\x00-\x7f])|\s+[-–—(]|\s+(?:because|since|as|weil|denn|car|parce|porque|perché)\s)",
+    re.I,
+)
+_SINGLE_WORDS = re.compile(r"[\w'-]+(?:,\s*[\w'-]+){2,}")
+
+_DATES = [
+    re.compile(pattern, re.I)
+    for pattern in (
+        r"(?P<month>[0-9]{1,2})[/-](?P<day>[0-9]{1,2})[/-](?P<year>[0-9]{4})",
+        r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})",
+        r"(?P<year>[0-9]{4})\s?[年년]\s?(?P<month>[0-9]{1,2})\s?[月월]\s?(?P<day>[0-9]{1,2})\s?[日일号號]",
+        r"(?:[a-z]+day,?\s)?(?P<month>[a-z]{3})[a-z]*\.?\s(?P<day>[0-9]{1,2})(?:st|nd|rd|th)?,?\s(?P<year>[0-9]{4})",
+        r"(?:[a-z]+day,?\s)?(?P<day>[0-9]{1,2})(?:st|nd|rd|th)?\s(?P<month>[a-z]{3})[a-z]*\.?,?\s(?P<year>[0-9]{4})",
+    )
+]
+_MONTHS = {name: str(i) for i, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)}
+
+_CHARACTERS = str.maketrans("‐‑‒–−﹣’٫", "------'.")
+_LATEX = [
+    (re.compile(r"\$(?=\S)([^$]+)(?<=\S)\$(?![0-9])"), r"\1"),
+    (STYLED, r"\1"),
+    (re.compile(r"\\(?:left|right|[,!;: ])|\^\{?\\circ\}?"), ""),
+    (re.compile(r"(?<![0-9}])\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}"), r"\1/\2"),
+    (re.compile(r"\\([$%{}])|\{(,)\}"), r"\1\2"),
+    (re.compile(r"\\(?:times|cdot)\b"), "×"),
+]
+_LOOSE_QUOTE = re.compile(r"(?<!\w)['‘’]|['‘’](?!\w)|[\"“”`「」『』«»„《》]")
+
+
+def tidy(text: str) -> str:
+    """Remove Markdown, quotes, formula delimiters and closing punctuation around a text."""
+    text = without_bold(text)
+    for _ in range(4):  # there may be several layers, such as a formula in quotes before a period
+        before = text
+        text = text.strip().strip(_QUOTES)
+        if not text.endswith(".") or not re.search(r"\b[A-Za-z]\.[A-Za-z]\.$", text):  # p.m. or U.S.
+            text = text.rstrip(".,;: 。、।")
+        if text.startswith(("$", "\\")) and (wrapped := _WRAPPED.fullmatch(text)):
+            text = wrapped[wrapped.lastindex or 0]
+        if text == before:
+            break
+    return text.strip()
+
+
+def without_bold(text: str) -> str:
+    """Remove the asterisks around bold text."""
+    return _BOLD.sub("", text) if "**" in text else text
+
+
+def kind(text: str) -> tuple[str, Any]:
+    """
+    Tell of which kind an answer is.
+
+    Args:
+        text (`str`):
+            The answer, as [`tidy`] leaves it.
+
+    Returns:
+        `tuple[str, Any]`: `"option"`, `"verdict"`, `"brackets"`, `"date"`, `"time"`, `"number"` or `"text"`; and a
+        value. Answers of one kind with equal values match.
+
+    Examples:
+
+    ```python
+    >>> kind("(B) Paris"), kind("Yes"), kind("2 km")[0]
+    (('option', ('B', 'Paris')), ('verdict', 'yes'), 'number')
+
+    ```
+    """
+    if found := option(text):
+        return "option", found
+    if (word := verdict(text)) is not None:
+        return "verdict", VERDICTS[word.lower()]
+    text = " ".join(text.translate(_CHARACTERS).split())
+    if "\\" in text or "{" in text or text.count("$") == 2:
+        for pattern, replacement in _LATEX:
+            text = pattern.sub(replacement, text)
+        text = text.strip()
+    if _WHOLE_NUMBER.fullmatch(text):
+        return "number", Quantity(Fraction(int(text)), "")
+    if not text[:1].isalnum():
+        brackets = re.sub(r"[\s,\"'`]", "", text)
+        if brackets and not brackets.strip("()[]{}<>"):
+            return "brackets", brackets
+    if len(text) <= _MAX_SHORT_LENGTH:
+        if day := _date(text):
+            return "date", day
+        if time := parse_time(text):
+            return "time", (time, text)
+        if quantity := parse_quantity(text):
+            return "number", quantity
+    return "text", plain(text)
+
+
+def option(text: str) -> tuple[str, str] | None:
+    """Return the letter and the text of an option; `None` for other text."""
+    if "\\" in text:
+        text = STYLED.sub(r"\1", text)
+    match = _OPTION.match(text)
+    if match is None:
+        return None
+    *letters, description = match.groups()
+    return "".join(filter(None, letters)).upper(), description.strip()
+
+
+def verdict(text: str) -> str | None:
+    """Return the word yes, no, true, false, valid or invalid with which a text begins, as it is written."""
+    match = _VERDICT.match(text)
+    return match[1] if match and not _SINGLE_WORDS.fullmatch(text) else None
+
+
+def _date(text: str) -> date | None:
+    for pattern in _DATES:
+        if match := pattern.fullmatch(text):
+            month = _MONTHS.get(match["month"].lower(), match["month"])
+            try:
+                return date(int(match["year"]), int(month), int(match["day"]))
+            except ValueError:  # no such day or month
+                return None
+    return None
+
+
+def plain(text: str) -> str:
+    """Remove from a text what does not matter in prose and in lists of words."""
+    plain = _LOOSE_QUOTE.sub("", text.casefold())
+    if plain.startswith("[") and plain.endswith("]") and not re.search(r"[0-9]", plain):
+        plain = plain[1:-1]  # a list of words, as Python writes it
+    plain = " ".join(re.split(r"[\s,;、，；]+", re.sub(r",\sand\s", " ", plain)))
+    plain = re.sub(r"\.? ?([()\[\]{}]) ?", r"\1", plain).strip(" .")
+    return re.sub(r"^(?:an?|the) (?=.)", "", plain) or text

@@ -1,0 +1,395 @@
+r"""
+Read the final answer of a chain of thought.
+
+`extract_answer` reads an answer only if the reply states it as its answer (`the answer is ...`, `Answer: ...`,
+`#### 42`, `\boxed{...}`, `<answer>...</answer>`), in one of the languages of `phrases`, or if its last sentence does
+so in a way that no other sentence does (`Therefore, 42.`, `I would go with D`, a number alone in bold). It never takes
+the last number or letter of a reply that does not say what the answer is: a missing answer is counted, but nobody
+notices an answer that was read wrongly.
+
+How a reply is read:
+
+- The last statement of an answer decides. If it is cut off or denies an answer (`the answer is not clear`), no answer
+  is read, even if an earlier statement has one. Conditions (`if the answer is 5`) and remarks (`the answer is
+  correct`) do not state an answer and are ignored.
+- Thinking is never read. If the thinking of a reply is not closed, no answer is read.
+- The result is text with ASCII digits. `answers_match` decides which texts match. Two texts that match a third text
+  need not match each other: `"50%"` matches `"50"` and `"0.5"`.
+
+The caller must end the reply at the right place. A base model may continue with a new question; it needs a stop
+string, because otherwise the answer to that new question is read.
+"""
+
+import re
+
+from ..thinking import split_thinking
+from .characters import plain_characters
+from .kinds import MAX_LENGTH, kind, option, tidy, verdict, without_bold
+from .phrases import CJK_CLAUSE, CLAUSE_WORDS, CONDITION, ENGLISH_CONDITION, LANGUAGES, Language
+from .quantities import with_decimal_point
+
+
+def extract_answer(reply: str) -> str | None:
+    r"""
+    Read the final answer of a chain of thought.
+
+    The answer is the text after the last phrase such as "the answer is", up to the end of the sentence or line.
+    Numbers, dates, abbreviations, lists and formulas stay whole. Markdown, quotes, dollar signs around formulas and
+    closing punctuation are removed. Options are reduced to their letter in parentheses (`"B. Paris"` to `"(B)"`). An
+    explanation after yes, no, true, false, valid, invalid or a number is removed. If the whole reply is the letter of
+    an option, one of these words, a number, a date or brackets, the reply itself is the answer.
+
+    The phrases may be in English, Chinese, Japanese, Korean, German, French, Spanish, Portuguese, Russian, Italian,
+    Arabic, Persian or Hindi. Digits of all scripts become ASCII digits. `1.234` becomes `1234`, and `1,234` becomes
+    `1.234`, if the other numbers of the reply, or its language, have decimal commas.
+
+    If no phrase states an answer, the last sentence may do so: "Therefore, 42.", "It is actually 42.", "That leaves
+    (C).", "I would go with D.", "A: 42", or a number or an option in bold at its end.
+
+    Args:
+        reply (`str`):
+            Chain of thought, or any other reply of a student.
+
+    Returns:
+        `str` or `None`: The answer, or `None` if the reply states none.
+
+    Examples:
+
+    ```python
+    >>> extract_answer("1.5 + 2 = 3.5. Therefore, the answer is 3.5.")
+    '3.5'
+    >>> extract_answer("<think>Is the answer (A)? The answer is (A).</think>**Answer:** B. The red ball")
+    '(B)'
+    >>> extract_answer(r"Hence $x = \boxed{\frac{1}{2}}$.")
+    '\\frac{1}{2}'
+    >>> extract_answer("因此，答案是（Ｃ）。")
+    '(C)'
+    >>> extract_answer("It is either 3 or 4, I do not know.") is None
+    True
+
+    ```
+    """
+    text = plain_characters(_outside_thoughts(reply))
+    lowered = text.lower()
+    for statement, name in _statements(text, lowered):
+        condition = ENGLISH_CONDITION if name == "en" else CONDITION
+        if condition.search(text[max(0, statement.start() - 40) : statement.start()]):
+            continue
+        language = LANGUAGES[name]
+        stated = _without_frame(_stated(text, statement), language)
+        is_denied = bool(language.denial and language.denial.search(stated)) or stated.lower() in _NO_ANSWERS
+        answer = "" if is_denied else _reduced(stated)
+        if language.remark and language.remark.fullmatch(answer):
+            continue
+        if statement[0] == "####" and kind(answer)[0] == "text":
+            continue  # a heading of the fourth level
+        if statement.re in language.short_statements and not _is_bare(answer, stated):
+            continue
+        return with_decimal_point(answer, text, name) or None
+    if " is the " in text or " is correct" in text or " is right" in text:
+        for statement in reversed(list(_INVERTED.finditer(text))):
+            if not ENGLISH_CONDITION.search(text[max(0, statement.start() - 40) : statement.start()]):
+                return f"({statement[1] or statement[2]})"
+    if len(text) < _MAX_BARE_LENGTH or (len(text) < MAX_LENGTH and not text.strip(_BRACKETS)):
+        whole = tidy(text)
+        found = kind(whole)[0]
+        if found in ("date", "brackets", "time") or (found != "text" and len(whole.split()) == 1):
+            return _reduced(whole) or None
+    return _closing(text) or None
+
+
+def stated_answer(text: str) -> str | None:
+    r"""
+    Return the answer that a text states with a phrase such as `#### 18` or "the answer is 18".
+
+    Args:
+        text (`str`):
+            A reply, or a solution of a benchmark.
+
+    Returns:
+        `str` or `None`: The answer, or `None` if no phrase states one.
+
+    Examples:
+
+    ```python
+    >>> stated_answer("2 + 3 = 5\n#### 5"), stated_answer("5")
+    ('5', None)
+
+    ```
+    """
+    text = plain_characters(text)
+    return extract_answer(text) if _statements(text, text.lower()) else None
+
+
+def reasoning(chain: str) -> str:
+    """
+    Return the text of a chain of thought before its conclusion.
+
+    Args:
+        chain (`str`):
+            The chain.
+
+    Returns:
+        `str`: The text before the last "the answer is", in any of the languages. A word such as "Therefore," before
+        these words is removed too. The whole text if there is no "the answer is".
+
+    Examples:
+
+    ```python
+    >>> reasoning("2 + 3 = 5. Therefore, the answer is 5.")
+    '2 + 3 = 5. '
+
+    ```
+    """
+    conclusions = list(_CONCLUSION.finditer(chain))
+    if conclusions:
+        return chain[: conclusions[-1].start()]
+    lowered = chain.lower()
+    starts = [
+        conclusion.start()
+        for name, language in LANGUAGES.items()
+        if name != "en" and any(cue in lowered for cue in language.cues)
+        for pattern in language.statements
+        for conclusion in pattern.finditer(chain)
+    ]
+    # Without the words before the phrase, such as "daher ist die".
+    return re.sub(r"[^.!?,;:。！？，；：\n]*$", "", chain[: max(starts)]) if starts else chain
+
+
+# Reading. Each pattern below looks at a character a limited number of times, so the time is linear in the length of
+# the reply.
+
+_CONCLUSION = re.compile(
+    r"(?:\b(?:therefore|thus|so|hence)\b[\s,]*)?\bthe (?:correct |final )?answer is\b", re.IGNORECASE
+)
+# Statements that begin with the option: "(B) is the correct answer", "Option B is correct".
+_INVERTED = re.compile(
+    r"(?<![\w'’])\(?([A-R])\)?[*_\"']{0,2}\ is\ the\ (?:(?:correct|right|best)\ (?:answer|option|choice)|answer)\b"
+    r"|\b(?:[Oo]ption|[Cc]hoice)\ \(?([A-R])\)?[*_\"']{0,2}\ is\ (?:correct|right)\b"
+)
+# How long a reply may be that is nothing but an answer. Brackets may be longer.
+_MAX_BARE_LENGTH = 200
+_BRACKETS = " \n\t()[]{}<>,.\"'`*$"
+_NO_ANSWERS = {"wrong", "incorrect", "unclear"}
+_LEAD = re.compile(r"(?:[\s:*_=…→]+|\.{2,})*")
+_BULLET = re.compile(r"^[ \t]*(?:[-*•]|[0-9]{1,2}[.)])[ \t]+(\S.*)$", re.M)
+# A dollar sign next to a space does not delimit a formula: it is an amount of money.
+_FORMULA = re.compile(
+    r"\$\$[^$]+\$\$|\$[^\s$](?:[^$\n]*[^\s$])?\$(?![0-9])|\\\((?:[^\\]|\\[^()])*\\\)|\\\[(?:[^\\]|\\[^\[\]])*\\\]"
+)
+_END = re.compile(r"""\n|</|<\||[.!?](?=["'”’*_`)\]]*(?:\s|$))(?!\s[A-Z]\.)|[。！？｡।]""")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:Dr|Mrs?|Ms|Prof|St|Mt|vs|approx|Jr|Sr|Inc|Ltd|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)"
+    r"|\b[A-Za-z](?:\.\s?[A-Za-z])+|\b[A-Z][a-z]+\s[A-Z])$"
+)
+_NEW_SENTENCE = re.compile(
+    r"\.(?:\W*$|\s+(?:The|This|That|There|It|I|So|Therefore|Thus|Hence|Because|Since|He|She|We|You|They|In|If|As)\b)"
+)
+_TRAILING_OPTION = re.compile(r"\S\s(\([A-HJ-R]\))$")
+# Explanations after an answer: `_CLAUSE` after any text, `_SHORT_CLAUSE` after a number, a verdict and the like.
+_CLAUSE = re.compile(rf",\s+(?:{CLAUSE_WORDS})\s+\w")
+_SHORT_CLAUSE = re.compile(
+    rf"[,;]?\s+(?:{CLAUSE_WORDS})\s|(?:;|\s[-–—])\s+(?=[A-Za-z]{{2}})|\s\((?=[A-Za-z]{{2}})"
+    rf"|(?<=[a-z])\s\((?=[0-9.,]+\)$)|{CJK_CLAUSE.pattern}"
+)
+
+
+def _outside_thoughts(reply: str) -> str:
+    """Return the text outside of thinking. Nothing if the reply ends within its thinking."""
+    parts = split_thinking(reply)
+    return "" if parts.is_open else parts.answer
+
+
+def _statements(text: str, lowered: str) -> list[tuple[re.Match[str], str]]:
+    """Return the statements of an answer with their language, from the last to the first."""
+    cues = _ASCII_CUES if text.isascii() else _CUES
+    found = [
+        (statement, name)
+        for name in dict.fromkeys(name for cue, name in cues if cue in lowered)
+        for pattern in (*LANGUAGES[name].statements, *LANGUAGES[name].short_statements)
+        for statement in pattern.finditer(text)
+    ]
+    return sorted(found, key=lambda item: item[0].end(), reverse=True)
+
+
+def _stated(text: str, statement: re.Match[str]) -> str:
+    """Return the answer after the phrase `statement`. Empty if there is none or if it is cut off."""
+    rest = text[statement.end() : statement.end() + MAX_LENGTH]
+    if statement[0].endswith("{"):
+        return tidy(_up_to_closing_brace(rest))
+    if statement[0].startswith("\\"):
+        return re.split(r"[^\w.]", rest, maxsplit=1)[0].rstrip(".")
+    below = rest.lstrip(" \t:*_")
+    if below.startswith("\n") and _BULLET.match(below.lstrip()):
+        items = _BULLET.findall(below.lstrip().partition("\n\n")[0])
+        if len(items) > 1:
+            return ", ".join(map(tidy, items))
+    answer = tidy(_first_sentence(_LEAD.sub("", without_bold(rest), count=1)))
+    if answer.endswith((")", "]", "}")) and re.search(r"\w", answer) and not re.search(r"[(\[{]", answer):
+        return tidy(answer[:-1])  # this bracket opens before the statement
+    return answer
+
+
+def _without_frame(stated: str, language: Language) -> str:
+    """Remove words around an answer that do not belong to it, such as "therefore" or a verb at the end."""
+    if lead := language.lead.match(stated):
+        rest = tidy(stated[lead.end() :])
+        # "Actually" may also be the first of sorted words.
+        if rest[:1].isupper() or kind(tidy(_SHORT_CLAUSE.split(rest, maxsplit=1)[0]))[0] != "text":
+            stated = rest
+    if language.end is not None and (language.denial is None or not language.denial.search(stated)):
+        stated = tidy(language.end.sub("", stated)) or stated
+    return stated
+
+
+def _up_to_closing_brace(text: str) -> str:
+    depth = 1
+    for brace in re.finditer(r"\\.|[{}]", text):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return text[: brace.start()]
+    return ""
+
+
+def _first_sentence(text: str) -> str:
+    """Return the first sentence or line. Empty if it does not end within the limit."""
+    hidden = _FORMULA.sub(lambda formula: "x" * len(formula[0]), text) if "$" in text or "\\" in text else text
+    for end in _END.finditer(hidden):
+        position = end.start()
+        if end[0] != "." or not _ABBREVIATION.search(hidden, max(0, position - 12), position):
+            sentence = text[:position].rstrip("!?")
+            in_bracket = text.startswith(")", position + 1) and sentence.count("(") > sentence.count(")")
+            return f"{sentence})" if in_bracket else sentence
+        if _NEW_SENTENCE.match(hidden, position):
+            return text[: position + 1]
+    return text if len(text) < MAX_LENGTH else ""
+
+
+def _reduced(text: str) -> str:
+    """Reduce an option to its letter; remove the text after a verdict, a number, a date or brackets."""
+    start = tidy(_SHORT_CLAUSE.split(text, maxsplit=1)[0])
+    if found := option(text) or option(start):
+        return f"({found[0]})"
+    what = kind(start)[0]
+    if what == "verdict":
+        return verdict(start) or start
+    if what != "text":
+        return start
+    trailing = _TRAILING_OPTION.search(text) if text.count("(") == 1 else None
+    return trailing[1] if trailing else tidy(_CLAUSE.split(text, maxsplit=1)[0])
+
+
+def _is_bare(answer: str, stated: str) -> bool:
+    """Tell whether a phrase is followed by an answer of a kind that can be told, and an option has no text."""
+    if not answer or kind(answer)[0] in ("text", "brackets"):
+        return False
+    found = option(stated)
+    return found is None or not found[1]
+
+
+# The last sentence
+
+# How long the last sentence may be.
+_MAX_CLOSING_LENGTH = 300
+_SENTENCE_START = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\bvs\.)[\"'”’*_)]*\s+(?=[\"'“(*_\\$]*[A-Z0-9])")
+# Words that make a sentence say less than what the answer is.
+_HEDGE = re.compile(
+    r"n['’]t\b|\b(?:not|never|no longer|either|or|neither|if|whether|unless|suppose|assum\w+|might|may|perhaps|maybe"
+    r"|wrong|incorrect\w*|mistak\w+|except|exclud\w+|eliminat\w+|rul(?:e|es|ed|ing) out|instead of|rather than|between"
+    r"|at least|at most|less than|more than|fewer than|greater than|guess|unsure|unclear|first|next"
+    r"|step)\b|\?|…|\.\.\.",
+    re.I,
+)
+_WHAT = r"(?:the\s)?(?:option|choice|answer|letter)?\s?"
+# Phrases of a last sentence, and what may follow them: only an option, or any kind that can be told.
+_CLOSINGS = [
+    (re.compile(pattern, re.I), kinds)
+    for kinds, pattern in (
+        (
+            ("option", "verdict", "number"),
+            r"\bI(?:['’]d| would|['’]ll| will|['’]m going to| am going to)?(?: have to)?"
+            rf" (?:go(?:ing)? with|choose|pick|select|opt for|settle on|answer(?: with)?) {_WHAT}",
+        ),
+        (("option",), rf"\b(?:that|this|which|it|only) (?:only )?leaves (?:us )?(?:only |with |us with )*{_WHAT}"),
+        (("option",), rf"\bleaving (?:us )?(?:only |with )*{_WHAT}"),
+        (
+            ("option",),
+            r"\b(?:correct|right|best|matching|remaining) (?:one|letter|statement|option|choice|alternative) is "
+            rf"{_WHAT}",
+        ),
+        (("option",), r"\b(?:my|the) (?:final )?(?:choice|pick|selection) is "),
+        (("option",), r"\b(?:so|thus|therefore|hence)(?: it['’]s| it is| it must be),? "),
+        (
+            ("option", "verdict", "number", "date", "time"),
+            r"\b(?:is|are|was|were|be|equals) (?:actually|therefore|thus|hence|indeed|in fact),? ",
+        ),
+        (("number", "date", "time"), r"\bfinal (?:result|total|value|amount|count)(?: is|:|\s?=) "),
+    )
+]
+# "Thus 16." A unit has one word at most: "Thus 16 people came to the party" says something else. "So 16" is often said
+# within a chain.
+_CONCLUSION_WORD = re.compile(r"(?:^|[,;:–—-]\s|\band\s)(?:thus|therefore|hence|ergo|∴),?:?\s", re.I)
+_BOLD_SPAN = re.compile(r"\*\*([^*\n]{1,100})\*\*")
+_LIST_ITEM = re.compile(r"[-*•+]\s|\(?[0-9a-z]{1,2}[.)]\s|#|>|\||(?:step|part|case|note|check|example)\b", re.I)
+_CONCLUDES = re.compile(
+    r"(?:so|thus|therefore|hence|finally|in total|overall|altogether|in conclusion|this means|that leaves)\b", re.I
+)
+_LAST_LINE = re.compile(r"(?:A:|(?:Ans|Final result)(?:\.|:|\.:|\s?=))\s?(\S.*)")  # "A = 4" may be an equation
+_OPTION_LINE = re.compile(r"^[ \t]*\(?[A-R][).:]|\([A-R]\)|\b(?:option|choice)s?:", re.I | re.M)
+
+
+def _closing(text: str) -> str | None:
+    """Return the answer of a last sentence that states one in a way in which no other sentence does."""
+    before, _, line = text.rstrip()[-4 * _MAX_CLOSING_LENGTH :].rpartition("\n")
+    line = line.strip()
+    if not line or len(line) > _MAX_CLOSING_LENGTH and not _SENTENCE_START.search(line):
+        return None
+    if stated := _LAST_LINE.fullmatch(line):
+        return _last_line(stated[1], before)
+    bold = "**" in line
+    sentence = line[max((start.end() for start in _SENTENCE_START.finditer(line)), default=0) :]
+    if bold and (answer := _bold(line, sentence)):
+        return answer
+    if len(sentence) > _MAX_CLOSING_LENGTH or _HEDGE.search(sentence):
+        return None
+    plain = without_bold(sentence)
+    for pattern, kinds in _CLOSINGS:
+        if phrase := _last(pattern, plain):
+            answer = tidy(plain[phrase.end() :])
+            # "D. Paris" is an option; "D. Then I look at E." is another sentence.
+            is_sentence = re.match(r"[A-R]\.\s", answer) and len(answer.split()) > 4
+            if kind(answer)[0] in kinds and not is_sentence:
+                return _reduced(answer)
+    if phrase := _last(_CONCLUSION_WORD, plain):
+        answer = tidy(plain[phrase.end() :])
+        if kind(answer)[0] in ("option", "verdict", "number", "time") and len(answer.split()) <= 2:
+            return _reduced(answer)
+    return None
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return next(reversed(list(pattern.finditer(text))), None)
+
+
+def _last_line(stated: str, before: str) -> str | None:
+    """Return the answer of a last line "A: 42". Not if the reply has options, or several such lines."""
+    answer = tidy(stated)
+    if kind(answer)[0] in ("text", "option", "brackets") or _OPTION_LINE.search(before) or not before.strip():
+        return None
+    return _reduced(answer)
+
+
+def _bold(line: str, sentence: str) -> str | None:
+    """Return what is bold in a last line: the whole line, its end, or the only bold text of a conclusion."""
+    spans = list(_BOLD_SPAN.finditer(line))
+    if len(spans) != 1 or spans[0].start() < len(line) - len(sentence):
+        return None
+    [span] = spans
+    answer, rest = tidy(span[1]), line[span.end() :].strip(" .!")
+    if kind(answer)[0] not in ("option", "verdict", "number", "date", "time"):
+        return None
+    is_marker = re.fullmatch(r"[0-9]{1,2}[.):]", span[1].strip()) or span[1].rstrip().endswith(":")
+    if is_marker or _HEDGE.search(sentence) or _LIST_ITEM.match(line):
+        return None
+    is_whole = span.start() == 0 and not rest
+    return _reduced(answer) if is_whole or not rest or _CONCLUDES.match(sentence) else None
