@@ -200,6 +200,10 @@ def _outside_thoughts(reply: str) -> str:
     return "" if parts.is_open else parts.answer
 
 
+_CUES = [(cue, name) for name, language in LANGUAGES.items() for cue in language.cues]
+_ASCII_CUES = [(cue, name) for cue, name in _CUES if cue.isascii()]
+
+
 def _statements(text: str, lowered: str) -> list[tuple[re.Match[str], str]]:
     """Return the statements of an answer with their language, from the last to the first."""
     cues = _ASCII_CUES if text.isascii() else _CUES
