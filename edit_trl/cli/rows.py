@@ -69,6 +69,11 @@ def read_questions(flag: str, name: str, split: str, limit: int | None) -> list[
     return questions
 
 
+def inputs(*names: str | None) -> list[str]:
+    """Return the `names` of what a command reads, without those that are missing. `-` is the file on standard input."""
+    return ["/dev/stdin" if name == "-" else name for name in names if name is not None]
+
+
 def _rows_of(name: str, split: str) -> Iterable[Any]:
     path = Path(name)
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
