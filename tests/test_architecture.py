@@ -43,7 +43,8 @@ ROOMS: dict[str, set[str]] = {
         *("data_collator", "data_utils", "edit_config", "layouts", "loss", "pair_metrics", "scoring"),
         *("shared_attention", "trainer_arguments", "weighting"),
     },
-    "questions": {"deprecation"},
+    "question_formats": {"answers"},
+    "questions": {"deprecation", "question_formats"},
     "chat": {"option_help"},
     "chat_client": {"deprecation"},  # the old place of `chat`
     "synthesis": {
@@ -62,7 +63,7 @@ ROOMS: dict[str, set[str]] = {
         *("alignment", "answers", "data_utils", "files", "option_help", "pair_checks", "scoring", "token_texts"),
         "weighting",
     },
-    "cli": {"chat", "evaluation", "files", "inspection", "questions", "synthesis", "token_texts"},
+    "cli": {"chat", "evaluation", "files", "inspection", "question_formats", "questions", "synthesis", "token_texts"},
     "__main__": {"cli"},
 }
 # What training loads. None of it may load a client.

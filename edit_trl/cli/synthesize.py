@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"`--{name}` is needed, on the command line or in the file of `--config`.")
     config = SynthesisConfig(**field_values(args, SynthesisConfig))
     options = field_values(args, ChatClient)
-    questions = read_questions("--questions", args.questions, args.split, args.limit)
+    table = read_questions("--questions", args.questions, args.split, args.limit, distinct=True)
     check_output_dir(config, inputs(args.questions, args.config), args.overwrite)
     store = Path(options["store"] or Path(config.output_dir, "replies.sqlite"))
     if store.exists() or not args.dry_run:
@@ -50,15 +50,16 @@ def run(args: argparse.Namespace) -> None:
         options["store"] = str(store)
     with ChatClient(**options) as client:
         if args.dry_run:
-            _print_estimate(estimate_requests(questions, client, config), client)
+            _print_estimate(estimate_requests(table.rows, client, config), client)
             return
         with Progress() as progress:
-            result = synthesize(questions, client, config, on_progress=_progress_of(client, progress))
+            result = synthesize(table.rows, client, config, on_progress=_progress_of(client, progress))
     from datasets import disable_progress_bars
 
     disable_progress_bars()  # `datasets` shows one while it writes Parquet
     files = save_dual_cots(result, config, args.overwrite)
     _print_report(result.report)
+    print(f"Questions: {len(table.rows):,}, read as {table.reader}.", *table.notes)
     print("\n".join(files))
     if config.push_to_hub:
         try:
