@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .answers import answers_match
+from .answers import answers_match, extract_answer
 
 
 Row = Mapping[str, Any]
@@ -119,8 +119,8 @@ def final_answer(text: str) -> str | None:
             A solution, or only an answer.
 
     Returns:
-        `str` or `None`: The text after the last `####`; the content of the last `\boxed{}`; other text as it is.
-        `None` if there is no text after `####` or in the box.
+        `str` or `None`: The text after the last `####`; the content of the last `\boxed{}`; what several lines state
+        as their answer; other text as it is. `None` if there is no text after `####` or in the box.
 
     Examples:
 
@@ -134,6 +134,8 @@ def final_answer(text: str) -> str | None:
         return text.rpartition("####")[2].strip() or None
     if _BOX.search(text):
         return last_box(text)
+    if "\n" in text.strip():
+        return extract_answer(text) or text.strip()
     return text.strip() or None
 
 
@@ -185,7 +187,7 @@ def option_answer(option: str) -> str:
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-z])\s*")
 # "(A)two", "A) two", "A. two"
-_LETTERED = re.compile(r"\s*(?:\(\s?[A-Z]\s?\)|[A-Z][).:](?=\s|$))\s*")
+_LETTERED = re.compile(r"\s*(?:\(\s?[A-Z]\s?\)|[A-Z]\)|[A-Z][.:](?=\s|$))\s*")
 
 
 def _letter(number: int) -> str:
@@ -292,7 +294,7 @@ def _solution(row: Row) -> str:
 def _read_math(row: Row) -> dict[str, Any]:
     answer = text_of(row.get("answer"))
     answer = final_answer(answer) if answer else last_box(row.get("solution") or "")
-    task = row.get("task") or row.get("type") or row.get("subject")
+    task = row.get("type") or row.get("subject") or row.get("task")
     return {**_kept(row), "question": row["problem"], "answer": answer, "task": task}
 
 

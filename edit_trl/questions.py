@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .deprecation import renamed
-from .question_formats import read_released, text_of
+from .question_formats import final_answer, read_released, text_of
 
 
 __getattr__ = renamed(__name__, {"check_questions": "normalize_questions"})
@@ -169,7 +169,8 @@ def _answer_of(value: Any, question: str) -> str | list[str]:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         texts = list(dict.fromkeys(filter(None, (text_of(text, question) for text in value))))
         return texts if len(texts) > 1 else (texts or [""])[0]
-    return text_of(value, question) or ""
+    text = text_of(value, question) or ""
+    return (final_answer(text) or "") if "\n" in text else text
 
 
 def _has_one_answer(rows: Sequence[dict[str, Any]]) -> bool:

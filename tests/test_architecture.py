@@ -58,7 +58,7 @@ ROOMS: dict[str, set[str]] = {
         "tasks",
         "token_texts",
     },
-    "evaluation": {"answers", "chat", "deprecation", "files", "option_help", "questions"},
+    "evaluation": {"answers", "chat", "deprecation", "files", "option_help", "question_formats", "questions"},
     "inspection": {
         *("alignment", "answers", "data_utils", "files", "option_help", "pair_checks", "scoring", "token_texts"),
         "weighting",

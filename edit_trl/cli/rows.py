@@ -72,7 +72,7 @@ def read_questions(flag: str, name: str, split: str, limit: int | None, distinct
     Read questions: rows as [`read_rows`] reads them, with the same `flag`, `name`, `split` and `limit`, in the form of
     [`~questions.read_questions`] with `distinct`. Raises `ValueError` for rows that are no questions with answers.
     """
-    rows = list(read_rows(flag, name, split, limit, task_files=True))
+    rows = list(read_rows(flag, name, split, limit, True))
     columns = list(dict.fromkeys(column for row in rows for column in row))
     is_released = find_format(rows) is not None
     for column in ("question", "answer"):

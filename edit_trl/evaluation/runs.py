@@ -26,6 +26,9 @@ from .students import Student
 # Identifies a reply: the hash of its prompt, and the number of the sample.
 Key = tuple[str, int]
 
+# Verdict on a question, by its text, its right answer, and the number of its repetition.
+Verdicts = dict[tuple[str, str, int], bool | None]
+
 # Number of prompts in one call of a student that makes batches itself.
 _PROMPTS_AT_A_TIME = 256
 # The files of a run.
@@ -164,7 +167,7 @@ class Run:
         self._prepare()
         with written_aside(self.path, self._results_path) as (generations, scores):
             generations.write_text(_as_lines([*records, *others]), encoding="utf-8")
-            scores.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            scores.write_text(_as_json(results, indent=2) + "\n", encoding="utf-8")
         return results
 
     def _prepare(self) -> None:
@@ -236,6 +239,43 @@ def check_output_dir(output_dir: str) -> None:
             )
 
 
+def check_scores_dir(output_dir: str) -> None:
+    """Raise `ValueError` if [`save_scores`] would replace replies of a student or files of others in `output_dir`."""
+    check_output_dir(output_dir)
+    settings = _read_json(Path(output_dir, "settings.json"))
+    if settings is not None and "replies" not in settings:
+        raise ValueError(
+            f"`output_dir` must be a new folder or that of scored replies, but {output_dir!r} has the replies of a "
+            "student. Pass another folder."
+        )
+
+
+def save_scores(output_dir: str, records: list[dict[str, Any]], results: dict[str, Any]) -> None:
+    """
+    Write judged replies of another tool and their scores, in the files of a run, so that runs can be compared with it.
+
+    Args:
+        output_dir (`str`):
+            A new folder, or one that this function wrote.
+        records (`list[dict]`):
+            The judged replies.
+        results (`dict[str, Any]`):
+            Their scores.
+
+    Raises:
+        ValueError: If the folder has other files, such as the replies of a student.
+    """
+    check_scores_dir(output_dir)
+    folder = Path(output_dir)
+    paths = [folder / name for name in FILES]
+    settings = {"format": _FORMAT, "replies": results["settings"]["replies"], "chat": None, "task_description": None}
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_aside(*paths) as (settings_path, generations, scores):
+        settings_path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        generations.write_text(_as_lines(records), encoding="utf-8")
+        scores.write_text(_as_json({**results, "replies": {}}, indent=2) + "\n", encoding="utf-8")
+
+
 def group_by_question(records: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """
     Group judged generations by question. A question that the dataset has twice is two groups.
@@ -289,18 +329,36 @@ def compare_runs(output_dir: str, other_dir: str) -> dict[str, Any]:
     Raises:
         ValueError: If a folder has no run that was scored, or the runs have no question in common.
     """
-    one, other = read_verdicts(output_dir), read_verdicts(other_dir)
+    return compare_verdicts(read_verdicts(output_dir), read_verdicts(other_dir))
+
+
+def compare_verdicts(one: Verdicts, other: Verdicts) -> dict[str, Any]:
+    """
+    Compare the verdicts of two runs, as [`compare_runs`] does.
+
+    Args:
+        one (`dict`):
+            Verdicts of the first run, from [`read_verdicts`] or [`verdicts_of`].
+        other (`dict`):
+            Verdicts of the other run.
+
+    Returns:
+        `dict[str, Any]`: The dictionary of [`compare_runs`].
+
+    Raises:
+        ValueError: If the runs have no question in common.
+    """
     common = [question for question in one if question in other]
     if not common:
         raise ValueError(
-            f"Both runs must have been asked the same questions, but {output_dir!r} and {other_dir!r} have none in "
-            "common. Evaluate both students on one dataset; each needs its own `output_dir`."
+            "Both runs must have been asked the same questions, but they have none in common with the same right "
+            "answer. Evaluate both students on one dataset; each needs its own `output_dir`."
         )
     comparison = compare_students([one[question] for question in common], [other[question] for question in common])
     return {**comparison, "num_left_out": len(one) + len(other) - 2 * len(common)}
 
 
-def read_verdicts(output_dir: str) -> dict[tuple[str, str, int], bool | None]:
+def read_verdicts(output_dir: str) -> Verdicts:
     """
     Read the verdicts that the scores of a run count.
 
@@ -309,7 +367,7 @@ def read_verdicts(output_dir: str) -> dict[tuple[str, str, int], bool | None]:
             Folder of the run.
 
     Returns:
-        `dict`: Verdict, see [`majority_verdict`], by question, right answer, and number of its repetition.
+        `dict`: The verdicts, see [`verdicts_of`].
 
     Raises:
         ValueError: If the folder has no run that was scored, or its scores count other replies.
@@ -333,9 +391,23 @@ def read_verdicts(output_dir: str) -> dict[tuple[str, str, int], bool | None]:
             f"{num_questions} questions, and its results count {results['num_questions']}. Score it again: run its "
             "command once more."
         )
+    return verdicts_of(path for paths in groups for path in paths)
+
+
+def verdicts_of(records: Iterable[dict[str, Any]]) -> Verdicts:
+    """
+    Return the verdict on each question.
+
+    Args:
+        records (`Iterable[dict]`):
+            Judged generations.
+
+    Returns:
+        `dict`: Verdict, see [`majority_verdict`], by question, right answer, and number of its repetition.
+    """
     seen: Counter[tuple[str, str]] = Counter()
-    verdicts: dict[tuple[str, str, int], bool | None] = {}
-    for paths in groups:
+    verdicts: Verdicts = {}
+    for paths in group_by_question(records):
         name = (paths[0]["question"], json.dumps(paths[0]["answer"]))
         verdicts[*name, seen[name]] = majority_verdict(paths)
         seen[name] += 1
@@ -374,4 +446,18 @@ def _read_json(path: Path) -> Any:
 
 
 def _as_lines(records: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    return "".join(_as_json(record) + "\n" for record in records)
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    # A half of a surrogate pair, which an endpoint may send, cannot be written in UTF-8; as an escape it can.
+    return text if _is_unicode(text) else json.dumps(value, indent=indent)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -50,8 +50,8 @@ def print_results(results: dict[str, Any], comparison: dict[str, Any] | None = N
     if results.get("num_problems"):
         print(f"{results['num_problems']:,} replies could not be read because of an error; see their `problem`.")
     if "questions" in results:
-        print(f"Questions were read as {results['questions']['reader']}.", *results["questions"]["notes"])
-    if "replies" in results:
+        print(f"Read as {results['questions']['reader']}.", *results["questions"]["notes"])
+    if results.get("replies"):
         print(f"Replies: {results['replies']['reused']:,} used again, {results['replies']['generated']:,} generated.")
     if "tokens_per_second" in results:
         print(f"{results['tokens_per_second']:,} tokens generated a second")
