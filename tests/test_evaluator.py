@@ -173,6 +173,15 @@ class TestJudging:
         assert "3 replies could not be read because of an error" in capsys.readouterr().out
         assert {row.get("problem") for row in lines(tmp_path / "scores")} == {None, f"{error.__name__}: no"}
 
+    def test_half_of_a_surrogate_pair_is_kept(self, tmp_path):
+        """An endpoint may send it, and UTF-8 cannot write it."""
+        rows = [{"question": "2 + 3? \ud83d", "answer": "5"}]
+        for _ in range(2):
+            results = evaluate(rows, Scripted(lambda *_: "\ud83d The answer is 5."), config(tmp_path))
+            assert results["accuracy"] == 1.0
+        assert lines(tmp_path / "scores")[0]["text"] == "\ud83d The answer is 5."
+        assert results["replies"] == {"reused": 1, "generated": 0}
+
     @pytest.mark.parametrize("tasks", [["sum", ""], ["", "sum"], [" ", "sum"], [None, "sum"], ["", None]])
     def test_empty_task_is_no_task(self, tasks, tmp_path):
         """As an empty cell of a CSV file; in questions and in records."""

@@ -122,6 +122,12 @@ class TestMemory:
         with pytest.raises(ValueError, match="has those of other weights: tensors changed. Pass another `output_dir`"):
             evaluate(QUESTIONS, student, config(tmp_path))
 
+    def test_student_known_in_another_way_is_told(self, model_folder, capsys):
+        assert main(["evaluate", model_folder, *FLAGS, "--output_dir", "scores"]) == 0
+        student = LocalStudent.from_pretrained(model_folder, max_new_tokens=4)
+        with pytest.raises(ValueError, match="known by its files .* known by its tensors in memory"):
+            evaluate(QUESTIONS, student, EvaluationConfig("scores"))
+
 
 class TestReuse:
     def evaluate(self, student, *flags, output_dir="scores"):
@@ -192,6 +198,11 @@ class TestReuse:
                 assert self.evaluate(model, "--base_url", server.url) == code
             assert "made with other settings: `model='a'`, now 'b'" in capsys.readouterr().err
             assert len(one.requests) == 6 and not other.requests
+            Path("scores/generations.jsonl").unlink()
+            capsys.readouterr()
+            assert self.evaluate("a", "--base_url", one.url) == 0
+            assert "6 of the generated replies were in replies.sqlite; no request" in capsys.readouterr().out
+            assert len(one.requests) == 6
 
     def test_folder_of_the_first_release_is_refused_with_what_to_do(self, student, capsys):
         """It says which model by its name only."""

@@ -15,7 +15,9 @@ from datasets import Dataset
 from dual_cot_teacher import one_ssl_context, time_limit  # noqa: F401
 
 from edit_trl.answers import answers_match
+from edit_trl.cli import main
 from edit_trl.cli.rows import read_questions as read_files
+from edit_trl.evaluation import EvaluationConfig, Generation, evaluate, print_results
 from edit_trl.evaluation.verdicts import judge_reply
 from edit_trl.question_formats import final_answer, last_box, text_of
 from edit_trl.questions import normalize_questions, read_questions
@@ -388,6 +390,27 @@ class TestFiles:
         for split in ("train", "test"):
             Path("data", f"{split}.jsonl").write_text(json.dumps({"question": split, "answer": "5"}) + "\n")
         assert [(row["question"], row["task"]) for row in self.read("data").rows] == [("test", None)]
+
+    def test_commands_name_the_reader(self, capsys):
+        Path("a.jsonl").write_text(json.dumps({"question": "9 * 2?", "answer": "So.\n#### 18"}) + "\n")
+        evaluate(self.read("a.jsonl"), lambda prompts, samples: [Generation("18", "stop", 1)], EvaluationConfig("out"))
+        results = json.loads(Path("out/results.json").read_text())
+        assert (results["accuracy"], results["questions"]["reader"]) == (1.0, "GSM8K (question, answer after ####)")
+        print_results(results)
+        assert "Read as GSM8K (question, answer after ####)." in capsys.readouterr().out
+        pytest.importorskip("openai")
+        flags = [
+            "--questions",
+            "a.jsonl",
+            "--model",
+            "m",
+            "--api_key_env",
+            "none",
+            "--base_url",
+            "http://localhost:9/v1",
+        ]
+        assert main(["synthesize", *flags, "--output_dir", "new", "--dry_run"]) == 0
+        assert "Questions: 1, read as GSM8K (question, answer after ####)." in capsys.readouterr().out
 
     def test_choices_in_csv(self):
         with open("a.csv", "w", newline="") as file:

@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     _check_files(args, config, table)
     with contextlib.ExitStack() as stack:
         student = _student(args, config, settings.generation_settings, stack)
+        num_stored = student.client.usage.replies if isinstance(student, EndpointStudent) else 0
         on_progress = functools.partial(stack.enter_context(Progress()).show, "replies")
         if table is not None:
             results = evaluate(table, student, config, on_progress=on_progress)
@@ -114,7 +115,12 @@ def run(args: argparse.Namespace) -> None:
                 task_descriptions=args.task_descriptions,
                 on_progress=on_progress,
             )
+        if isinstance(student, EndpointStudent):
+            num_sent = student.client.usage.replies - num_stored
+            num_stored = results["replies"]["generated"] - num_sent
     print_results(results, compare_runs(config.output_dir, args.compare) if args.compare is not None else None)
+    if num_stored > 0:
+        print(f"{num_stored:,} of the generated replies were in replies.sqlite; no request was sent for them.")
     for name in ("generations.jsonl", "results.json"):
         print(Path(config.output_dir, name))
 

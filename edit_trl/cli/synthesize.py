@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
     with ChatClient(**options) as client:
         if args.dry_run:
             _print_estimate(estimate_requests(table.rows, client, config), client)
+            print(f"Questions: {len(table.rows):,}, read as {table.reader}.", *table.notes)
             return
         with Progress() as progress:
             result = synthesize(table.rows, client, config, on_progress=_progress_of(client, progress))

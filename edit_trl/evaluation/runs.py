@@ -194,6 +194,12 @@ class Run:
                 f"release 0.1 and do not. The student may have been trained since. {again}"
             )
         if "weights" in made_with and "weights" in settings:
+            if ("tensors" in made_with["weights"]) != ("tensors" in settings["weights"]):
+                raise ValueError(
+                    "`output_dir` must have replies of a student that is known in the same way, but those in "
+                    f"{folder!r} are of one known by its files (the command line) and this one is known by its "
+                    f"tensors in memory (Python), or the other way round. {again}"
+                )
             if parts := differences(made_with["weights"], settings["weights"]):
                 shown = ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
                 raise ValueError(
