@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from edit_trl.evaluation import accuracy
+from edit_trl.evaluation import accuracy, extract_answer
 
 
 REPLIES = [
@@ -35,6 +35,16 @@ class TestAnswerAccuracy:
         # and once more, from nothing
         scores = metric.compute(predictions=REPLIES[:1], references=REFERENCES[:1])
         assert scores == accuracy([True])
+
+    def test_reply_that_cannot_be_read_costs_this_reply(self, AnswerAccuracy, monkeypatch):
+        def broken(reply):
+            if "6" in reply:
+                raise ImportError("no reader of formulas")
+            return extract_answer(reply)
+
+        monkeypatch.setattr("edit_trl.evaluation.verdicts.extract_answer", broken)
+        scores = AnswerAccuracy(keep_in_memory=True).compute(predictions=REPLIES[:2], references=REFERENCES[:2])
+        assert scores == accuracy([True, None])
 
     @pytest.mark.parametrize("keep_in_memory", [False, True])
     def test_batches_add_up(self, keep_in_memory, AnswerAccuracy, tmp_path):

@@ -47,7 +47,8 @@ ROOMS: dict[str, set[str]] = {
         *("checkpoints", "data_collator", "data_utils", "edit_config", "layouts", "loss", "pair_metrics", "scoring"),
         *("shared_attention", "trainer_arguments", "weighting"),
     },
-    "questions": {"deprecation"},
+    "question_formats": {"answers"},
+    "questions": {"deprecation", "question_formats"},
     "chat": {"option_help", "thinking"},
     "chat_client": {"deprecation"},  # the old place of `chat`
     "synthesis": {
@@ -62,12 +63,12 @@ ROOMS: dict[str, set[str]] = {
         "token_texts",
         "words",
     },
-    "evaluation": {"answers", "chat", "deprecation", "files", "option_help", "questions"},
+    "evaluation": {"answers", "chat", "deprecation", "files", "option_help", "question_formats", "questions"},
     "inspection": {
         *("alignment", "answers", "data_utils", "files", "option_help", "pair_checks", "scoring", "text_checks"),
         *("token_texts", "weighting", "words"),
     },
-    "cli": {"chat", "evaluation", "files", "inspection", "questions", "synthesis", "token_texts"},
+    "cli": {"chat", "evaluation", "files", "inspection", "question_formats", "questions", "synthesis", "token_texts"},
     "__main__": {"cli"},
 }
 # What training loads. None of it may load a client.

@@ -23,6 +23,7 @@ from edit_trl.evaluation import (
     print_results,
 )
 from edit_trl.evaluation.benchmarks import BENCHMARKS, harness_tasks
+from edit_trl.evaluation.identity import hash_of_prompt
 
 
 NAVIGATE = [
@@ -339,6 +340,8 @@ class TestEvaluateBenchmarks:
         by_prompt = {line["question"]: line for line in lines(tmp_path)}
         assert len(by_prompt) == 2
         assert by_prompt[SPIDER] == {
+            "row": 1,
+            "prompt": hash_of_prompt(SPIDER),
             "question": SPIDER,
             "answer": "(C) eight",
             "task": "arc_easy",

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,11 +114,73 @@ class TestInspect:
         ]
         assert "2 pairs without problems, 3 with: good.rejected.jsonl" in capsys.readouterr().out
 
-    def test_file_may_be_filtered_into_itself(self):
-        assert main(["inspect", "pairs.jsonl", "--filter", "pairs.jsonl"]) == 0
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--json", "pairs.jsonl"], "`--json` must not be a file that is read, but 'pairs.jsonl' is"),
+            (["--html", "./pairs.jsonl"], "`--html` must not be a file that is read, but 'pairs.jsonl' is"),
+            (["--filter", "pairs.jsonl"], "`--filter` must not be a file that is read"),
+            (["--filter", "link.jsonl"], "`--filter` must not be a file that is read, but 'link.jsonl' is 'pairs"),
+            (["--plot", "hard.png"], "`--plot` must not be a file that is read, but 'hard.png' is"),
+            (["--filter", "keep.jsonl"], "the second file of `--filter` must not be a file that is read, .* is 'keep"),
+            (["--json", "flags.yaml"], "`--json` must not be a file that is read, but 'flags.yaml' is"),
+            (["--json", "/dev/full"], "`--json` must be a file, but '/dev/full' is a device"),
+            (["--json", "/dev/null"], "`--json` must be a file, but '/dev/null' is a device"),
+            (["--html", "pipe"], "`--html` must be a file, but 'pipe' is a device, a pipe"),
+            (["--json", "folder"], "`--json` must be a file, but 'folder' is a folder"),
+            (["--json", "loop"], "`--json` must be a file, got 'loop'"),
+            (["--json", "one", "--html", "./one"], "`--json` and `--html` must be two files"),
+        ],
+    )
+    def test_output_that_would_destroy_something_is_refused_before_any_work(self, flags, message, capsys):
+        os.symlink("pairs.jsonl", "link.jsonl")
+        os.link("pairs.jsonl", "hard.png")
+        os.link("pairs.jsonl", "keep.rejected.jsonl")
+        os.symlink("loop", "loop")
+        os.mkfifo("pipe")
+        os.mkdir("folder")
+        Path("flags.yaml").write_text("num_pairs: 1\n")
+        before, content = sorted(os.listdir()), Path("pairs.jsonl").read_bytes()
+        data = "keep.rejected.jsonl" if "keep.jsonl" in flags else "pairs.jsonl"
 
-        assert len(Path("pairs.jsonl").read_text().splitlines()) == 2
-        assert sorted(os.listdir()) == ["pairs.jsonl", "pairs.rejected.jsonl", "questions.jsonl"]
+        assert main(["inspect", data, *flags, "--overwrite", "--config", "flags.yaml"]) == 1
+
+        assert re.search(message, read_only_line(capsys))
+        assert sorted(os.listdir()) == before and Path("pairs.jsonl").read_bytes() == content
+
+    def test_file_that_exists_is_replaced_only_if_asked(self, capsys):
+        """That one names it, as here, or that it is the second file of `--filter`, which nobody named."""
+        for flags, name in ((["--json", "own.json"], "own.json"), (["--filter", "keep.jsonl"], "keep.rejected.jsonl")):
+            Path(name).write_text("old")
+            assert main(["inspect", "pairs.jsonl", *flags]) == 1
+            assert f"but '{name}' exists. Pass another name, or pass `--overwrite`" in read_only_line(capsys)
+            assert Path(name).read_text() == "old"
+
+            assert main(["inspect", "pairs.jsonl", *flags, "--overwrite"]) == 0
+            assert Path(name).read_text() != "old"
+            capsys.readouterr()
+
+    def test_file_on_standard_input_is_an_input(self, capsys):
+        content = Path("pairs.jsonl").read_bytes()
+        command = "import sys; from edit_trl.cli import main; sys.exit(main(sys.argv[1:]))"
+        with open("pairs.jsonl") as file:
+            done = subprocess.run(
+                [sys.executable, "-c", command, "inspect", "-", "--json", "pairs.jsonl", "--overwrite"],
+                stdin=file,
+                capture_output=True,
+                text=True,
+            )
+        assert done.returncode == 1 and "`--json` must not be a file that is read" in done.stderr, done.stderr
+        assert Path("pairs.jsonl").read_bytes() == content
+
+    def test_links_are_followed(self):
+        os.mkdir("elsewhere")
+        os.symlink("elsewhere/new.json", "link.json")
+
+        assert main(["inspect", "pairs.jsonl", "--json", "link.json"]) == 0
+
+        assert Path("link.json").is_symlink() and json.loads(Path("elsewhere/new.json").read_text())
+        assert os.listdir("elsewhere") == ["new.json"]
 
     @pytest.mark.parametrize("kind", ["json", "csv", "parquet", "disk", "folder"])
     def test_pairs_may_come_in_any_container(self, kind, capsys):

@@ -148,8 +148,8 @@ class TestFailures:
             ("a.csv", b"question;answer\nWhy?;5\n", r"the column `question`, got \['question;answer'\]"),
             ("a.jsonl", b'{"question": "Why?", "y": "5"}', "the column `answer`, got .* Rename the columns"),
             ("a.csv", b"question,answer\nWhy?\n", "a text `answer`, but 1 of 1 have none, the first in rows 0"),
-            ("a.jsonl", b'{"question": "Why?", "answer": 5}', "a text `answer`, but 1 of 1"),
-            ("a.csv", b"question,answer\nWhy?,5\nWhy?,6\n", "1 are repeated, the first in rows 0, 1"),
+            ("a.jsonl", b'{"question": "Why?", "answer": null}', "a text `answer`, but 1 of 1"),
+            ("a.csv", b"question,answer\nWhy?,5\nWhy?,6\n", "have one answer, but all 1 have several, .* rows 0, 1"),
         ],
     )
     def test_bad_questions_are_one_line_and_nothing_is_sent(self, name, content, message, teacher, capsys):

@@ -29,6 +29,7 @@ from teacher import (
 
 from edit_trl.synthesis import SynthesisConfig, dataset_files, push_to_hub, save_dual_cots, synthesize
 from edit_trl.synthesis.checks import REJECT_REASONS
+from edit_trl.synthesis.dataset_files import check_output_dir
 
 
 pytest.importorskip("openai")
@@ -193,11 +194,37 @@ class TestFiles:
         assert json.loads(text)["prompt"] == f"Q: {question}\nA:"
 
 
+class TestFilesOfOthers:
+    def test_file_that_no_synthesis_wrote_is_kept(self, made, tmp_path):
+        """A README of the user's, in a folder that is used for the first time."""
+        config = SynthesisConfig(output_dir=str(tmp_path))
+        (tmp_path / "README.md").write_text("Mine.")
+
+        with pytest.raises(FileExistsError, match="'README.md' in `output_dir` must be a new file.*`overwrite`"):
+            save_dual_cots(made[0], config)
+
+        assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+        save_dual_cots(made[0], config, overwrite=True)
+        save_dual_cots(made[0], config)  # now they are of a synthesis
+        assert (tmp_path / "README.md").read_text() != "Mine."
+
+    def test_questions_are_not_replaced_by_what_is_made_of_them(self, made, tmp_path):
+        """Such as a second run on what a first one rejected."""
+        config = SynthesisConfig(output_dir=str(tmp_path))
+        save_dual_cots(made[0], config)
+
+        with pytest.raises(ValueError, match="'rejected.parquet' in `output_dir` must not be a file that is read"):
+            check_output_dir(config, [tmp_path / "rejected.parquet"], overwrite=True)
+        check_output_dir(config, [tmp_path / "questions.jsonl"])
+
+
 class FullDisk:
     """Replaces `json` and fails after some calls."""
 
     def __init__(self, after):
         self.left = after
+
+    loads = staticmethod(json.loads)
 
     def dumps(self, *args, **options):
         self.left -= 1

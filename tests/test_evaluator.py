@@ -7,7 +7,17 @@ import pytest
 from conftest import build_model
 from scripted_student import QUESTIONS, RIGHT, Scripted, config, lines
 
-from edit_trl.evaluation import EvaluationConfig, Generation, LocalStudent, evaluate, score_generations
+from edit_trl.evaluation import (
+    EvaluationConfig,
+    Generation,
+    LocalStudent,
+    compare_runs,
+    evaluate,
+    print_results,
+    score_generations,
+    verdicts,
+)
+from edit_trl.evaluation.identity import hash_of_prompt
 from edit_trl.evaluation.students import STOP
 from edit_trl.questions import student_prompt
 
@@ -41,7 +51,9 @@ class TestEvaluate:
         rows = sorted(lines(tmp_path / "scores"), key=lambda row: (row["question"], row["sample"]))
         assert rows == [
             {
+                "row": QUESTIONS.index(question),
                 **question,
+                "prompt": hash_of_prompt(student_prompt(question["question"])),
                 "sample": sample,
                 "text": f"Therefore, the answer is {question['answer']}.",
                 "finish_reason": "stop",
@@ -118,6 +130,68 @@ class TestEvaluate:
         assert calls == [(2, 6), (4, 6), (6, 6)]
 
 
+class TestJudging:
+    def test_each_row_counts_even_if_its_question_is_there_twice(self, tmp_path):
+        """As in BIG-Bench Hard, twice with two answers."""
+        rows = [QUESTIONS[0], {**QUESTIONS[0], "answer": "6"}, QUESTIONS[1], QUESTIONS[0]]
+        student = Scripted()
+
+        results = evaluate(rows, student, config(tmp_path))
+
+        assert (results["num_questions"], results["accuracy"], len(student.asked)) == (4, 0.75, 2)
+        assert results["questions"]["notes"] == ["2 rows repeat the question of another row. Each row counts."]
+        assert compare_runs(str(tmp_path / "scores"), str(tmp_path / "scores"))["num_questions"] == 4
+
+    def test_each_of_several_right_answers_is_right(self, tmp_path):
+        rows = [{"input": "Say a number.", "target": ["one", "two"]}, {"input": "Another.", "target": ["three", "4"]}]
+        replies = {"Say a number.": "The answer is two.", "Another.": "The answer is five."}
+
+        results = evaluate(rows, Scripted(lambda question, _: replies[question]), config(tmp_path))
+
+        assert results["accuracy"] == 0.5
+        assert results["questions"]["reader"] == "BIG-bench (input, target or target_scores)"
+
+    @pytest.mark.parametrize("name", ["extract_answer", "answers_match"])
+    @pytest.mark.parametrize("error", [ImportError, RecursionError, ZeroDivisionError])
+    def test_reply_that_cannot_be_read_costs_this_reply(self, name, error, tmp_path, monkeypatch, capsys):
+        """In any place: reading, comparing, voting."""
+        read = getattr(verdicts, name)
+
+        def broken(text, *more):
+            if text == "8" or (text and "8." in text):
+                raise error("no")
+            return read(text, *more)
+
+        monkeypatch.setattr(verdicts, name, broken)
+        if name == "answers_match":
+            monkeypatch.setattr("edit_trl.evaluation.metrics.answers_match", broken)
+
+        results = evaluate(QUESTIONS, Scripted(), config(tmp_path, num_paths=3))
+        print_results(results)
+
+        assert (results["accuracy"], results["unparsed_rate"], results["num_problems"]) == (2 / 3, 1 / 3, 3)
+        assert "3 replies could not be read because of an error" in capsys.readouterr().out
+        assert {row.get("problem") for row in lines(tmp_path / "scores")} == {None, f"{error.__name__}: no"}
+
+    def test_half_of_a_surrogate_pair_is_kept(self, tmp_path):
+        """An endpoint may send it, and UTF-8 cannot write it."""
+        rows = [{"question": "2 + 3? \ud83d", "answer": "5"}]
+        for _ in range(2):
+            results = evaluate(rows, Scripted(lambda *_: "\ud83d The answer is 5."), config(tmp_path))
+            assert results["accuracy"] == 1.0
+        assert lines(tmp_path / "scores")[0]["text"] == "\ud83d The answer is 5."
+        assert results["replies"] == {"reused": 1, "generated": 0}
+
+    @pytest.mark.parametrize("tasks", [["sum", ""], ["", "sum"], [" ", "sum"], [None, "sum"], ["", None]])
+    def test_empty_task_is_no_task(self, tasks, tmp_path):
+        """As an empty cell of a CSV file; in questions and in records."""
+        rows = [{**row, "task": task} for row, task in zip(QUESTIONS, tasks, strict=False)]
+        results = evaluate(rows, Scripted(), config(tmp_path))
+        assert set(results["tasks"]) == ({"sum", "no task"} if "sum" in tasks else set())
+        records = [{**row, "task": task} for row, task in zip(lines(tmp_path / "scores"), tasks, strict=True)]
+        assert score_generations(records)["num_questions"] == 2
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("rows", "message"),
@@ -125,7 +199,6 @@ class TestBadInput:
             ([], "at least one question"),
             ([{"question": "Why?"}], "a text `answer`"),
             ([{"query": "Why?", "answer": "5"}], "a text `question`"),
-            ([QUESTIONS[0], QUESTIONS[0]], "Each question must be there once"),
         ],
     )
     def test_questions_are_checked(self, rows, message, tmp_path):

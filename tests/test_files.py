@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from edit_trl.files import written_aside
+from edit_trl.files import check_outputs, written_aside
 
 
 def test_all_appear_together(tmp_path):
@@ -33,3 +33,51 @@ def test_file_that_was_not_written_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), written_aside(tmp_path / "a.json"):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_link_is_followed_and_keeps_its_place(tmp_path):
+    (tmp_path / "disk").mkdir()
+    file, link = tmp_path / "disk" / "a.json", tmp_path / "link.json"
+    file.write_text("old")
+    file.chmod(0o600)
+    link.symlink_to(file)
+    with written_aside(link, tmp_path / "b.json") as (a, b):
+        a.write_text("new")
+        b.write_text("other")
+    assert link.is_symlink() and file.read_text() == "new" and (tmp_path / "b.json").read_text() == "other"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["/dev/full", "/dev/null", "."])
+def test_what_is_no_file_is_refused_before_anything_is_written(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    device = os.stat(name)
+    with pytest.raises(ValueError, match="must be a file, but"), written_aside(name):
+        raise AssertionError
+    assert os.stat(name).st_mode == device.st_mode and os.listdir(tmp_path) == []
+
+
+class TestCheckOutputs:
+    def test_new_files_are_fine_and_not_made(self, tmp_path):
+        check_outputs({"`a`": tmp_path / "a", "`b`": tmp_path / "b"}, [tmp_path, "no/such-dataset"])
+        assert os.listdir(tmp_path) == []
+
+    def test_file_of_a_folder_that_is_read_is_an_input(self, tmp_path):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "train.jsonl").write_text("{}")
+        with pytest.raises(ValueError, match="`a` must not be a file that is read.* is in "):
+            check_outputs({"`a`": tmp_path / "data" / "train.jsonl"}, [tmp_path / "data"], overwrite=True)
+
+    def test_folder_must_be_there_and_writable(self, tmp_path):
+        with pytest.raises(ValueError, match="must exist"):
+            check_outputs({"`a`": tmp_path / "none" / "a"})
+        (tmp_path / "locked").mkdir(mode=0o500)
+        if not os.access(tmp_path / "locked", os.W_OK):  # root may write everywhere
+            with pytest.raises(ValueError, match="can be written to"):
+                check_outputs({"`a`": tmp_path / "locked" / "a"})
+
+    def test_existing_file_needs_a_word(self, tmp_path):
+        (tmp_path / "a").write_text("old")
+        with pytest.raises(FileExistsError, match="`a` must be a new file.*or say so"):
+            check_outputs({"`a`": tmp_path / "a"}, remedy="say so")
+        check_outputs({"`a`": tmp_path / "a"}, overwrite=True)

@@ -23,7 +23,7 @@ class TestResume:
         assert sorted(first.asked + second.asked) == sorted(
             (row["question"], i) for row in QUESTIONS for i in range(3)
         )
-        names = [name for name in whole if name not in ("tokens_per_second", "settings")]
+        names = [name for name in whole if name not in ("tokens_per_second", "settings", "replies")]
         assert {name: results[name] for name in names} == {name: whole[name] for name in names}
 
     def test_torn_last_line_is_generated_again(self, tmp_path):
@@ -49,7 +49,7 @@ class TestResume:
 
         results = evaluate(QUESTIONS, again, config(tmp_path))
 
-        assert len(again.asked) == 2
+        assert len(again.asked) == 1
         assert results["num_questions"] == len(lines(tmp_path / "scores")) == 3
 
     def test_line_that_cannot_be_read_is_named(self, tmp_path):
@@ -93,7 +93,7 @@ class TestResume:
             evaluate(QUESTIONS, Scripted(fail_after=0), config(tmp_path, chat=True))
 
         settings = json.loads((tmp_path / "scores" / "settings.json").read_text())
-        assert settings == {"chat": True, "task_description": ""}
+        assert settings == {"format": 2, "chat": True, "task_description": ""}
 
 
 class TestCompareRuns:
@@ -137,5 +137,57 @@ class TestCompareRuns:
             assert file.read() == before
 
     def test_runs_without_a_common_question_are_refused(self, folders, tmp_path):
+        evaluate([{"question": "1 + 1?", "answer": "2"}], Scripted(lambda *_: "2"), config(tmp_path))
         with pytest.raises(ValueError, match="Both runs must have been asked the same questions.*none in common"):
-            compare_runs(folders[0], str(tmp_path / "nowhere"))
+            compare_runs(folders[0], str(tmp_path / "scores"))
+
+    def test_folder_that_was_not_scored_is_refused(self, folders, tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(QUESTIONS, Scripted(fail_after=1), config(tmp_path, batch_size=1))
+        for folder in ("nowhere", "scores"):
+            with pytest.raises(ValueError, match="must be the `output_dir` of one that was scored"):
+                compare_runs(folders[0], str(tmp_path / folder))
+
+    def test_what_the_table_counts_is_compared(self, folders, tmp_path):
+        """Four paths of which three are wrong, then one, which is right; three questions, then two."""
+
+        def reply(question, sample):
+            return f"The answer is {'1' if sample else RIGHT[question]}."
+
+        folder = str(tmp_path / "fewer")
+        evaluate(QUESTIONS, Scripted(reply), EvaluationConfig(folder, num_paths=4))
+        assert compare_runs(folders[0], folder)["difference"] == 1.0
+        again = Scripted(reply)
+        results = evaluate(QUESTIONS[:2], again, EvaluationConfig(folder))
+
+        comparison = compare_runs(folders[0], folder)
+
+        assert again.asked == [] and (results["num_questions"], results["accuracy"]) == (2, 1.0)
+        assert (comparison["num_questions"], comparison["num_left_out"], comparison["difference"]) == (2, 1, 0.0)
+        assert len(lines(folder)) == 12  # the other replies are kept, and used again when they are asked for
+        more = evaluate(QUESTIONS, again, EvaluationConfig(folder, num_paths=4))
+        assert again.asked == [] and more["accuracy"] == 0.0
+
+    def test_other_right_answers_are_not_the_same_question(self, folders, tmp_path):
+        changed = [{**QUESTIONS[0], "answer": "6"}, *QUESTIONS[1:]]
+        evaluate(changed, Scripted(), config(tmp_path))
+        comparison = compare_runs(folders[0], str(tmp_path / "scores"))
+        assert (comparison["num_questions"], comparison["num_left_out"]) == (2, 2)
+
+    def test_runs_of_the_first_release_are_compared_as_their_table_counts(self, folders, tmp_path):
+        """Their files have verdicts that their results do not count: of more paths."""
+        folder = tmp_path / "old"
+        folder.mkdir()
+        records = [
+            {**row, "sample": sample, "text": "", "finish_reason": "stop", "num_tokens": 1}
+            | {"extracted": "1" if sample else row["answer"], "is_right": not sample}
+            for row in QUESTIONS
+            for sample in range(4)
+        ]
+        (folder / "generations.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        (folder / "results.json").write_text(json.dumps({"num_questions": 3, "settings": {"num_paths": 1}}))
+        assert compare_runs(folders[0], str(folder))["difference"] == 0.0
+
+        (folder / "results.json").write_text(json.dumps({"num_questions": 2, "settings": {"num_paths": 1}}))
+        with pytest.raises(ValueError, match="verdicts on 3 questions, and its results count 2. Score it again"):
+            compare_runs(folders[0], str(folder))

@@ -17,10 +17,14 @@ from ..evaluation import (
     evaluate_benchmarks,
     print_results,
 )
-from ..questions import normalize_questions
+from ..evaluation.identity import name_of_weights
+from ..evaluation.runs import FILES, check_output_dir, read_verdicts
+from ..evaluation.students import DeferredStudent, check_chat_template, check_dtype, check_vllm, load_tokenizer
+from ..files import check_outputs
+from ..questions import QuestionTable
 from .flags import add_command, add_fields, add_flag, add_questions, field_values
 from .progress import Progress
-from .rows import read_questions, read_rows
+from .rows import inputs, read_questions, read_rows
 
 
 def add_parser(commands: Any) -> None:
@@ -87,17 +91,20 @@ def run(args: argparse.Namespace) -> None:
     if args.backend not in ("transformers", "vllm"):
         raise ValueError(f"`--backend` must be 'transformers' or 'vllm', got {args.backend!r}.")
     config = EvaluationConfig(**field_values(args, EvaluationConfig))
-    questions: list[dict[str, Any]] = []
-    if args.dataset is not None:  # read before a model is loaded
-        questions = normalize_questions(read_questions("--dataset", args.dataset, args.split, args.limit))
+    # All that can be wrong is checked before a model is loaded.
+    table = None
+    if args.dataset is not None:
+        table = read_questions("--dataset", args.dataset, args.split, args.limit)
+    left_out = [] if args.leave_out is None else list(read_rows("--leave_out", args.leave_out, "train"))
+    _check_files(args, config, table)
     with contextlib.ExitStack() as stack:
         student = _student(args, config, settings.generation_settings, stack)
+        num_stored = student.client.usage.replies if isinstance(student, EndpointStudent) else 0
         on_progress = functools.partial(stack.enter_context(Progress()).show, "replies")
-        if args.harness is None:
-            results = evaluate(questions, student, config, on_progress=on_progress)
+        if table is not None:
+            results = evaluate(table, student, config, on_progress=on_progress)
         else:
             names = None if args.harness == "all" else [name.strip() for name in args.harness.split(",")]
-            left_out = () if args.leave_out is None else read_rows("--leave_out", args.leave_out, "train")
             results = evaluate_benchmarks(
                 student,
                 names,
@@ -108,9 +115,33 @@ def run(args: argparse.Namespace) -> None:
                 task_descriptions=args.task_descriptions,
                 on_progress=on_progress,
             )
+        if isinstance(student, EndpointStudent):
+            num_sent = student.client.usage.replies - num_stored
+            num_stored = results["replies"]["generated"] - num_sent
     print_results(results, compare_runs(config.output_dir, args.compare) if args.compare is not None else None)
+    if num_stored > 0:
+        print(f"{num_stored:,} of the generated replies were in replies.sqlite; no request was sent for them.")
     for name in ("generations.jsonl", "results.json"):
         print(Path(config.output_dir, name))
+
+
+def _check_files(args: argparse.Namespace, config: EvaluationConfig, table: QuestionTable | None) -> None:
+    """Refuse to replace what is read, and a `--compare` that cannot be compared with."""
+    check_output_dir(config.output_dir)
+    folder = Path(config.output_dir)
+    files = {f"{name!r} in `--output_dir`": folder / name for name in FILES if folder.is_dir()}
+    check_outputs(files, inputs(args.dataset, args.leave_out, args.config), overwrite=True)
+    if args.compare is None:
+        return
+    if folder.exists() and Path(args.compare).exists() and folder.samefile(args.compare):
+        raise ValueError("`--compare` must be the folder of another run, got that of `--output_dir`. Pass another.")
+    verdicts = read_verdicts(args.compare)
+    asked = {row["question"] for row in table.rows} if table is not None else set()
+    if table is not None and asked.isdisjoint(question for question, _, _ in verdicts):
+        raise ValueError(
+            f"`--compare` must be a run on the same questions, but {args.compare!r} was asked none of those in "
+            f"{args.dataset!r}. Pass the folder of another run, or evaluate the other student on these questions."
+        )
 
 
 def _student(
@@ -118,9 +149,7 @@ def _student(
 ) -> Any:
     """Make the student that the flags name. The `stack` closes its client at the end."""
     if args.base_url is None:
-        if args.backend == "vllm":
-            return VLLMStudent(args.data, **settings)
-        return LocalStudent.from_pretrained(args.data, args.dtype, **settings)
+        return _local_student(args, config, settings)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     student = EndpointStudent.from_url(
@@ -133,6 +162,21 @@ def _student(
     )
     stack.enter_context(student.client)
     return student
+
+
+def _local_student(args: argparse.Namespace, config: EvaluationConfig, settings: dict[str, Any]) -> Any:
+    """Check what can be checked of a local model without loading it, and make a student that loads it when asked."""
+    settings_of_run: dict[str, Any] = {"model": args.data, **settings}
+    if args.backend == "vllm":
+        check_vllm()
+        load: Any = functools.partial(VLLMStudent, args.data, **settings)
+        return DeferredStudent(load, {"backend": "vllm", **settings_of_run}, name_of_weights(args.data), True)
+    check_dtype(args.dtype)
+    weights = name_of_weights(args.data)
+    if config.chat:
+        check_chat_template(load_tokenizer(args.data))
+    load = functools.partial(LocalStudent.from_pretrained, args.data, args.dtype, **settings)
+    return DeferredStudent(load, {**settings_of_run, "dtype": args.dtype}, weights)
 
 
 def _question_of(row: dict[str, Any]) -> str:

@@ -119,7 +119,7 @@ def add_questions(parser: argparse.ArgumentParser, name: str, *, split: str, lim
     group = parser.add_argument_group("questions")
     text = (
         "JSON, JSON Lines, CSV or Parquet file, or dataset on the Hub, with 'question' and 'answer'; optionally "
-        "'task' and 'task_description'"
+        "'task' and 'task_description'; or file or folder of a benchmark as it was released"
     )
     add_flag(group, name, str, text, metavar="DATA")
     add_rows(group, split=split, limit=limit)

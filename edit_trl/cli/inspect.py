@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import written_aside
+from ..files import check_outputs, written_aside
 from ..inspection import (
     InspectedPair,
     InspectionConfig,
@@ -23,7 +23,7 @@ from ..inspection import (
 )
 from ..token_texts import load_tokenizer
 from .flags import add_command, add_fields, add_flag, add_rows, field_values
-from .rows import read_rows
+from .rows import inputs, read_rows
 
 
 _SORT_KEYS = ("key_token_ratio", "similarity", "length")
@@ -66,6 +66,7 @@ def add_parser(commands: Any) -> None:
         ),
     ):
         add_flag(group, name, str, text, metavar="FILE")
+    add_flag(group, "overwrite", bool, "Replace files that exist; the data itself is never replaced")
     add_fields(parser.add_argument_group("alignment"), InspectionConfig)
 
 
@@ -78,17 +79,23 @@ def run(args: argparse.Namespace) -> None:
     if args.log_probs and not (args.model and args.html):
         raise ValueError("`--log_probs` needs `--model`, the model to run, and `--html`, the report that shows them.")
     config = InspectionConfig(**field_values(args, InspectionConfig))
-    outputs = [Path(name) for name in (args.html, args.plot, args.json, args.filter) if name is not None]
-    for path in outputs:
-        if not path.parent.is_dir():
-            raise ValueError(f"The folder of {str(path)!r} must exist. Make it, or pass another file.")
+    outputs = {
+        f"`--{name}`": Path(getattr(args, name))
+        for name in ("html", "plot", "json", "filter")
+        if getattr(args, name) is not None
+    }
+    filtered = None if args.filter is None else _FilteredFiles(outputs["`--filter`"])
+    places = outputs if filtered is None else {**outputs, "the second file of `--filter`": filtered.bad}
+    check_outputs(
+        places, inputs(args.data, args.model, args.config), args.overwrite, "pass `--overwrite` to replace it"
+    )
     tokenizer = None
     if args.model is not None:
         tokenizer = load_tokenizer("--model", args.model)
     statistics = Statistics(config, unit="tokens" if tokenizer else "words")
     shown = _ShownPairs(args.sort, args.num_pairs)
     with contextlib.ExitStack() as stack:
-        kept = None if args.filter is None else stack.enter_context(_FilteredFiles(Path(args.filter)))
+        kept = None if filtered is None else stack.enter_context(filtered)
         pairs = read_pairs(read_rows("DATA", args.data, args.split, args.limit), tokenizer, config)
         watchers = [statistics.add, shown.add, *([] if kept is None else [kept.add])]
         pairs = _watch(pairs, watchers)
@@ -111,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     shown.print(weights=args.weights, fold=args.fold)
     if kept is not None:
         print(f"{kept.num_good:,} pairs without problems, {kept.num_bad:,} with: {kept.bad}")
-    for path in outputs:
+    for path in outputs.values():
         print(path)
 
 

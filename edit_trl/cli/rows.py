@@ -13,13 +13,24 @@ import gzip
 import io
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from .. import questions
+from ..question_formats import find_format
+from ..questions import QuestionTable
 
-def read_rows(flag: str, name: str, split: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+
+# Names of files and folders that `datasets` takes for splits.
+_SPLIT = re.compile(r"(?:^|[^a-z])(?:train|test|valid|validation|val|dev|eval)(?:[^a-z]|$)", re.IGNORECASE)
+
+
+def read_rows(
+    flag: str, name: str, split: str, limit: int | None = None, task_files: bool = False
+) -> Iterator[dict[str, Any]]:
     """
     Read the rows of a file or dataset.
 
@@ -33,6 +44,8 @@ def read_rows(flag: str, name: str, split: str, limit: int | None = None) -> Ite
             Split of a dataset in a folder or on the Hub.
         limit (`int`, *optional*):
             Maximum number of rows to read. Defaults to all rows.
+        task_files (`bool`, *optional*, defaults to `False`):
+            Whether a folder may have a JSON file for each task or question, as benchmarks are released.
 
     Yields:
         `dict[str, Any]`: A row.
@@ -43,7 +56,7 @@ def read_rows(flag: str, name: str, split: str, limit: int | None = None) -> Ite
     if limit is not None and limit < 1:
         raise ValueError(f"`--limit` must be at least 1, got {limit}. Leave it out for all rows.")
     try:
-        for row in itertools.islice(_rows_of(name, split), limit):
+        for row in itertools.islice(_rows_of(name, split, task_files), limit):
             if not isinstance(row, dict):
                 raise ValueError("a row is not an object")
             yield row
@@ -54,22 +67,72 @@ def read_rows(flag: str, name: str, split: str, limit: int | None = None) -> Ite
         ) from error
 
 
-def read_questions(flag: str, name: str, split: str, limit: int | None) -> list[dict[str, Any]]:
+def read_questions(flag: str, name: str, split: str, limit: int | None, distinct: bool = False) -> QuestionTable:
     """
-    Read rows as [`read_rows`] does, with the same `flag`, `name`, `split` and `limit`. Raises `ValueError` if the
-    column `question` or `answer` is missing.
+    Read questions: rows as [`read_rows`] reads them, with the same `flag`, `name`, `split` and `limit`, in the form of
+    [`~questions.read_questions`] with `distinct`. Raises `ValueError` for rows that are no questions with answers.
     """
-    questions = list(read_rows(flag, name, split, limit))
-    columns = list(dict.fromkeys(column for row in questions for column in row))
+    rows = list(read_rows(flag, name, split, limit, True))
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    is_released = find_format(rows) is not None
     for column in ("question", "answer"):
-        if questions and column not in columns:
+        if rows and column not in columns and not is_released:
             near = difflib.get_close_matches(column, columns, n=1)
             hint = f" Did you mean {near[0]!r}? Rename it." if near else " Rename the columns."
             raise ValueError(f"`{flag}` must have the column `{column}`, got {columns}.{hint}")
-    return questions
+    return questions.read_questions(rows, distinct)
 
 
-def _rows_of(name: str, split: str) -> Iterable[Any]:
+def inputs(*names: str | None) -> list[str]:
+    """Return the `names` of what a command reads. Missing ones are left out; `-` is the file on standard input."""
+    return ["/dev/stdin" if name == "-" else name for name in names if name is not None]
+
+
+def _rows_of(name: str, split: str, task_files: bool) -> Iterable[Any]:
+    """Return the rows of a file, of the files of a folder, or of a dataset."""
+    files = _files_of(Path(name), split) if task_files else []
+    if files:
+        for file in files:
+            # In MATH each problem is a file with a number as its name.
+            task = file.parent.name if file.stem.isdigit() else file.stem
+            yield from ({"task": task, **row} for row in _with_examples(_rows_of_file(str(file), split), file))
+    else:
+        yield from _with_examples(_rows_of_file(name, split), Path(name))
+
+
+def _files_of(path: Path, split: str) -> list[Path]:
+    """
+    Return the files of a folder of benchmark tasks, a JSON file for each task or question, in order. Empty for other
+    folders and for folders with a file for each split, which `datasets` reads.
+    """
+    if not path.is_dir():
+        return []
+    path = path / split if (path / split).is_dir() else path
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name[0] not in "._"]
+    data = [file for file in files if file.name == "task.json"]  # BIG-bench has files of results beside it
+    data = data or [file for file in files if file.suffix in (".json", ".jsonl")]
+    names = [str(file.relative_to(path).with_suffix("")) for file in data]
+    is_other = any(file.suffix in (".parquet", ".csv", ".arrow", ".txt", ".gz") for file in files)
+    # A folder that `datasets` saved or that has a dataset card, as on the Hub.
+    is_dataset = any(file.name in ("dataset_info.json", "dataset_dict.json") for file in files)
+    card = path / "README.md"
+    is_dataset |= card.is_file() and card.read_text(encoding="utf-8", errors="replace").startswith("---")
+    return [] if is_other or is_dataset or any(map(_SPLIT.search, names)) else data
+
+
+def _with_examples(rows: Iterable[Any], file: Path) -> Iterator[Any]:
+    """Replace an object with `examples`, which is a task of BIG-bench or BIG-Bench Hard, by these."""
+    for row in rows:
+        examples = row.get("examples") if isinstance(row, dict) else None
+        if isinstance(examples, list) and examples and isinstance(examples[0], dict) and "input" in examples[0]:
+            shared = {"task": row.get("name") or file.stem}
+            shared.update({key: row[key] for key in ("task_prefix", "append_choices_to_input") if key in row})
+            yield from ({**shared, **example} for example in examples)
+        else:
+            yield row
+
+
+def _rows_of_file(name: str, split: str) -> Iterable[Any]:
     path = Path(name)
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if kind == ".parquet":
@@ -119,6 +182,13 @@ def _open_text(name: str) -> Iterator[TextIO]:
 
 
 def _rows_of_lines(lines: Iterable[str]) -> Iterator[Any]:
+    """Return the objects of JSON Lines. A file that is one object over several lines, as in MATH, is one row."""
+    lines = iter(lines)
+    first = next(lines, "")
+    if first.strip() == "{":
+        yield json.loads("".join([first, *lines]))
+        return
+    lines = itertools.chain([first], lines)
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:

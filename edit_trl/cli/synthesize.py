@@ -10,9 +10,10 @@ from typing import Any
 from ..chat import ChatClient
 from ..inspection.dataset_statistics import PAPER_KEY_TOKEN_RATIO
 from ..synthesis import SynthesisConfig, estimate_requests, push_to_hub, save_dual_cots, synthesize
+from ..synthesis.dataset_files import check_output_dir
 from .flags import add_command, add_fields, add_flag, add_questions, field_values
 from .progress import Progress
-from .rows import read_questions
+from .rows import inputs, read_questions
 
 
 def add_parser(commands: Any) -> None:
@@ -27,6 +28,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     add_flag(parser, "dry_run", bool, "Print the expected requests, tokens and cost; send nothing")
+    text = "Replace files in 'output_dir' that no synthesis wrote; the questions themselves are never replaced"
+    add_flag(parser, "overwrite", bool, text)
     add_questions(parser, "questions", split="train", limit="Use only the first N questions")
     add_fields(parser.add_argument_group("teacher"), ChatClient)
     add_fields(parser.add_argument_group("pairs"), SynthesisConfig)
@@ -39,17 +42,19 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"`--{name}` is needed, on the command line or in the file of `--config`.")
     config = SynthesisConfig(**field_values(args, SynthesisConfig))
     options = field_values(args, ChatClient)
-    questions = read_questions("--questions", args.questions, args.split, args.limit)
+    table = read_questions("--questions", args.questions, args.split, args.limit, distinct=True)
+    check_output_dir(config, inputs(args.questions, args.config), args.overwrite)
     store = Path(options["store"] or Path(config.output_dir, "replies.sqlite"))
     if store.exists() or not args.dry_run:
         store.parent.mkdir(parents=True, exist_ok=True)
         options["store"] = str(store)
     with ChatClient(**options) as client:
         if args.dry_run:
-            _print_estimate(estimate_requests(questions, client, config), client)
+            _print_estimate(estimate_requests(table.rows, client, config), client)
+            print(f"Questions: {len(table.rows):,}, read as {table.reader}.", *table.notes)
             return
         with Progress() as progress:
-            result = synthesize(questions, client, config, on_progress=_progress_of(client, progress))
+            result = synthesize(table.rows, client, config, on_progress=_progress_of(client, progress))
     from datasets import disable_progress_bars
 
     failed = [row["detail"] for row in result.rejected if row["reject_reason"] == "endpoint_error"]
@@ -60,11 +65,12 @@ def run(args: argparse.Namespace) -> None:
             "Run the same command to ask again."
         )
     disable_progress_bars()  # `datasets` shows one while it writes Parquet
-    files = save_dual_cots(result, config)
+    files = save_dual_cots(result, config, args.overwrite)
     _print_report(result.report)
     if failed:
         print(f"Chains without a usable reply: {len(failed)}. The last error: {failed[-1]}")
         print("Run the same command to ask for them again.")
+    print(f"Questions: {len(table.rows):,}, read as {table.reader}.", *table.notes)
     print("\n".join(files))
     if not result.report["pairs"] and not result.report["stopped"]:
         raise ValueError(

@@ -18,6 +18,7 @@ from .metrics import (
     pass_at_k,
     wilson_interval,
 )
+from .replies import score_replies
 from .runs import compare_runs
 from .students import EndpointStudent, Generation, GenerationSettings, LocalStudent, VLLMStudent
 from .tables import print_results
@@ -50,6 +51,7 @@ __all__ = [
     "print_results",
     "reasoning",
     "score_generations",
+    "score_replies",
     "wilson_interval",
 ]
 

@@ -11,9 +11,9 @@ from typing import Any
 import evaluate
 from datasets import Features, Value
 
-from ..answers import answers_match, extract_answer
 from ..deprecation import warn_of_old_name
 from .metrics import accuracy
+from .verdicts import judge_reply
 
 
 _DESCRIPTION = "Accuracy of the final answers of chains of thought, by task, with confidence intervals."
@@ -155,6 +155,6 @@ class AnswerAccuracy(evaluate.Metric):
     ) -> dict[str, Any]:
         verdicts: list[bool | None] = []
         for reply, reference in zip(predictions, references, strict=True):
-            answer = extract_answer(reply)
-            verdicts.append(None if answer is None else answers_match(answer, reference))
+            verdict = judge_reply(reply, reference)
+            verdicts.append(None if verdict["extracted"] is None else verdict["is_right"])
         return accuracy(verdicts, [task or None for task in tasks] if any(tasks) else None, confidence_level)

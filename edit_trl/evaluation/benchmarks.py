@@ -24,12 +24,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..answers import answers_match, extract_answer
-from ..questions import student_prompt
+from ..questions import read_questions, student_prompt
 from .evaluator import EvaluationConfig, ask, run_settings, score_generations
-from .metrics import majority_vote
-from .runs import Run
+from .runs import Run, majority_verdict
 from .students import STOP, Student
+from .verdicts import judge_reply
 
 
 _DEDUCTION = "A logical deduction task which requires deducing the order of a sequence of objects."
@@ -79,81 +78,30 @@ _AGIEVAL = ("aqua-rat", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", 
 
 class BenchmarkTask(NamedTuple):
     """
-    A dataset and how to read its rows.
+    A dataset. `question_formats.py` reads its rows.
 
     Args:
         path (`str`):
             Name of the dataset on the Hub.
         config (`str` or `None`):
             Name of its configuration.
-        read (`Callable`):
-            Function that takes a row and returns question and answer.
         description (`str`, *optional*, defaults to `""`):
             Description of the task in the benchmark.
     """
 
     path: str
     config: str | None
-    read: Callable[[dict[str, Any]], tuple[str, str]]
     description: str = ""
 
 
-def _read_bbh(row: dict[str, Any]) -> tuple[str, str]:
-    """Read `input`, which includes the options, and `target`, such as "(A)", "True", "valid", "24" or "] }"."""
-    question, answer = row["input"].strip(), row["target"].strip()
-    options = re.findall(rf"^{re.escape(answer)}[ \t]+\S.*$", question, re.MULTILINE) if answer[:1] == "(" else []
-    return question, _reference(options[-1].strip()) if options else answer
-
-
-def _read_agieval(row: dict[str, Any]) -> tuple[str, str]:
-    """Read `query` (AGIEval's prompt with passage and question), `choices` (with letters) and `gold` (right ones)."""
-    match = re.fullmatch(
-        r"(.*?)Q: (.*)\sAnswer Choices:.*\nA: Among A through [A-Z], the answer is\s*", row["query"], re.DOTALL
-    )
-    if match is None or len(row["gold"]) != 1:
-        raise ValueError(
-            "A row must have a `query` of AGIEval, '...Q: ... Answer Choices: ...' and 'A: Among A through E, the "
-            f"answer is', and one right answer, got {row['query'][-300:]!r} with `gold={row['gold']}`. The dataset "
-            "has changed, and its questions cannot be read any more."
-        )
-    passage, question = (part.strip() for part in match.groups())
-    options = [re.sub(r"^\(?[A-Z]\)\s*", "", choice.strip()) for choice in row["choices"]]
-    return _with_options(f"{passage}\n{question}".strip(), options, row["gold"][0])
-
-
-def _read_arc(row: dict[str, Any]) -> tuple[str, str]:
-    """Read `question`, `choices` with `text` and `label`, and `answerKey`. Labels are letters or numbers."""
-    choices = row["choices"]
-    return _with_options(row["question"].strip(), choices["text"], choices["label"].index(row["answerKey"]))
-
-
-def _read_gsm8k(row: dict[str, Any]) -> tuple[str, str]:
-    """Read `question`, and `answer`, a solution with the number after "####"."""
-    return row["question"].strip(), row["answer"].rpartition("####")[2].strip()
-
-
-def _with_options(question: str, options: Sequence[str], gold: int) -> tuple[str, str]:
-    lines = [f"({chr(ord('A') + number)}) {option.strip()}" for number, option in enumerate(options)]
-    return "\n".join([question, "Options:", *lines]), _reference(lines[gold])
-
-
-def _reference(option: str) -> str:
-    """Return the option, or only its letter if its text would be read as another answer: "(B) (A) and (C) only"."""
-    return option if answers_match(option[:3], option) else option[:3]
-
-
 BENCHMARKS: dict[str, dict[str, BenchmarkTask]] = {
-    "bbh": {
-        f"bbh_{name}": BenchmarkTask("SaylorTwift/bbh", name, _read_bbh, description)
-        for name, description in _BBH.items()
-    },
+    "bbh": {f"bbh_{name}": BenchmarkTask("SaylorTwift/bbh", name, description) for name, description in _BBH.items()},
     "agieval": {
-        f"agieval_{name.replace('-', '_')}": BenchmarkTask(f"hails/agieval-{name}", None, _read_agieval)
-        for name in _AGIEVAL
+        f"agieval_{name.replace('-', '_')}": BenchmarkTask(f"hails/agieval-{name}", None) for name in _AGIEVAL
     },
-    "arc_easy": {"arc_easy": BenchmarkTask("allenai/ai2_arc", "ARC-Easy", _read_arc)},
-    "arc_challenge": {"arc_challenge": BenchmarkTask("allenai/ai2_arc", "ARC-Challenge", _read_arc)},
-    "gsm8k": {"gsm8k": BenchmarkTask("openai/gsm8k", "main", _read_gsm8k)},
+    "arc_easy": {"arc_easy": BenchmarkTask("allenai/ai2_arc", "ARC-Easy")},
+    "arc_challenge": {"arc_challenge": BenchmarkTask("allenai/ai2_arc", "ARC-Challenge")},
+    "gsm8k": {"gsm8k": BenchmarkTask("openai/gsm8k", "main")},
 }
 """Tasks of each benchmark."""
 
@@ -225,14 +173,14 @@ def evaluate_benchmarks(
     results = _score_by_benchmark(records, config.num_paths)
     results["settings"] = {**settings, "num_paths": config.num_paths, "limit": limit}
     results["num_left_out"] = num_left_out
-    return run.save(results)
+    return run.save(records, results)
 
 
 def _score_by_benchmark(records: list[dict[str, Any]], num_paths: int) -> dict[str, Any]:
     """Compute scores with the benchmarks as tasks. Each benchmark has tasks of its own."""
     benchmark_of = {name: benchmark for benchmark, tasks in BENCHMARKS.items() for name in tasks}
     # Grouped by number and not by text, because benchmarks contain some questions twice, and each of them counts.
-    records = [{**record, "question": str(number // num_paths)} for number, record in enumerate(records)]
+    records = [{**record, "row": number // num_paths} for number, record in enumerate(records)]
     results = score_generations([{**record, "task": benchmark_of[record["task"]]} for record in records])
     for benchmark, scores in results["tasks"].items():
         own = score_generations([record for record in records if benchmark_of[record["task"]] == benchmark])
@@ -328,8 +276,9 @@ def harness_tasks(
 
 
 def _harness_verdict(row: dict[str, Any], results: list[list[str]]) -> dict[str, float]:
-    answer = majority_vote(extract_answer(reply.split(STOP)[0]) for reply in results[0])
-    return {"acc": float(answers_match(answer, row["answer"])), "unparsed": float(answer is None)}
+    paths = [{"sample": i, **judge_reply(reply.split(STOP)[0], row["answer"])} for i, reply in enumerate(results[0])]
+    verdict = majority_verdict(paths)
+    return {"acc": float(bool(verdict)), "unparsed": float(verdict is None)}
 
 
 def _load_tasks(
@@ -368,18 +317,22 @@ def _load_questions(name: str, task: BenchmarkTask, data_dir: str | None) -> lis
         from datasets import load_dataset
 
         if data_dir is None:
-            return [task.read(row) for row in load_dataset(path, task.config, split="test")]
+            return _questions(load_dataset(path, task.config, split="test"))
         if not Path(path).is_dir():
             raise FileNotFoundError("there is no such folder")
         # In its usual cache, `datasets` would confuse this folder with another folder of the same name.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-            return [task.read(row) for row in load_dataset(path, task.config, split="test", cache_dir=cache)]
+            return _questions(load_dataset(path, task.config, split="test", cache_dir=cache))
     except Exception as error:  # `datasets`, the Hub's client and their HTTP library raise many types
         raise ValueError(
             f"The task {name!r} needs the dataset {path!r}, configuration {task.config!r}, split 'test', which could "
             f"not be used: {' '.join(str(error).split())[:300]} ({type(error).__name__}). Without a network pass "
             "`data_dir`, a folder with copies of the datasets."
         ) from error
+
+
+def _questions(rows: Iterable[dict[str, Any]]) -> list[tuple[str, Any]]:
+    return [(row["question"], row["answer"]) for row in read_questions(rows).rows]
 
 
 def _question_of(text: str) -> str:

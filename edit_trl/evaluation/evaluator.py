@@ -6,19 +6,23 @@ same way. The students are in `students.py`, the files of a run in `runs.py`. An
 each time a run is scored, so an old run can be scored with a newer version of `extract_answer`.
 """
 
+import logging
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..answers import answers_match, extract_answer
 from ..deprecation import RenamedKeys
 from ..option_help import help_from_docstring
-from ..questions import normalize_questions, student_prompt
+from ..questions import QuestionTable, read_questions, student_prompt
+from .identity import hash_of_prompt
 from .metrics import accuracy, bootstrap_interval, pass_at_k
 from .runs import Run, group_by_question, majority_verdict
 from .students import STOP, Student
+from .verdicts import judge_reply
 
+
+_logger = logging.getLogger(__name__)
 
 # Old names of keys of the results, and their new ones.
 _OLD_KEYS = {"cut_rate": "truncated_rate"}
@@ -63,7 +67,7 @@ class EvaluationConfig:
 
 
 def evaluate(
-    questions: Iterable[dict[str, Any]],
+    questions: Iterable[dict[str, Any]] | QuestionTable,
     student: Student,
     config: EvaluationConfig | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -72,11 +76,14 @@ def evaluate(
     Ask a student questions and score its answers.
 
     Every reply is written to `generations.jsonl`, with the answer that was read from it and its verdict. After an
-    interruption, the same call continues and generates only the missing replies.
+    interruption, the same call continues and generates only the missing replies. Replies in the folder are used again
+    only if they are those of the same student, known by its weights, with the same settings and the same prompt. What
+    is used again is logged as a warning.
 
     Args:
-        questions ([`~datasets.Dataset`] or `Iterable[dict]`):
-            Questions with `question` and `answer`, both text; optionally `task` and `task_description`.
+        questions ([`~datasets.Dataset`], `Iterable[dict]` or [`~questions.QuestionTable`]):
+            Questions with `question` and `answer`, optionally `task` and `task_description`; or rows of a benchmark as
+            it was released, see [`~questions.read_questions`]. A question that is there twice counts twice.
         student (`Callable`):
             [`LocalStudent`], [`VLLMStudent`], [`EndpointStudent`], or any other callable that takes prompts and sample
             numbers and returns a [`Generation`] for each.
@@ -91,8 +98,8 @@ def evaluate(
 
     Raises:
         TypeError: If the questions are not rows.
-        ValueError: If a question or answer is missing, a question is repeated, or the folder has generations made
-            with other settings.
+        ValueError: If a question or answer is missing, or the folder has replies of another student or made with other
+            settings.
 
     Examples:
 
@@ -105,14 +112,17 @@ def evaluate(
     ```
     """
     config = config or EvaluationConfig()
+    table = questions if isinstance(questions, QuestionTable) else read_questions(questions)
     rows = [
         {**row, "prompt": student_prompt(row["question"], row["task_description"] or config.task_description)}
-        for row in normalize_questions(questions)
+        for row in table.rows
     ]
     run = Run(config.output_dir, run_settings(student, config))
-    results = score_generations(ask(rows, student, run, config, on_progress))
+    records = ask(rows, student, run, config, on_progress)
+    results = score_generations(records)
     results["settings"] = {**run.settings, "num_paths": config.num_paths}
-    return run.save(results)
+    results["questions"] = {"reader": table.reader, "notes": table.notes, "hash": hash_of_questions(rows)}
+    return run.save(records, results)
 
 
 def run_settings(student: Student, config: EvaluationConfig) -> dict[str, Any]:
@@ -126,13 +136,15 @@ def run_settings(student: Student, config: EvaluationConfig) -> dict[str, Any]:
             Options.
 
     Returns:
-        `dict[str, Any]`: The settings of the student, and the options that change its prompts.
+        `dict[str, Any]`: The settings of the student, the `weights` that identify it, and the options that change its
+        prompts.
 
     Raises:
         ValueError: If `num_paths` is above 1 and the temperature is zero.
     """
     settings = {
         **getattr(student, "settings", {}),
+        **({"weights": weights} if (weights := getattr(student, "weights", None)) else {}),
         "chat": config.chat,
         "task_description": config.task_description,
     }
@@ -156,12 +168,12 @@ def ask(
 
     Args:
         rows (`list[dict]`):
-            Questions to ask, with `question`, the text that identifies the question in the run; `prompt`; `answer`;
-            and `task`. Rows with the same `question` share their replies.
+            Questions to ask, with `question`, `prompt`, `answer` and `task`. Rows with the same prompt share their
+            replies.
         student (`Callable`):
             As for [`evaluate`].
         run ([`Run`]):
-            The run. Verdicts are added to its generations.
+            The run.
         config ([`EvaluationConfig`]):
             Options.
         on_progress (`Callable`, *optional*):
@@ -170,15 +182,33 @@ def ask(
     Returns:
         `list[dict[str, Any]]`: Judged generations, see [`score_generations`]: `num_paths` for each row, in order.
     """
-    keys = [(row["question"], sample) for row in rows for sample in range(config.num_paths)]
-    prompts = {row["question"]: row["prompt"] for row in rows}
-    if config.chat:
-        prompts = {question: [{"role": "user", "content": prompt}] for question, prompt in prompts.items()}
-    run.generate(student, {key: prompts[key[0]] for key in keys}, config.batch_size, on_progress)
-    replies = [run.generations[key] for key in keys]
-    records = [_judged(rows[number // config.num_paths], reply) for number, reply in enumerate(replies)]
-    run.generations.update(zip(keys, records, strict=True))
+    asked = [[{"role": "user", "content": row["prompt"]}] if config.chat else row["prompt"] for row in rows]
+    hashes = list(map(hash_of_prompt, asked))
+    prompts = dict(zip(hashes, asked, strict=True))
+    questions = {name: row["question"] for name, row in zip(hashes, rows, strict=True)}
+    keys = [(name, sample) for name in hashes for sample in range(config.num_paths)]
+    wanted = {key: prompts[key[0]] for key in keys}
+    if reused := run.say_what_is_reused(wanted, questions):
+        _logger.warning(reused)
+    run.generate(student, wanted, questions, config.batch_size, on_progress)
+    records = []
+    for number, key in enumerate(keys):
+        row = rows[number // config.num_paths]
+        reply = run.generations[key]
+        records.append(
+            {
+                "row": number // config.num_paths,
+                **{name: row[name] for name in ("question", "answer", "task")},
+                **{name: reply[name] for name in ("prompt", "sample", "text", "finish_reason", "num_tokens")},
+                **judge_reply(reply["text"].split(STOP)[0], row["answer"]),
+            }
+        )
     return records
+
+
+def hash_of_questions(rows: list[dict[str, Any]]) -> str:
+    """Return a short hash of the content of `rows`: their questions, answers, tasks and prompts."""
+    return hash_of_prompt([{name: row[name] for name in ("question", "answer", "task", "prompt")} for row in rows])
 
 
 def score_generations(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -187,28 +217,31 @@ def score_generations(records: list[dict[str, Any]]) -> dict[str, Any]:
 
     Args:
         records (`list[dict]`):
-            Rows with `question`, `answer`, `task`, `sample`, `finish_reason`, `extracted` and `is_right`.
+            Rows with `question`, `answer`, `task`, `sample`, `finish_reason`, `extracted` and `is_right`. Rows without
+            a verdict, which an earlier run left, do not count.
 
     Returns:
         `dict[str, Any]`: The dictionary of [`~metrics.accuracy`], computed on the majority answers if there are
-        several paths; and `truncated_rate`, the share of replies that were truncated at the limit. With several paths
+        several paths; `truncated_rate`, the share of replies that were truncated at the limit; and `num_problems`, the
+        number of replies that could not be read or compared because of an error. With several paths
         also `num_paths`, `single_path_accuracy`, `single_path_interval`, and `pass_at_k`, a dictionary by k.
 
     Raises:
         ValueError: If there are no records, or questions have different numbers of records.
     """
-    by_question = list(group_by_question(records).values())
+    by_question = group_by_question(records)
     num_paths = {len(paths) for paths in by_question}
     if len(num_paths) != 1:
         raise ValueError(
             f"Each question must have the same number of replies, got {sorted(num_paths)}. Finish the run before you "
             "score it."
         )
-    tasks = [paths[0]["task"] for paths in by_question]
+    tasks = [paths[0]["task"] or None for paths in by_question]
     has_tasks = any(task is not None for task in tasks)
     results = accuracy([majority_verdict(paths) for paths in by_question], tasks if has_tasks else None)
     truncated = [statistics.fmean(path["finish_reason"] == "length" for path in paths) for paths in by_question]
     results["truncated_rate"] = statistics.fmean(truncated)
+    results["num_problems"] = sum("problem" in path for paths in by_question for path in paths)
     for name, scores in results["tasks"].items():
         scores["truncated_rate"] = statistics.fmean(
             share for share, task in zip(truncated, tasks, strict=True) if (task or "no task") == name
@@ -226,14 +259,3 @@ def score_generations(records: list[dict[str, Any]]) -> dict[str, Any]:
             for k in sorted({2**i for i in range(paths_each.bit_length())} | {paths_each})
         }
     return RenamedKeys(results, **_OLD_KEYS)
-
-
-def _judged(row: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
-    """Add the answer that is read from a reply, and its verdict."""
-    extracted = extract_answer(reply["text"].split(STOP)[0])
-    return {
-        **{name: row[name] for name in ("question", "answer", "task")},
-        **{name: reply[name] for name in ("sample", "text", "finish_reason", "num_tokens")},
-        "extracted": extracted,
-        "is_right": answers_match(extracted, row["answer"]),
-    }

@@ -354,7 +354,7 @@ def majority_vote(answers: Iterable[str | None]) -> str | None:
     Each answer gets one vote from every answer that it matches, including itself. The answer with the most votes wins.
     For example, `"50%"` wins against `"50"` and `"0.5"`, because it matches both, and they do not match each other. If
     several answers have the same number of votes, the first of them wins; otherwise the order of the paths does not
-    matter.
+    matter. Answers that cannot be compared because of an error do not match.
 
     Args:
         answers (`Iterable[str | None]`):
@@ -379,7 +379,11 @@ def majority_vote(answers: Iterable[str | None]) -> str | None:
     counts = Counter(answer for answer in answers if answer is not None and answer.strip())
     votes = dict(counts)
     for one, other in itertools.combinations(counts, 2):
-        if answers_match(one, other):
+        try:
+            is_same = answers_match(one, other)
+        except Exception:  # whatever the readers of formulas raise
+            is_same = False
+        if is_same:
             votes[one] += counts[other]
             votes[other] += counts[one]
     return max(votes, key=lambda answer: votes[answer], default=None)

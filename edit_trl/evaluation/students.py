@@ -3,9 +3,10 @@ Students: the models that an evaluation asks for replies.
 
 A student is a callable that takes a batch of prompts and returns a [`Generation`] for each: a transformers model
 ([`LocalStudent`]), a model run by vLLM ([`VLLMStudent`]), a model behind an OpenAI-compatible endpoint
-([`EndpointStudent`]), or your own function. Two attributes are optional. `settings` has the settings that change the
-replies; they must be the same when an interrupted run continues. `batches_itself` is true for a student that takes
-many prompts at once and makes batches itself.
+([`EndpointStudent`]), or your own function. Three attributes are optional. `settings` has the settings that change the
+replies, and `weights` what identifies the model; they must be the same when an interrupted run continues. The weights
+behind an endpoint cannot be seen, and it is known by its URL, the name of the model and the sampling. `batches_itself`
+is true for a student that takes many prompts at once and makes batches itself.
 
 The seed of a sample depends on the batch or on the number of the sample and not on the run, so an interruption does
 not change the samples. With plain-text prompts, a reply ends at [`STOP`], where it would begin the next question.
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 from ..chat import ChatClient, ChatReply
 from ..option_help import help_from_docstring
+from .identity import hash_of_model, name_of_weights
 
 
 # After its answer, a student trained on such prompts continues with the next question.
@@ -140,27 +142,16 @@ class LocalStudent(GenerationSettings):
             ValueError: If there is no such model.
         """
         import torch
-        from peft import AutoPeftModelForCausalLM, PeftConfig
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from peft import AutoPeftModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
-        if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ValueError(
-                f"`dtype` must be 'auto' or the name of a type of torch, such as 'bfloat16', got {dtype!r}. Leave it "
-                "out to take that of the file."
-            )
-        adapter = None
-        with contextlib.suppress(ValueError):  # not an adapter
-            adapter = PeftConfig.from_pretrained(name)
+        check_dtype(dtype)
         try:
-            if adapter is None:
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-                tokenizer = AutoTokenizer.from_pretrained(name)
-            else:
+            if is_adapter(name):
                 model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
-                try:
-                    tokenizer = AutoTokenizer.from_pretrained(name)
-                except (OSError, ValueError):  # the adapter was saved without a tokenizer
-                    tokenizer = AutoTokenizer.from_pretrained(adapter.base_model_name_or_path)
+            else:
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            tokenizer = load_tokenizer(name)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"The student must be a model or adapter in a folder or on the Hub, got {name!r} ({error}). Check the "
@@ -173,6 +164,11 @@ class LocalStudent(GenerationSettings):
     def settings(self) -> dict[str, Any]:
         """`dict[str, Any]`: Settings that change the replies."""
         return {"model": self.name or self.model.name_or_path, **self.generation_settings}
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """`dict[str, Any]`: What identifies the model and its tokenizer as they are in memory."""
+        return hash_of_model(self.model, self.tokenizer)
 
     def __call__(self, prompts: list[Any], samples: list[int]) -> list[Generation]:
         """
@@ -232,11 +228,7 @@ class LocalStudent(GenerationSettings):
         return generations
 
     def _render(self, messages: list[dict[str, str]]) -> str:
-        if not self.tokenizer.chat_template:
-            raise ValueError(
-                "`chat` needs a tokenizer with a chat template, and the student's tokenizer has none. Leave `chat` "
-                "out to use the same plain-text prompts as in training with `EDITTrainer`."
-            )
+        check_chat_template(self.tokenizer)
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _end_ids(self) -> list[int]:
@@ -244,6 +236,60 @@ class LocalStudent(GenerationSettings):
         own = self.model.generation_config.eos_token_id
         ids = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
         return sorted(token for token in ids if token is not None)
+
+
+def check_vllm() -> None:
+    """Raise `ImportError` if the `vllm` package is not installed."""
+    try:
+        import vllm  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            "`VLLMStudent` needs the `vllm` package, which runs on GPUs. Install it with `pip install "
+            "'edit-trl[vllm]'`, or use the student without it."
+        ) from None
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise `ValueError` if `dtype` is neither `"auto"` nor the name of a type of torch."""
+    import torch
+
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(
+            f"`dtype` must be 'auto' or the name of a type of torch, such as 'bfloat16', got {dtype!r}. Leave it "
+            "out to take that of the file."
+        )
+
+
+def check_chat_template(tokenizer: Any) -> None:
+    """Raise `ValueError` if a `tokenizer` has no chat template."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "`chat` needs a tokenizer with a chat template, and the student's tokenizer has none. Leave `chat` "
+            "out to use the same plain-text prompts as in training with `EDITTrainer`."
+        )
+
+
+def is_adapter(name: str) -> bool:
+    """Tell whether the student `name`, a folder or a name on the Hub, is an adapter."""
+    from peft import PeftConfig
+
+    with contextlib.suppress(ValueError):
+        return PeftConfig.from_pretrained(name) is not None
+    return False
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load the tokenizer of the student `name`, a model or an adapter in a folder or on the Hub."""
+    from peft import PeftConfig
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        if not is_adapter(name):
+            raise
+        # The adapter was saved without a tokenizer.
+        return AutoTokenizer.from_pretrained(PeftConfig.from_pretrained(name).base_model_name_or_path)
 
 
 def _batch_seed(seed: int, texts: list[str], samples: list[int]) -> int:
@@ -286,20 +332,26 @@ class VLLMStudent(GenerationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            import vllm
-        except ImportError:
-            raise ImportError(
-                "`VLLMStudent` needs the `vllm` package, which runs on GPUs. Install it with `pip install "
-                "'edit-trl[vllm]'`, or use the student without it."
-            ) from None
+        check_vllm()
+        import vllm
+
         self._vllm = vllm
+        try:  # before they are loaded
+            self._files = name_of_weights(self.model)
+        except ValueError:  # vLLM knows more places of models
+            self._files = {"name": self.model}
         self._llm = vllm.LLM(model=self.model, seed=self.seed, **self.options)
 
     @property
     def settings(self) -> dict[str, Any]:
         """`dict[str, Any]`: Settings that change the replies."""
         return {"backend": "vllm", "model": self.model, **self.generation_settings}
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """`dict[str, Any]`: What identifies the files of the model, and the options with which they were loaded."""
+        options = {"options": repr(sorted(self.options.items()))} if self.options else {}
+        return {**self._files, **options}
 
     def __call__(self, prompts: list[Any], samples: list[int]) -> list[Generation]:
         """
@@ -328,6 +380,40 @@ class VLLMStudent(GenerationSettings):
         ask = self._llm.chat if is_chat else self._llm.generate
         replies = [output.outputs[0] for output in ask(prompts, sampling, use_tqdm=False)]
         return [Generation(reply.text, reply.finish_reason, len(reply.token_ids)) for reply in replies]
+
+
+class DeferredStudent:
+    """
+    A student that is loaded when it is asked for its first reply. Until then all that can be wrong with a run is
+    checked, and a run that has all its replies does not load it.
+
+    Args:
+        load (`Callable`):
+            Function that returns the student.
+        settings (`dict[str, Any]`):
+            Settings of the student.
+        weights (`dict[str, Any]`):
+            What identifies its files, see [`~identity.name_of_weights`].
+        batches_itself (`bool`, *optional*, defaults to `False`):
+            Whether the student makes batches itself.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Student],
+        settings: dict[str, Any],
+        weights: dict[str, Any],
+        batches_itself: bool = False,
+    ) -> None:
+        self.settings, self.weights, self.batches_itself = settings, weights, batches_itself
+        self._load = load
+        self._student: Student | None = None
+
+    def __call__(self, prompts: list[Any], samples: list[int]) -> list[Generation]:
+        """Reply to some `prompts` with the numbers of their `samples`."""
+        if self._student is None:
+            self._student = self._load()
+        return self._student(prompts, samples)
 
 
 @dataclass

@@ -33,7 +33,7 @@ def print_results(results: dict[str, Any], comparison: dict[str, Any] | None = N
             f"{scores['accuracy']:.1%}",
             _interval(scores["interval"]),
             f"{scores['unparsed_rate']:.1%}",
-            f"{truncated:.1%}",
+            "-" if truncated is None else f"{truncated:.1%}",
             end_section=name in tasks[-1:],
         )
     if len(tasks) > 1:
@@ -47,6 +47,12 @@ def print_results(results: dict[str, Any], comparison: dict[str, Any] | None = N
     if "num_paths" in results:
         rates = ", ".join(f"{k}: {share:.1%}" for k, share in results["pass_at_k"].items())
         print(f"Majority of {results['num_paths']} paths. pass@k, {rates}")
+    if results.get("num_problems"):
+        print(f"{results['num_problems']:,} replies could not be read because of an error; see their `problem`.")
+    if "questions" in results:
+        print(f"Read as {results['questions']['reader']}.", *results["questions"]["notes"])
+    if results.get("replies"):
+        print(f"Replies: {results['replies']['reused']:,} used again, {results['replies']['generated']:,} generated.")
     if "tokens_per_second" in results:
         print(f"{results['tokens_per_second']:,} tokens generated a second")
     if comparison is not None:

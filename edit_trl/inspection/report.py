@@ -79,7 +79,8 @@ def write_html(
             Maximum number of pairs in the file. The statistics are computed on all pairs.
 
     Raises:
-        ValueError: If `statistics` has not counted the pairs, or `max_pairs` is below 0.
+        ValueError: If `statistics` has not counted the pairs, `max_pairs` is below 0, or `path` is a folder or a
+            device.
 
     Examples:
 
@@ -102,7 +103,7 @@ def write_html(
     )
     script = "\n".join(scripts)
     with written_aside(path) as (page,):
-        embedded = page.with_name("pairs.json")
+        embedded = page.with_name(f"{page.name}.pairs")
         with open(embedded, "w", encoding="utf-8") as file:
             statistics, counts = _write_pairs(pairs, statistics, max_pairs, file)
         parts: dict[str, str] = {

@@ -4,10 +4,12 @@ Write a synthesized dataset to a folder that `load_dataset` and the Hub understa
 
 import datetime
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..files import written_aside
+from ..files import check_outputs, written_aside
 from .checks import REJECT_REASONS
 from .config import SynthesisConfig
 from .results import STEPS, SynthesisResult
@@ -17,21 +19,66 @@ _DATASETS = ("dual_cots", "sft", "rejected")
 _USED_PROMPTS = ("cot.txt", "answer_hint.txt", "contrastive_cot.txt")
 
 
-def save_dual_cots(result: SynthesisResult, config: SynthesisConfig) -> list[str]:
+def check_output_dir(
+    config: SynthesisConfig, inputs: Iterable[str | os.PathLike] = (), overwrite: bool = False
+) -> None:
+    """
+    Refuse a folder in which [`save_dual_cots`] would replace files that are not of a synthesis. Writes nothing.
+
+    Args:
+        config ([`SynthesisConfig`]):
+            Options. `output_dir` and `file_format` are used.
+        inputs (`Iterable[str or os.PathLike]`, *optional*):
+            Files and folders that are read, such as the file of questions.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Whether files that exist may be replaced. Those of an earlier synthesis, which left its `report.json` in
+            the folder, always may; inputs never.
+
+    Raises:
+        FileExistsError: If a file exists and may not be replaced.
+        ValueError: If a file is one of the inputs, or cannot be written.
+    """
+    folder = Path(config.output_dir)
+    if not folder.is_dir():
+        return  # `save_dual_cots` makes it
+    check_outputs(
+        {f"{name!r} in `output_dir`": folder / name for name in _file_names(config)},
+        inputs,
+        overwrite or _is_own(folder / "report.json"),
+        "pass `overwrite` to replace it",
+    )
+
+
+def _is_own(report: Path) -> bool:
+    """Tell whether a file is the report of a synthesis."""
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"pairs", "steps", "prompt_version"} <= set(content)
+
+
+def save_dual_cots(result: SynthesisResult, config: SynthesisConfig, overwrite: bool = False) -> list[str]:
     """
     Write pairs, stage-1 data, rejected records, report and dataset card to `config.output_dir`.
 
-    Old files are replaced only after all new files are written.
+    Old files are replaced only after all new files are written, and only if a synthesis wrote them.
 
     Args:
         result ([`SynthesisResult`]):
             Result of [`synthesize`].
         config ([`SynthesisConfig`]):
             Options. `output_dir` and `file_format` are used.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Whether to replace files that no synthesis wrote.
 
     Returns:
         `list[str]`: Paths of the files.
+
+    Raises:
+        FileExistsError: If a file exists that no synthesis wrote, and `overwrite` is false.
     """
+    check_output_dir(config, overwrite=overwrite)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
