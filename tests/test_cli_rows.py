@@ -92,7 +92,7 @@ class TestFiles:
         else:
             write_questions(rows, "odd.jsonl")
         with Teacher(lambda *_: "I do not know.") as teacher:
-            assert main(command(teacher, questions=f"odd.{kind}")) == 0
+            assert main(command(teacher, questions=f"odd.{kind}")) == 1  # no pair
 
         assert [{name: row[name] for name in rows[0]} for row in rows_of("out/rejected.parquet")] == rows
 

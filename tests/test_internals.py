@@ -111,6 +111,7 @@ IMPORTS = [
         ("output_dir", "save_total_limit", "best_model_checkpoint", "use_mtime"),
         "`WholeCheckpoints`, once a checkpoint is in its place",
     ),
+    Internal("transformers.utils.cached_file", ("path_or_repo_id", "filename"), "`evaluation.identity`, for a commit"),
     Internal("accelerate.utils.DistributedType", None, "`trainer_arguments.check_engine`"),
     Internal("accelerate.utils.is_peft_model", ("model",), "`scoring.without_adapter`, to look inside a `PeftModel`"),
     Internal("accelerate.logging.get_logger", ("name",), "all modules that log"),
