@@ -48,7 +48,7 @@ def check_outputs(
     >>> check_outputs({"`json`": "./pairs.jsonl"}, inputs=["pairs.jsonl"], overwrite=True)
     Traceback (most recent call last):
         ...
-    ValueError: `json` must not be a file that is read, but './pairs.jsonl' is 'pairs.jsonl'. Pass another file.
+    ValueError: `json` must not be a file that is read, got './pairs.jsonl', which is 'pairs.jsonl'. Pass another file.
 
     ```
     """
@@ -58,9 +58,10 @@ def check_outputs(
         target = _target(name, flag)
         for source in sources:
             if target.exists() and (target.samefile(source) or source.resolve() in target.resolve().parents):
+                where = "" if target.samefile(source) else "in "
+                what = "" if str(name) == str(source) else f", which is {where}{str(source)!r}"
                 raise ValueError(
-                    f"{flag} must not be a file that is read, but {str(name)!r} is "
-                    f"{'' if target.samefile(source) else 'in '}{str(source)!r}. Pass another file."
+                    f"{flag} must not be a file that is read, got {str(name)!r}{what}. Pass another file."
                 )
         if target in places:
             raise ValueError(

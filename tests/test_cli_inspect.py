@@ -117,13 +117,19 @@ class TestInspect:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (["--json", "pairs.jsonl"], "`--json` must not be a file that is read, but 'pairs.jsonl' is"),
-            (["--html", "./pairs.jsonl"], "`--html` must not be a file that is read, but 'pairs.jsonl' is"),
+            (["--json", "pairs.jsonl"], "`--json` must not be a file that is read, got 'pairs.jsonl'"),
+            (["--html", "./pairs.jsonl"], "`--html` must not be a file that is read, got 'pairs.jsonl'"),
             (["--filter", "pairs.jsonl"], "`--filter` must not be a file that is read"),
-            (["--filter", "link.jsonl"], "`--filter` must not be a file that is read, but 'link.jsonl' is 'pairs"),
-            (["--plot", "hard.png"], "`--plot` must not be a file that is read, but 'hard.png' is"),
-            (["--filter", "keep.jsonl"], "the second file of `--filter` must not be a file that is read, .* is 'keep"),
-            (["--json", "flags.yaml"], "`--json` must not be a file that is read, but 'flags.yaml' is"),
+            (
+                ["--filter", "link.jsonl"],
+                "`--filter` must not be a file that is read, got 'link.jsonl', which is 'pairs",
+            ),
+            (["--plot", "hard.png"], "`--plot` must not be a file that is read, got 'hard.png', which is"),
+            (
+                ["--filter", "keep.jsonl"],
+                "the second file of `--filter` must not be a file that is read, got 'keep.rejected",
+            ),
+            (["--json", "flags.yaml"], "`--json` must not be a file that is read, got 'flags.yaml'"),
             (["--json", "/dev/full"], "`--json` must be a file, but '/dev/full' is a device"),
             (["--json", "/dev/null"], "`--json` must be a file, but '/dev/null' is a device"),
             (["--html", "pipe"], "`--html` must be a file, but 'pipe' is a device, a pipe"),

@@ -65,7 +65,7 @@ class TestCheckOutputs:
     def test_file_of_a_folder_that_is_read_is_an_input(self, tmp_path):
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "train.jsonl").write_text("{}")
-        with pytest.raises(ValueError, match="`a` must not be a file that is read.* is in "):
+        with pytest.raises(ValueError, match="`a` must not be a file that is read.* which is in "):
             check_outputs({"`a`": tmp_path / "data" / "train.jsonl"}, [tmp_path / "data"], overwrite=True)
 
     def test_folder_must_be_there_and_writable(self, tmp_path):
