@@ -363,6 +363,7 @@ class TestReadScores:
     def test_one_response_needs_one_score(self):
         assert read_scores("Score: 8", num_responses=1) == [8]
         assert read_scores("Score: 1 0", num_responses=1) is None
+        assert read_scores("Scores：３，8", num_responses=2) == [3, 8]  # full-width
 
     @given(st.lists(st.integers(1, 10), min_size=1, max_size=6), st.integers(1, 6))
     def test_reads_as_many_as_there_are(self, scores, num_responses):

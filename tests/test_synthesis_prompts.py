@@ -222,6 +222,7 @@ class TestExamples:
             (b'{"question": "Why?", "answer": "5"}', "texts `question`, `answer` and `chosen`, but number 1 of"),
             (b'{"question": "Why?", "answer": 5, "chosen": "It is 5."}', "number 1 of"),
             (b'{"question": " ", "answer": "5", "chosen": "It is 5."}', "number 1 of"),
+            (rb'{"question": "Why?", "answer": "5", "chosen": "It is 5 \ud83d."}', "number 1 of .* half a character"),
         ],
     )
     def test_bad_file_is_refused(self, content, message, tmp_path):

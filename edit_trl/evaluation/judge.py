@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..answers.characters import plain_characters
 from ..chat import ChatClient, PromptTemplate
 from .metrics import bootstrap_interval
 
@@ -144,7 +145,7 @@ def read_scores(reply: str, num_responses: int) -> list[float] | None:
 
     ```
     """
-    lines = _SCORES.findall(reply)
+    lines = _SCORES.findall(plain_characters(reply))
     if not lines:
         return None
     scores = [score for score in re.split(r"[\s,;]+", _DECORATION.sub(" ", lines[-1]).strip(" \t\r.")) if score]

@@ -129,6 +129,11 @@ def load_examples(path: str) -> list[dict[str, Any]]:
                 f"Each of the `examples` must have texts `question`, `answer` and `chosen`, but number {number} of "
                 f"{path!r} does not. Teachers follow the examples; complete this example, or delete it."
             )
+        if any("\ud800" <= character <= "\udfff" for text in example.values() for character in str(text)):
+            raise ValueError(
+                f"Each of the `examples` must be text, but number {number} of {path!r} holds half a character (a "
+                "surrogate), which no request can carry. Write the whole character."
+            )
     return examples
 
 
