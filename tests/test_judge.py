@@ -348,7 +348,7 @@ class TestReadScores:
             ("Scores: 7, good", None),
             ("Scores: 7-8, 3", None),
             ("Scores: 7, 3 (a carry is missing)", None),
-            ("Scores: \u0667, 3", None),
+            ("Scores: \u0667, 3", [7, 3]),
             ("Scores:", None),
             ("Scores:\n7, 3", None),
             ("> Scores: 7, 3", None),
