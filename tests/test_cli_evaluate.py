@@ -2,7 +2,9 @@
 
 import json
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,28 @@ class TestEvaluate:
         assert results["num_questions"] == 6 and results["settings"]["max_new_tokens"] == 4
         assert len(Path("scores", "generations.jsonl").read_text().splitlines()) == 6
         assert out.splitlines()[-2:] == ["scores/generations.jsonl", "scores/results.json"]
+
+    @pytest.mark.slow
+    def test_killed_while_it_generates(self, model_folder, tmp_path):
+        """The replies that are written are used again, and the result is that of a run that was not disturbed."""
+        rows = [{"question": f"What is {number} + 1?", "answer": f"{number + 1}"} for number in range(40)]
+        write_questions(rows, "forty.jsonl")
+        command = [sys.executable, "-m", "edit_trl", "evaluate", model_folder, "--dataset", "forty.jsonl"]
+        command += ["--max_new_tokens", "12", "--batch_size", "1", "--output_dir"]
+        written = Path("killed", "generations.jsonl")
+        process = subprocess.Popen([*command, "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (written.exists() and written.read_bytes().count(b"\n") > 2):
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        with written.open("a") as file:
+            file.write('{"question": "What')  # as if the kill had come in the middle of a line
+        num_written = len(written.read_text().splitlines()) - 1
+        again = subprocess.run([*command, "killed"], check=True, capture_output=True, text=True, timeout=200)
+        assert f"{num_written} used again" in again.stdout
+        subprocess.run([*command, "undisturbed"], check=True, capture_output=True, timeout=200)
+        runs = [sorted(Path(name, "generations.jsonl").read_text().splitlines()) for name in ("killed", "undisturbed")]
+        assert runs[0] == runs[1] and len(runs[0]) == 40
 
     def test_served_model_is_scored_and_asked_once(self, teacher, capsys):
         """The teacher is wrong on three of six."""
