@@ -103,7 +103,7 @@ PRESETS = {
         steps=80,
         batch_size=32,
         sft_learning_rate=4e-3,
-        learning_rates=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+        learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
     ),
     # For the tests: everything runs, nothing is learned.
     "smoke": Preset(
