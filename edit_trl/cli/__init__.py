@@ -16,15 +16,15 @@ import sys
 from typing import Any
 
 from ..chat import BudgetReached, EndpointError
-from . import evaluate, inspect, synthesize
+from . import evaluate, inspect, mend, synthesize
 from .flags import parse
 
 
 # The modules of the commands, in the order of `--help`.
-COMMANDS = (synthesize, inspect, evaluate)
+COMMANDS = (synthesize, mend, inspect, evaluate)
 
 # Commands that can be repeated after an interruption and continue where they stopped.
-_RESUMABLE = ("synthesize", "evaluate")
+_RESUMABLE = ("synthesize", "mend", "evaluate")
 
 
 class _ShowVersion(argparse.Action):

@@ -4,6 +4,7 @@ Write a synthesized dataset to a folder that `load_dataset` and the Hub understa
 
 import datetime
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,15 @@ def save_dual_cots(result: SynthesisResult, config: SynthesisConfig) -> list[str
     return [str(folder / name) for name in files]
 
 
-def push_to_hub(config: SynthesisConfig) -> str:
+def push_to_hub(config: SynthesisConfig, more_files: Sequence[str] = ()) -> str:
     """
     Push the files of `config.output_dir`, without the store of replies, to the Hub as a dataset.
 
     Args:
         config ([`SynthesisConfig`]):
             Options. `output_dir`, `file_format`, `hub_dataset_id` and `hub_private_repo` are used.
+        more_files (`Sequence[str]`, *optional*):
+            Names of more files of the folder to push.
 
     Returns:
         `str`: URL of the dataset.
@@ -71,7 +74,7 @@ def push_to_hub(config: SynthesisConfig) -> str:
         repo_id=repo.repo_id,
         repo_type="dataset",
         folder_path=config.output_dir,
-        allow_patterns=_file_names(config),
+        allow_patterns=[*_file_names(config), *more_files],
         commit_message="Dual chains-of-thought",
     )
     return str(repo)
