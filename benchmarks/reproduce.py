@@ -17,8 +17,10 @@ page.
 """
 
 import argparse
+import hashlib
 import json
 import logging
+import random
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -156,7 +158,8 @@ def start_seed(preset: Preset, seed: int, tokenizer: Any, cache: Path) -> tuple[
     """Return the student after stage 1, the data with its own replies, and what stage 1 took. Kept in `cache`."""
     data = draw_data(preset, seed)
     model = build_student(tokenizer, preset.hidden_size, preset.num_layers, seed)
-    path = cache / f"{seed}.pt"
+    digest = hashlib.sha256(json.dumps(asdict(preset)).encode()).hexdigest()[:8]
+    path = cache / f"{digest}-{seed}.pt"
     if path.exists():
         kept = torch.load(path, weights_only=True)
         model.load_state_dict(kept["weights"])
@@ -173,9 +176,8 @@ def start_seed(preset: Preset, seed: int, tokenizer: Any, cache: Path) -> tuple[
 
 def train_rows(preset: Preset, trainer: str, model: Any, tokenizer: Any, rows: list, seed: int) -> dict[str, Any]:
     """Train stage 1 on rows in a new order each epoch."""
-    import random
-
-    rng, order = random.Random(f"{seed}/stage 1"), []
+    rng = random.Random(f"{seed}/stage 1")
+    order: list[dict[str, str]] = []
     number = preset.sft_steps * preset.batch_size
     while len(order) < number:
         order += rng.sample(rows, len(rows))
@@ -241,7 +243,7 @@ def run_arm(name: str, preset: Preset, seed: int, model: Any, tokenizer: Any, da
         model.load_state_dict(best[1])
         scores = measure(model, tokenizer, data, preset, seed, arm.decides)
     chosen = next(trial["learning_rate"] for trial in trials if trial["num_right"] == best[0])
-    took = {**took, **count_tokens(tokenizer, rows), "seconds": round(time.process_time() - start, 1)}
+    took = {**took, **count_tokens(rows), "seconds": round(time.process_time() - start, 1)}
     return {"learning_rate": chosen, "trials": trials, **took, **scores}
 
 
@@ -315,7 +317,7 @@ def run(preset_name: str, records: Records, seeds: Sequence[int], arms: Sequence
         missing = [name for name in ("stage_1", *arms) if records.find(name, seed) is None]
         if not missing:
             continue
-        model, data, took = start_seed(preset, seed, tokenizer, cache / preset_name)
+        model, data, took = start_seed(preset, seed, tokenizer, cache)
         for name in missing:
             began = time.time()
             if name == "stage_1":

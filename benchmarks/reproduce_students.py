@@ -84,11 +84,16 @@ def train(
         dataloader_pin_memory=False,
         **options,
     )
+    # `Dataset.from_list` takes the columns of the first row.
+    columns = dict.fromkeys(name for row in rows for name in row)
+    dataset = Dataset.from_list([{name: row.get(name) for name in columns} for row in rows])
     # `DPOTrainer` looks for its reference under the name of the model, and this one has none.
     reference = {"ref_model": copy.deepcopy(model)} if trainer_name == "dpo" else {}
     trainer = (trainer_class or default_class)(
-        model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, **reference
+        model=model, args=config, train_dataset=dataset, processing_class=tokenizer, **reference
     )
+    if len(trainer.train_dataset) != len(rows):
+        raise RuntimeError(f"The trainer must keep all {len(rows)} rows, kept {len(trainer.train_dataset)}.")
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     if trainer.state.global_step != steps:
@@ -96,11 +101,17 @@ def train(
     return {"steps": steps, "chains": len(rows), "seconds": round(time.process_time() - start, 1)}
 
 
-def count_tokens(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Count the tokens of the right and of the wrong chains of some rows, as often as they are trained."""
+def count_tokens(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Count the tokens of the right and of the wrong chains of some rows, with the one that ends each of them."""
+
+    def length(row: dict[str, Any], name: str) -> int:
+        if row.get(f"{name}_ids"):
+            return len(row[f"{name}_ids"])
+        return len(row[name].split()) + 1 if row.get(name) else 0
+
     return {
-        name: sum(len(row[column].split()) + 1 for row in rows for column in columns if row.get(column))
-        for name, columns in (("right_tokens", ("chosen", "completion")), ("wrong_tokens", ("rejected",)))
+        "right_tokens": sum(length(row, "chosen") + length(row, "completion") for row in rows),
+        "wrong_tokens": sum(length(row, "rejected") for row in rows),
     }
 
 
