@@ -20,6 +20,8 @@ from reproduce_students import unpack
 
 Record = dict[str, Any]
 TESTS = {"in_domain": "in domain", "longer": "longer chains", "other": "other task"}
+# Seeds of the plan. With fewer, a verdict is marked as one so far.
+PLANNED_SEEDS = 20
 # What is compared, as the plan says: first the arms that decide, in the order of the plan.
 DECIDING = {
     "EDIT": ("edit", "continued"),
@@ -132,9 +134,9 @@ def points(found: Record | None, digits: int = 1) -> str:
 def verdict(found: Record, adjusted: float) -> str:
     """What the plan says about a comparison: decided only if the adjusted p-value and Student's t agree."""
     low, high = found["t_interval"]
-    if adjusted < 0.05 and (low > 0 or high < 0):
-        return "better" if found["mean"] > 0 else "worse"
-    return "undecided"
+    is_decided = adjusted < 0.05 and (low > 0 or high < 0)
+    word = ("better" if found["mean"] > 0 else "worse") if is_decided else "undecided"
+    return word if found["num_seeds"] >= PLANNED_SEEDS else f"so far {word}"
 
 
 def deciding_table(records: Sequence[Record]) -> str:
