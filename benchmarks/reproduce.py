@@ -23,9 +23,9 @@ import logging
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ import transformers
 from reporting import describe_machine
 from reproduce_arms import ARMS, Own, SeedData, completion, schedule
 from reproduce_report import write_docs, write_report
+from reproduce_sources import SOURCES
 from reproduce_students import (
     build_student,
     count_tokens,
@@ -42,11 +43,13 @@ from reproduce_students import (
     measure_tokens,
     pack,
     sample,
+    set_weights,
     train,
+    trained_weights,
     verdicts,
     weights_kept,
 )
-from reproduce_tasks import LENGTHS, LONGER, MAIN_TASKS, TASKS, Problem, build_tokenizer, draw_problems, mend
+from reproduce_tasks import Problem
 
 from edit_trl.answers import answers_match, extract_answer
 
@@ -71,6 +74,12 @@ class Preset:
             Replies of the student to each new question.
         num_paths, num_voted (`int`):
             Paths for pass@k and self-consistency, and questions that they are measured on; of the arms that decide.
+        source (`str`):
+            One of `SOURCES`.
+        model (`str`, *optional*):
+            Name or folder of the student. `None` is a Llama with random weights.
+        lora (`bool`):
+            Whether the model is trained with an adapter (r 16, all linear layers) or in full.
     """
 
     hidden_size: int
@@ -89,6 +98,17 @@ class Preset:
     num_samples: int = 8
     num_paths: int = 8
     num_voted: int = 100
+    source: str = "words"
+    model: str | None = None
+    lora: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`dict[str, Any]`: All sizes. Of the last three, which came later, those that are set."""
+        later = {name: getattr(self, name) for name in ("source", "model", "lora")}
+        first = {name: value for name, value in asdict(self).items() if name not in later}
+        set_later = {name: value for name, value in later.items() if value != getattr(Preset, name)}
+        return {**first, **set_later}
 
 
 PRESETS = {
@@ -106,6 +126,44 @@ PRESETS = {
         batch_size=32,
         sft_learning_rate=4e-3,
         learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    ),
+    # A pretrained student with an adapter, for two cores and some hours a seed, or a GPU.
+    "smollm2": Preset(
+        hidden_size=0,
+        num_layers=0,
+        num_stage_1=60,
+        num_new=30,
+        num_validation=30,
+        num_test=200,
+        num_longer=50,
+        num_other=60,
+        sft_steps=90,
+        steps=40,
+        batch_size=8,
+        sft_learning_rate=5e-4,
+        learning_rates=(3e-5, 1e-4, 3e-4, 1e-3),
+        num_voted=40,
+        source="tasks",
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        lora=True,
+    ),
+    # Word problems with worked answers, for a GPU and a student of 135M parameters or more, trained in full.
+    "gsm_symbolic": Preset(
+        hidden_size=0,
+        num_layers=0,
+        num_stage_1=2000,
+        num_new=500,
+        num_validation=300,
+        num_test=1000,
+        num_longer=500,
+        num_other=100,
+        sft_steps=375,
+        steps=120,
+        batch_size=16,
+        sft_learning_rate=1e-4,
+        learning_rates=(3e-6, 1e-5, 3e-5, 1e-4),
+        source="gsm_symbolic",
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
     # For the tests: everything runs, nothing is learned.
     "smoke": Preset(
@@ -132,46 +190,27 @@ PRESETS = {
 # Seeds
 
 
-def draw_data(preset: Preset, seed: int) -> SeedData:
-    """Draw the questions of a seed. No question is there twice."""
-    seen: set[str] = set()
-
-    def draw(part: str, number: int, names: Sequence[str], lengths: Sequence[int] = LENGTHS) -> list[Problem]:
-        return [p for name in names for p in draw_problems(name, number, lengths, f"{seed}/{part}/{name}", seen)]
-
-    stage_1, new = draw("stage 1", preset.num_stage_1, MAIN_TASKS), draw("new", preset.num_new, MAIN_TASKS)
-    others = tuple(name for name in TASKS if name not in MAIN_TASKS)
-    return SeedData(
-        stage_1=stage_1,
-        other=draw("stage 1", preset.num_stage_1, others),
-        new=new,
-        validation=draw("validation", preset.num_validation, MAIN_TASKS),
-        tests={
-            "in_domain": draw("test", preset.num_test, MAIN_TASKS),
-            "longer": draw("longer", preset.num_longer, MAIN_TASKS, LONGER),
-            "other": draw("other", preset.num_other, others),
-        },
-    )
-
-
-def start_seed(preset: Preset, seed: int, tokenizer: Any, cache: Path) -> tuple[Any, SeedData, dict[str, Any]]:
-    """Return the student after stage 1, the data with its own replies, and what stage 1 took. Kept in `cache`."""
-    data = draw_data(preset, seed)
-    model = build_student(tokenizer, preset.hidden_size, preset.num_layers, seed)
-    digest = hashlib.sha256(json.dumps(asdict(preset)).encode()).hexdigest()[:8]
+def start_seed(preset: Preset, seed: int, cache: Path) -> tuple[Any, Any, SeedData, dict[str, Any]]:
+    """
+    Return the student after stage 1, its tokenizer, the data with its own replies, and what stage 1 took. The student
+    and its replies are kept in `cache`.
+    """
+    data = SOURCES[preset.source].draw(preset, seed)
+    model, tokenizer = build_student(preset.hidden_size, preset.num_layers, seed, preset.model, preset.lora)
+    digest = hashlib.sha256(json.dumps(preset.settings).encode()).hexdigest()[:8]
     path = cache / f"{digest}-{seed}.pt"
     if path.exists():
         kept = torch.load(path, weights_only=True)
-        model.load_state_dict(kept["weights"])
+        set_weights(model, kept["weights"])
         replies, took = kept["replies"], kept["took"]
     else:
         rows = [completion(problem, problem.chosen) for problem in data.stage_1 + data.other]
         took = train_rows(preset, "sft", model, tokenizer, rows, seed)
         replies = sample(model, tokenizer, data.new, preset.num_samples, seed, temperature=1.0)
         cache.mkdir(parents=True, exist_ok=True)
-        torch.save({"weights": model.state_dict(), "replies": replies, "took": took}, path)
-    data.own = own_replies(data.new, replies)
-    return model, data, took
+        torch.save({"weights": trained_weights(model), "replies": replies, "took": took}, path)
+    data.own = own_replies(data.new, replies, SOURCES[preset.source].mend)
+    return model, tokenizer, data, took
 
 
 def train_rows(preset: Preset, trainer: str, model: Any, tokenizer: Any, rows: list, seed: int) -> dict[str, Any]:
@@ -195,18 +234,23 @@ def train_rows(preset: Preset, trainer: str, model: Any, tokenizer: Any, rows: l
         )
 
 
-def own_replies(problems: Sequence[Problem], replies: Sequence[Sequence[str]]) -> list[Own]:
+def own_replies(
+    problems: Sequence[Problem], replies: Sequence[Sequence[str]], mend: Callable[[Problem, str], str | None]
+) -> list[Own]:
     """
     Sort the student's replies: right ones are kept as they are, wrong ones are mended. Repeated replies count once,
-    and a reply without an answer is left out.
+    and a reply without an answer, or that cannot be mended, is left out.
     """
     found = []
     for problem, samples in zip(problems, replies, strict=True):
         for reply in dict.fromkeys(samples):
             answer = extract_answer(reply)
-            if answer is not None:
-                is_right = answers_match(answer, problem.answer)
-                found.append(Own(problem, reply, None if is_right else mend(problem, reply)))
+            if answer is None:
+                continue
+            is_right = answers_match(answer, problem.answer)
+            mended = None if is_right else mend(problem, reply)
+            if is_right or mended is not None:
+                found.append(Own(problem, reply, mended))
     return found
 
 
@@ -238,12 +282,12 @@ def run_arm(name: str, preset: Preset, seed: int, model: Any, tokenizer: Any, da
             trials.append({"learning_rate": learning_rate, "num_right": num_right, "seconds": took.pop("seconds")})
             # The lower rate wins if two are equal.
             if num_right > best[0]:
-                best = (num_right, {key: value.clone() for key, value in model.state_dict().items()})
+                best = (num_right, trained_weights(model))
     with weights_kept(model):
-        model.load_state_dict(best[1])
+        set_weights(model, best[1])
         scores = measure(model, tokenizer, data, preset, seed, arm.decides)
     chosen = next(trial["learning_rate"] for trial in trials if trial["num_right"] == best[0])
-    took = {**took, **count_tokens(rows), "seconds": round(time.process_time() - start, 1)}
+    took = {**took, **count_tokens(tokenizer, rows), "seconds": round(time.process_time() - start, 1)}
     return {"learning_rate": chosen, "trials": trials, **took, **scores}
 
 
@@ -260,12 +304,17 @@ def measure(
             unread = sum(extract_answer(reply) is None for reply in replies)
     scores["unparsed"] = unread
     tests = data.tests["in_domain"]
-    held_back = [p for task in MAIN_TASKS for p in [q for q in tests if q.task == task][:150]]
+    tasks = list(dict.fromkeys(problem.task for problem in tests))
+    held_back = [p for task in tasks for p in [q for q in tests if q.task == task][:150]]
     scores |= measure_tokens(model, tokenizer, held_back)
     scores["nll_other"] = measure_tokens(model, tokenizer, data.tests["other"][:150])["nll"]
     if with_samples:
-        asked = [p for task in MAIN_TASKS for p in [q for q in tests if q.task == task][: preset.num_voted]]
+        asked = [p for task in tasks for p in [q for q in tests if q.task == task][: preset.num_voted]]
         scores |= measure_samples(model, tokenizer, asked, preset.num_paths, seed)
+    if len(tasks) != 2:  # how many questions there are follows from the settings otherwise
+        sizes = {name: len(problems) for name, problems in data.tests.items()}
+        num_voted = preset.num_voted * len(tasks)
+        scores["num_questions"] = {**sizes, "pass": num_voted, "self_consistency": num_voted}
     return scores
 
 
@@ -277,7 +326,7 @@ class Records:
 
     def __init__(self, path: Path, preset_name: str, preset: Preset) -> None:
         self.path = path
-        self.settings = json.loads(json.dumps({"preset": preset_name, **asdict(preset)}))
+        self.settings = json.loads(json.dumps({"preset": preset_name, **preset.settings}))
         self.records: list[dict[str, Any]] = []
         if path.exists():
             text = path.read_text(encoding="utf-8")
@@ -309,15 +358,13 @@ def quiet() -> Iterator[None]:
     yield
 
 
-def run(preset_name: str, records: Records, seeds: Sequence[int], arms: Sequence[str], cache: Path) -> None:
+def run(preset: Preset, records: Records, seeds: Sequence[int], arms: Sequence[str], cache: Path) -> None:
     """Run the arms of each seed that are not finished."""
-    preset = PRESETS[preset_name]
-    tokenizer = build_tokenizer()
     for seed in seeds:
         missing = [name for name in ("stage_1", *arms) if records.find(name, seed) is None]
         if not missing:
             continue
-        model, data, took = start_seed(preset, seed, tokenizer, cache)
+        model, tokenizer, data, took = start_seed(preset, seed, cache)
         for name in missing:
             began = time.time()
             if name == "stage_1":
@@ -340,6 +387,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--deciding", action="store_true", help="only the arms of the comparisons that decide")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "edit_trl_reproduce"),
                         help="folder for the students after stage 1 (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--model", help="name or folder of the student, of a preset with a pretrained one")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--report", action="store_true", help="train nothing, print the tables")
     parser.add_argument("--docs", type=Path, help="page to write the tables to, with `--report`")
@@ -352,7 +400,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    records = Records(args.output, args.preset, PRESETS[args.preset])
+    preset = PRESETS[args.preset]
+    if args.model is not None:
+        preset = replace(preset, model=args.model)
+    records = Records(args.output, args.preset, preset)
     if args.report:
         report = write_report(records.records, args.plot)
         print(report)
@@ -363,7 +414,7 @@ def main(argv: list[str] | None = None) -> None:
     machine = describe_machine("torch", "transformers", "trl")
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     with quiet():
-        run(args.preset, records, args.seeds, args.arms, args.cache)
+        run(preset, records, args.seeds, args.arms, args.cache)
 
 
 if __name__ == "__main__":

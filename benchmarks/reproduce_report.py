@@ -19,7 +19,7 @@ from reproduce_students import unpack
 
 
 Record = dict[str, Any]
-TESTS = {"in_domain": "in domain", "longer": "longer chains", "other": "other task"}
+TESTS = {"in_domain": "in domain", "longer": "longer", "other": "other tasks"}
 # Seeds of the plan. With fewer, a verdict is marked as one so far.
 PLANNED_SEEDS = 20
 # What is compared, as the plan says: first the arms that decide, in the order of the plan.
@@ -35,6 +35,8 @@ NUM_RESAMPLES = 10_000
 
 def num_questions(record: Record, test: str) -> int:
     """Number of questions of a test."""
+    if "num_questions" in record:
+        return record["num_questions"][test]
     settings = record["settings"]
     number, num_tasks = {
         "in_domain": ("num_test", 2),

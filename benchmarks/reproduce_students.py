@@ -10,8 +10,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from reproduce_tasks import Problem
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PrinterCallback, set_seed
+from peft import LoraConfig, PeftModel, get_peft_model
+from reproduce_tasks import Problem, build_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    set_seed,
+)
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from edit_trl import EDITConfig, EDITTrainer
@@ -24,9 +33,27 @@ from edit_trl.scoring import eval_mode, score_tokens
 TRAINERS = {"sft": (SFTTrainer, SFTConfig), "edit": (EDITTrainer, EDITConfig), "dpo": (DPOTrainer, DPOConfig)}
 
 
-def build_student(tokenizer: PreTrainedTokenizerBase, hidden_size: int, num_layers: int, seed: int) -> Any:
-    """Make a student with random weights."""
+def build_student(
+    hidden_size: int, num_layers: int, seed: int, name: str | None = None, lora: bool = False
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """
+    Make a student and its tokenizer: a Llama with random weights, or the model `name`, trained in full or with an
+    adapter.
+    """
     set_seed(seed)
+    if name is not None:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        if torch.accelerator.is_available():
+            model.to(torch.accelerator.current_accelerator())
+        if lora:
+            model = get_peft_model(
+                model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+            )
+        return model, tokenizer
+    tokenizer = build_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -38,7 +65,7 @@ def build_student(tokenizer: PreTrainedTokenizerBase, hidden_size: int, num_laye
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(config), tokenizer
 
 
 def train(
@@ -74,8 +101,8 @@ def train(
         train_sampling_strategy="sequential",
         max_length=None,
         seed=seed,
-        use_cpu=True,
-        bf16=False,
+        use_cpu=not torch.accelerator.is_available(),
+        bf16=torch.accelerator.is_available(),
         gradient_checkpointing=False,
         save_strategy="no",
         logging_strategy="no",
@@ -87,8 +114,9 @@ def train(
     # `Dataset.from_list` takes the columns of the first row.
     columns = dict.fromkeys(name for row in rows for name in row)
     dataset = Dataset.from_list([{name: row.get(name) for name in columns} for row in rows])
-    # `DPOTrainer` looks for its reference under the name of the model, and this one has none.
-    reference = {"ref_model": copy.deepcopy(model)} if trainer_name == "dpo" else {}
+    # The reference is the student after stage 1. With an adapter, `DPOTrainer` keeps a copy of the adapter for it.
+    has_copy = trainer_name == "dpo" and not isinstance(model, PeftModel)
+    reference = {"ref_model": copy.deepcopy(model)} if has_copy else {}
     trainer = (trainer_class or default_class)(
         model=model, args=config, train_dataset=dataset, processing_class=tokenizer, **reference
     )
@@ -96,18 +124,26 @@ def train(
         raise RuntimeError(f"The trainer must keep all {len(rows)} rows, kept {len(trainer.train_dataset)}.")
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    if isinstance(model, PeftModel) and "ref" in model.peft_config:
+        model.delete_adapter("ref")
     if trainer.state.global_step != steps:
         raise RuntimeError(f"The trainer must take {steps} steps, took {trainer.state.global_step}.")
     return {"steps": steps, "chains": len(rows), "seconds": round(time.process_time() - start, 1)}
 
 
-def count_tokens(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+def count_tokens(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Count the tokens of the right and of the wrong chains of some rows, with the one that ends each of them."""
+    lengths: dict[str, int] = {}
 
     def length(row: dict[str, Any], name: str) -> int:
         if row.get(f"{name}_ids"):
             return len(row[f"{name}_ids"])
-        return len(row[name].split()) + 1 if row.get(name) else 0
+        text = row.get(name)
+        if not text:
+            return 0
+        if text not in lengths:
+            lengths[text] = len(tokenizer(text)["input_ids"]) + 1
+        return lengths[text]
 
     return {
         "right_tokens": sum(length(row, "chosen") + length(row, "completion") for row in rows),
@@ -115,14 +151,27 @@ def count_tokens(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     }
 
 
+def trained_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Copies of the weights that are trained, by name."""
+    return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+@torch.no_grad()
+def set_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Set the weights that [`trained_weights`] returned."""
+    for name, weight in model.named_parameters():
+        if name in weights:
+            weight.copy_(weights[name])
+
+
 @contextmanager
 def weights_kept(model: Any) -> Any:
     """Give the model back its weights at the end."""
-    kept = copy.deepcopy(model.state_dict())
+    kept = trained_weights(model)
     try:
         yield
     finally:
-        model.load_state_dict(kept)
+        set_weights(model, kept)
 
 
 @torch.no_grad()
@@ -138,6 +187,7 @@ def generate(
 ) -> list[str]:
     """Return a reply to each prompt. Prompts of equal length share a batch, so no batch has padding on the left."""
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    end = tokenizer.eos_token_id
     by_length: dict[int, list[int]] = {}
     for number, prompt in enumerate(ids):
         by_length.setdefault(len(prompt), []).append(number)
@@ -149,12 +199,13 @@ def generate(
     with eval_mode(model):
         for numbers in by_length.values():
             for batch in (numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)):
-                inputs = torch.tensor([ids[number] for number in batch])
+                inputs = torch.tensor([ids[number] for number in batch], device=model.device)
                 output = model.generate(
                     inputs,
                     attention_mask=torch.ones_like(inputs),
                     max_new_tokens=max_new_tokens,
                     pad_token_id=tokenizer.pad_token_id,
+                    eos_token_id=end,
                     **sampling,
                 )
                 texts = tokenizer.batch_decode(output[:, inputs.shape[1] :], skip_special_tokens=True)
@@ -163,16 +214,16 @@ def generate(
     return replies
 
 
-def longest_chain(problems: Sequence[Problem]) -> int:
-    """Most tokens of a right chain, and four more."""
-    return 5 + max(len(problem.chosen.split()) for problem in problems)
+def longest_chain(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> int:
+    """Most tokens of a right chain, and five more: the one that ends it, and some for a chain that is longer."""
+    return 5 + max(len(tokenizer(problem.chosen)["input_ids"]) for problem in problems)
 
 
 def verdicts(
     model: Any, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]
 ) -> tuple[list[bool], list[str]]:
     """Return whether the greedy answer to each problem is right, and the replies."""
-    replies = generate(model, tokenizer, [problem.prompt for problem in problems], longest_chain(problems))
+    replies = generate(model, tokenizer, [problem.prompt for problem in problems], longest_chain(tokenizer, problems))
     pairs = zip(replies, problems, strict=True)
     return [answers_match(extract_answer(reply), problem.answer) for reply, problem in pairs], replies
 
@@ -190,14 +241,15 @@ def sample(
     set_seed(seed)
     prompts = [problem.prompt for problem in problems for _ in range(num_samples)]
     replies = generate(
-        model, tokenizer, prompts, longest_chain(problems), temperature=temperature, top_p=top_p, batch_size=2000
+        model,
+        tokenizer,
+        prompts,
+        longest_chain(tokenizer, problems),
+        temperature=temperature,
+        top_p=top_p,
+        batch_size=2000,
     )
     return [replies[i : i + num_samples] for i in range(0, len(replies), num_samples)]
-
-
-def vote(answers: Sequence[str | None]) -> str | None:
-    """Return the answer of the majority."""
-    return majority_vote(answers)
 
 
 def measure_samples(
@@ -211,7 +263,7 @@ def measure_samples(
         answers = [extract_answer(reply) for reply in replies]
         num_right = sum(answers_match(answer, problem.answer) for answer in answers)
         passed.append(pass_at_k(num_samples, num_right, num_samples) > 0)
-        agreed.append(answers_match(vote(answers), problem.answer))
+        agreed.append(answers_match(majority_vote(answers), problem.answer))
     return {"pass": pack(passed), "self_consistency": pack(agreed)}
 
 
@@ -220,7 +272,7 @@ def measure_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, problems: Seq
     rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in problems]
     key_steps = key_step_accuracy(model, Dataset.from_list(rows), tokenizer, batch_size=100)
     chains = [tokenizer(p.prompt + p.chosen + tokenizer.eos_token)["input_ids"] for p in problems]
-    starts = [len(p.prompt.split()) for p in problems]
+    starts = [len(tokenizer(p.prompt)["input_ids"]) for p in problems]
     targets = [
         [(place - 1, ids[place]) for place in range(start, len(ids))]
         for ids, start in zip(chains, starts, strict=True)

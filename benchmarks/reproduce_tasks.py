@@ -209,7 +209,12 @@ def draw_words(length: int, rng: random.Random) -> list[tuple[str, ...]]:
 
 
 def reword(problem: Problem, rng: random.Random) -> str:
-    """Write the right chain of a problem in other words, as if the teacher had been asked once more."""
+    """
+    Write the right chain of a problem in other words, as if the teacher had been asked once more. Chains of other
+    sources have one wording.
+    """
+    if not problem.operations:
+        return problem.chosen
     words = draw_words(len(problem.operations), rng)
     return _conclude(_write_chain(problem.task, words, problem.states, problem.operations), problem.answer)
 

@@ -7,6 +7,7 @@ import math
 import random
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import reproduce
 import reproduce_report as report
 import torch
 from reproduce_arms import ARMS, Own, SeedData, schedule
+from reproduce_sources import mend_by_right_chain, word_problem
 from reproduce_students import build_student, pack, train, unpack
 from reproduce_tasks import LENGTHS, SLOTS, TASKS, build_tokenizer, draw_problems, mend, reword
 
@@ -114,7 +116,7 @@ class TestRows:
         weights = []
         for name in ("mix_key", "mix_random", "mix_mended"):
             arm = ARMS[name]
-            model = build_student(tokenizer, 16, 1, seed=0)
+            model, _ = build_student(16, 1, seed=0)
             rows = schedule(arm, data, tokenizer, 2, 8, seed=0)
             options = {"steps": 2, "batch_size": 8, "learning_rate": 1e-2, "seed": 0, "folder": str(tmp_path)}
             train(arm.trainer, model, tokenizer, rows, **options, **arm.options)
@@ -128,7 +130,7 @@ class TestRows:
         rows.append({"prompt": "Q : totals", "chosen": " 1", "rejected": " 1"})
         options = {"steps": 1, "batch_size": 4, "learning_rate": 1e-2, "seed": 0, "folder": str(tmp_path)}
         with pytest.raises(RuntimeError, match="must keep all 4 rows, kept 3"):
-            train("edit", build_student(tokenizer, 16, 1, seed=0), tokenizer, rows, **options)
+            train("edit", build_student(16, 1, seed=0)[0], tokenizer, rows, **options)
 
 
 def run(folder: Path, *flags: str) -> list[dict]:
@@ -186,6 +188,47 @@ class TestRuns:
         for name in ("stage_1", "continued", "mix_key", "anchor", "dpo"):
             assert f"| `{name}` " in out
         assert (folder / "plot.svg").stat().st_size > 1000
+
+    def test_adapter_of_a_pretrained_student(self, tmp_path, model_folder, monkeypatch):
+        """On the tasks of `edit_trl.tasks`. The base model stays as it is, and every arm starts from stage 1."""
+        sizes = {"num_stage_1": 4, "num_new": 3, "num_validation": 1, "num_test": 2, "num_longer": 1, "num_other": 1}
+        preset = replace(reproduce.PRESETS["smoke"], source="tasks", lora=True, sft_steps=2, num_voted=1, **sizes)
+        monkeypatch.setitem(reproduce.PRESETS, "smoke", preset)
+        arms = ["edit", "mix_key", "mix_random", "dpo", "anchor"]
+        records = run(tmp_path, "--model", model_folder, "--arms", *arms)
+        assert [record["arm"] for record in records] == ["stage_1", *arms]
+        assert records[0]["num_questions"] == {
+            **{"in_domain": 6, "longer": 3, "other": 2, "pass": 3, "self_consistency": 3}
+        }
+        assert all(record["settings"]["model"] == model_folder for record in records)
+        assert report.num_questions(records[1], "in_domain") == 6
+        run(tmp_path, "--model", model_folder, "--report")
+
+
+class TestWordProblems:
+    """The package with the problems is not installed here, so one of its problems is written down."""
+
+    QUESTION = "A boy has 7 stickers. His brother has 6 fewer. How many do they have together?"
+    WORKED = "His brother has 7 - 6 = 1 stickers.\nTogether, they have 7 + 1 = 8 stickers.\n#### 8"
+
+    def test_worked_answer_is_the_right_chain_and_its_last_result_the_mistake(self):
+        problem = word_problem(self.QUESTION, "8", self.WORKED, random.Random(0))
+        assert problem.prompt == f"Q: {self.QUESTION}\nA:"
+        steps = self.WORKED.partition("\n####")[0]
+        assert problem.chosen == f" {steps}\nTherefore, the answer is 8."
+        wrong = extract_answer(problem.rejected)
+        assert wrong != "8"
+        last = steps.replace("= 8 stickers", f"= {wrong} stickers")
+        assert problem.rejected == f" {last}\nTherefore, the answer is {wrong}."
+
+    @pytest.mark.parametrize("answer", ["9", "18", "two", "8.5"])
+    def test_worked_answer_with_a_fault_is_left_out(self, answer):
+        assert word_problem(self.QUESTION, answer, self.WORKED, random.Random(0)) is None
+
+    def test_reply_that_follows_the_worked_answer_is_mended_by_it(self):
+        problem = word_problem(self.QUESTION, "8", self.WORKED, random.Random(0))
+        assert mend_by_right_chain(problem, problem.rejected) == problem.chosen
+        assert mend_by_right_chain(problem, " I think that it is 9, so the answer is 9.") is None
 
 
 class TestStatistics:
