@@ -196,7 +196,7 @@ def start_seed(preset: Preset, seed: int, cache: Path) -> tuple[Any, Any, SeedDa
     and its replies are kept in `cache`.
     """
     data = SOURCES[preset.source].draw(preset, seed)
-    model, tokenizer = build_student(preset.hidden_size, preset.num_layers, seed, preset.model, preset.lora)
+    model, tokenizer = build(preset, seed)
     digest = hashlib.sha256(json.dumps(preset.settings).encode()).hexdigest()[:8]
     path = cache / f"{digest}-{seed}.pt"
     if path.exists():
@@ -211,6 +211,16 @@ def start_seed(preset: Preset, seed: int, cache: Path) -> tuple[Any, Any, SeedDa
         torch.save({"weights": trained_weights(model), "replies": replies, "took": took}, path)
     data.own = own_replies(data.new, replies, SOURCES[preset.source].mend)
     return model, tokenizer, data, took
+
+
+def build(preset: Preset, seed: int) -> tuple[Any, Any]:
+    """Make the student before stage 1, and its tokenizer."""
+    return build_student(preset.hidden_size, preset.num_layers, seed, preset.model, preset.lora)
+
+
+def first_weights(preset: Preset, seed: int) -> dict[str, torch.Tensor]:
+    """The weights of the student before stage 1."""
+    return trained_weights(build(preset, seed)[0])
 
 
 def train_rows(preset: Preset, trainer: str, model: Any, tokenizer: Any, rows: list, seed: int) -> dict[str, Any]:
@@ -261,16 +271,19 @@ def run_arm(name: str, preset: Preset, seed: int, model: Any, tokenizer: Any, da
     """Train an arm at each rate, and measure it at the rate that is best on the validation questions."""
     arm = ARMS[name]
     start = time.process_time()
-    rows = schedule(arm, data, tokenizer, preset.steps, preset.batch_size, seed)
+    steps = preset.steps * arm.factor + (preset.sft_steps if arm.group == "scratch" else 0)
+    rows = schedule(arm, data, tokenizer, steps, preset.batch_size, seed)
     trials, best = [], (-1, {})
     for learning_rate in preset.learning_rates:
         with weights_kept(model), tempfile.TemporaryDirectory() as folder:
+            if arm.group == "scratch":
+                set_weights(model, first_weights(preset, seed))
             took = train(
                 arm.trainer,
                 model,
                 tokenizer,
                 rows,
-                steps=preset.steps * arm.factor,
+                steps=steps,
                 batch_size=preset.batch_size,
                 learning_rate=learning_rate,
                 seed=seed,

@@ -7,6 +7,7 @@ step. There are two groups:
 - `paper`: the paper's second stage, on the pairs of stage 1's questions.
 - `mix`: half of each batch repeats chains of stage 1, the same ones in every arm. The other half is about new
   questions: the teacher's chains, and, in most arms, chains made from the student's own replies.
+- `scratch`: both stages in one, from the student before stage 1, for the steps of stage 1 and of an arm together.
 
 What `EDITTrainer` has no option for is done here, by weights that come with the data or by a small subclass, so that
 it can be judged before it enters the library.
@@ -61,7 +62,7 @@ class Arm:
 
     Args:
         group (`str`):
-            `"paper"` or `"mix"`.
+            `"paper"`, `"mix"` or `"scratch"`.
         what (`str`):
             What it is, for the tables.
         trainer (`str`):
@@ -189,6 +190,16 @@ def stage_1_chains(data: SeedData, tokenizer: Any, rng: random.Random) -> list[R
     return [completion(problem, problem.chosen) for problem in data.stage_1]
 
 
+def all_pairs(data: SeedData, tokenizer: Any, rng: random.Random) -> list[Row]:
+    """The pairs of all questions of stage 1, those of the other task included."""
+    return [pair(problem, problem.chosen, problem.rejected) for problem in data.stage_1 + data.other]
+
+
+def all_chains(data: SeedData, tokenizer: Any, rng: random.Random) -> list[Row]:
+    """The right chains of all questions of stage 1."""
+    return [completion(problem, problem.chosen) for problem in data.stage_1 + data.other]
+
+
 def marked_chains(data: SeedData, tokenizer: Any, rng: random.Random) -> list[Row]:
     """The right chains of stage 1, or, one time in two, the wrong chain with a mark in the prompt."""
     rows = stage_1_chains(data, tokenizer, rng)
@@ -227,9 +238,9 @@ def schedule(arm: Arm, data: SeedData, tokenizer: Any, steps: int, batch_size: i
     In the group `mix`, every second row repeats a chain of stage 1. These are the same rows in all arms.
     """
     rows = arm.new_rows(data, tokenizer, random.Random(f"{seed}/rows"))
-    number = steps * arm.factor * batch_size
+    number = steps * batch_size
     order = _cycle(rows, random.Random(f"{seed}/order"))
-    if arm.group == "paper":
+    if arm.group != "mix":
         return [next(order) for _ in range(number)]
     replay = _cycle(stage_1_chains(data, tokenizer, random.Random()), random.Random(f"{seed}/replay"))
     mixed = [next(order) if place % 2 else next(replay) for place in range(number)]
@@ -319,5 +330,9 @@ ARMS: dict[str, Arm] = {
     ),
     "dft": Arm("paper", "stage 1 continued with DFT", "sft", stage_1_chains, {"loss_type": "dft"}),
     "marked": Arm("paper", "SFT on both chains, wrong ones marked", "sft", marked_chains),
+    "scratch_sft": Arm("scratch", "SFT in one run", "sft", all_chains),
+    "scratch_edit": Arm(
+        "scratch", "EDIT in one run: α 1, β 0.025, γ 1", "edit", all_pairs, {"chosen_other_weight": 1.0}
+    ),
     "continued_twice": Arm("paper", "stage 1 continued, twice the steps", "sft", stage_1_chains, factor=2),
 }

@@ -29,7 +29,7 @@ DECIDING = {
     "key tokens": ("mix_key", "mix_mended"),
     "key, not random tokens": ("mix_key", "mix_random"),
 }
-REFERENCES = {"paper": "continued", "mix": "mix_teacher"}
+REFERENCES = {"paper": "continued", "mix": "mix_teacher", "scratch": "scratch_sft"}
 NUM_RESAMPLES = 10_000
 
 

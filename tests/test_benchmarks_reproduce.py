@@ -178,6 +178,14 @@ class TestRuns:
         assert re.findall(r"^0 (\w+): ", capsys.readouterr().out, re.MULTILINE) == ["dpo"]
         assert records[-1]["nll"] == read(folder / "runs.jsonl")[-1]["nll"]
 
+    def test_arm_in_one_run_does_not_start_from_stage_1(self, folder, tmp_path):
+        """It takes the steps of both, and stage 1 is as before for the arm after it."""
+        records = run(tmp_path, "--arms", "scratch_edit", "continued")
+        preset = reproduce.PRESETS["smoke"]
+        continued, scratch = (next(r for r in records if r["arm"] == name) for name in ("continued", "scratch_edit"))
+        assert scratch["steps"] == preset.sft_steps + preset.steps
+        assert continued["nll"] == read(folder / "runs.jsonl")[1]["nll"]
+
     def test_other_settings_are_refused(self, folder):
         with pytest.raises(SystemExit, match="has records of other settings"):
             reproduce.main(["--output", str(folder / "runs.jsonl"), "--preset", "small"])
