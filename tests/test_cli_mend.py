@@ -94,6 +94,28 @@ class TestMend:
         assert main(["mend", "--config", "mend.yaml"]) == 0
         assert len(rows_of("out/dual_cots.parquet")) == 6
 
+    def test_prompts_are_those_that_the_student_saw(self, teacher):
+        """A description of the task may be that of the evaluation, or of a question."""
+        write_replies(COTS[:2])
+        Path("evaluation/settings.json").write_text(json.dumps({"chat": False, "task_description": "Add up."}))
+        lines = Path("evaluation/generations.jsonl").read_text().splitlines()
+        own = [json.dumps({**json.loads(line), "task_description": "Count."}) for line in lines[2:]]
+        Path("evaluation/generations.jsonl").write_text("\n".join([*lines[:2], *own]) + "\n")
+
+        assert main(command(teacher)) == 0
+
+        assert [row["prompt"] for row in rows_of("out/dual_cots.parquet")] == [
+            f"{text}\nQ: {cot.question}\nA:" for text, cot in zip(("Add up.", "Count."), COTS, strict=False)
+        ]
+
+    def test_replies_to_chat_prompts_are_refused(self, teacher, capsys):
+        write_replies()
+        Path("evaluation/settings.json").write_text(json.dumps({"chat": True, "task_description": ""}))
+
+        assert main(command(teacher)) == 1
+        assert "must be replies to plain-text prompts, but those of 'evaluation' were made" in read_only_line(capsys)
+        assert teacher.requests == []
+
     def test_replies_and_model_are_needed(self, capsys):
         assert main(["mend", "--model", "teacher"]) == 1
         assert read_only_line(capsys) == (

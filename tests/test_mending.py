@@ -183,6 +183,8 @@ class TestReplies:
             return [Generation(f" {by_prompt[prompt][sample]}", "stop", 9) for prompt, sample in pairs]
 
         asked = [{"question": cot.question, "answer": cot.answer, "task": cot.task} for cot in COTS]
+        asked[0]["task_description"] = "Add up."
+        by_prompt[f"Add up.\nQ: {COTS[0].question}\nA:"] = by_prompt.pop(f"Q: {COTS[0].question}\nA:")
         evaluate(asked, student, EvaluationConfig(output_dir=str(tmp_path), num_paths=2))
         lines = (tmp_path / "generations.jsonl").read_text().splitlines()
 

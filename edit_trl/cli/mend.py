@@ -99,9 +99,24 @@ def _names(replies: list[str]) -> list[str]:
 
 
 def _read_replies(name: str) -> list[dict[str, Any]]:
-    """Read the replies of an evaluation, from its folder or from a file."""
+    """
+    Read the replies of an evaluation, from its folder or from a file. Beside the file are the settings of the
+    evaluation, which say what the student was asked.
+    """
     path = Path(name, "generations.jsonl")
-    return list(read_rows("--replies", str(path) if path.is_file() else name, "train"))
+    path = path if path.is_file() else Path(name)
+    rows = list(read_rows("--replies", str(path), "train"))
+    settings_file = path.parent / "settings.json"
+    if path.name == "generations.jsonl" and settings_file.is_file():
+        settings = json.loads(settings_file.read_text(encoding="utf-8"))
+        if settings.get("chat"):
+            raise ValueError(
+                f"`--replies` must be replies to plain-text prompts, but those of {name!r} were made with `--chat`. "
+                "The pairs would have other prompts than the student saw; evaluate it without `--chat`."
+            )
+        for row in rows:
+            row["task_description"] = row.get("task_description") or settings.get("task_description") or ""
+    return rows
 
 
 def _print_estimate(totals: dict[str, dict], client: ChatClient) -> None:

@@ -231,8 +231,10 @@ def score_generations(records: list[dict[str, Any]]) -> dict[str, Any]:
 def _judged(row: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
     """Add the answer that is read from a reply, and its verdict."""
     extracted = extract_answer(reply["text"].split(STOP)[0])
+    description = row.get("task_description")
     return {
         **{name: row[name] for name in ("question", "answer", "task")},
+        **({"task_description": description} if description else {}),
         **{name: reply[name] for name in ("sample", "text", "finish_reason", "num_tokens")},
         "extracted": extracted,
         "is_right": answers_match(extracted, row["answer"]),
