@@ -16,6 +16,7 @@ import numpy as np
 from reporting import import_pyplot, markdown_table
 from reproduce_arms import ARMS
 from reproduce_students import unpack
+from reproduce_tasks import MAIN_TASKS
 
 
 Record = dict[str, Any]
@@ -241,6 +242,19 @@ def transfer_table(records: Sequence[Record]) -> str:
     return markdown_table(["comparison", *TESTS.values()], rows)
 
 
+def tasks_table(records: Sequence[Record]) -> str:
+    """The comparisons that decide, by task; not corrected, and nothing is decided by them."""
+    rows = []
+    for name, arms in DECIDING.items():
+        pairs = by_seed(records, *arms)
+        if pairs:
+            differences = [marks(one, "in_domain") - marks(other, "in_domain") for one, other in pairs]
+            # The test has the questions of one task after those of the other.
+            parts = zip(*(np.split(own, len(MAIN_TASKS)) for own in differences), strict=True)
+            rows.append([name, *[points(estimate(part)) for part in parts]])
+    return markdown_table(["comparison", *(f"`{task}`" for task in MAIN_TASKS)], rows)
+
+
 def write_report(records: Sequence[Record], plot: Path | None = None) -> str:
     """Write all tables, and draw the plot."""
     if not records:
@@ -252,6 +266,7 @@ def write_report(records: Sequence[Record], plot: Path | None = None) -> str:
         deciding_table(records),
         "The same on the other tests (nothing is decided by these):",
         transfer_table(records),
+        *(["The same by task, in domain:", tasks_table(records)] if "source" not in records[0]["settings"] else []),
         "All arms. Means over the seeds of each arm; the differences are paired, over the seeds that have both arms:",
         arms_table(records),
         "Sampled replies:",

@@ -306,6 +306,16 @@ class TestDocs:
         (row,) = [row for row in table if row[0] == "`mix_mended`" and len(row) > 6]
         assert row[2:4] == [str(len(shares)), f"{100 * statistics.fmean(shares):.1f}"]
 
+    def test_difference_of_a_task(self, table):
+        """The first thousand questions are of `totals`, the others of `routes`."""
+        records = {(r["arm"], r["seed"]): bits(r, "in_domain", 2000) for r in read(RECORDS)}
+        seeds = [seed for arm, seed in records if arm == "edit" and ("continued", seed) in records]
+        (row,) = [row for row in table if row[0] == "EDIT" and len(row) == 3]
+        for cell, part in zip(row[1:], (slice(0, 1000), slice(1000, 2000)), strict=True):
+            shares = [[statistics.fmean(records[arm, s][part]) for s in seeds] for arm in ("edit", "continued")]
+            difference = 100 * (statistics.fmean(shares[0]) - statistics.fmean(shares[1]))
+            assert float(cell.split()[0]) == pytest.approx(difference, abs=0.051)
+
     def test_interval_of_a_comparison(self, table):
         """A plain bootstrap with loops: seeds first, then questions."""
         records = {(r["arm"], r["seed"]): bits(r, "in_domain", 2000) for r in read(RECORDS)}
