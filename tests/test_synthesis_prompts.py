@@ -141,19 +141,19 @@ class TestTemplateDir:
 
         with pytest.raises(
             ValueError,
-            match="at least one of cot.txt, answer_hint.txt, contrastive_cot.txt, mistake.txt, and .* Copy the ones",
+            match="of cot.txt, answer_hint.txt, contrastive_cot.txt, mistake.txt, mend.txt, and .* Copy the ones",
         ):
             Prompts(str(tmp_path / name))
 
     @pytest.mark.parametrize("name", TEMPLATES)
     def test_version_changes_with_the_text_of_the_prompts_that_make_pairs(self, name, tmp_path):
-        """Mistakes are classified after the pairs are made."""
+        """Mistakes are classified after the pairs are made, and mending has a version of its own."""
         (tmp_path / f"{name}.txt").write_text("{{ question }}")
         first = Prompts(str(tmp_path)).version
         (tmp_path / f"{name}.txt").write_text("{{ question }}?")
         second = Prompts(str(tmp_path)).version
 
-        assert len({Prompts().version, first, second}) == (1 if name == "mistake" else 3)
+        assert len({Prompts().version, first, second}) == (1 if name in ("mistake", "mend") else 3)
         assert Prompts(str(tmp_path)).version == second
 
     def test_version_is_in_every_pair_and_the_report(self, tmp_path):

@@ -19,15 +19,15 @@ import threading
 from typing import Any
 
 from ..chat import BudgetReached, EndpointError
-from . import evaluate, inspect, score, synthesize
+from . import evaluate, inspect, mend, score, synthesize
 from .flags import parse
 
 
 # The modules of the commands, in the order of `--help`.
-COMMANDS = (synthesize, inspect, evaluate, score)
+COMMANDS = (synthesize, mend, inspect, evaluate, score)
 
 # Commands that can be repeated after an interruption and continue where they stopped.
-_RESUMABLE = ("synthesize", "evaluate")
+_RESUMABLE = ("synthesize", "mend", "evaluate")
 
 
 class _ShowVersion(argparse.Action):

@@ -84,9 +84,12 @@ def add_flag(
 
 
 def add_fields(group: Any, cls: type) -> None:
-    """Add a flag to the `group` for each field of the dataclass `cls`, with its type, default and help."""
+    """
+    Add a flag to the `group` for each field of the dataclass `cls`, with its type, default and help. Fields that
+    cannot be set have none.
+    """
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
+    for field in filter(lambda field: field.init, dataclasses.fields(cls)):
         kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
         # Docstrings have Python's `None`, `True` and `False`. On the command line it is `none`, `true` and `false`.
         text = re.sub("'(None|True|False)'", lambda match: match[0].lower(), field.metadata.get("help", ""))
@@ -102,7 +105,7 @@ def add_fields(group: Any, cls: type) -> None:
 
 def field_values(args: argparse.Namespace, cls: type) -> dict[str, Any]:
     """Return the values in `args` of the flags that are fields of the dataclass `cls`."""
-    return {field.name: getattr(args, field.name) for field in dataclasses.fields(cls)}
+    return {field.name: getattr(args, field.name) for field in dataclasses.fields(cls) if field.init}
 
 
 def add_rows(group: Any, *, split: str, limit: str) -> None:

@@ -199,6 +199,7 @@ def ask(
             {
                 "row": number // config.num_paths,
                 **{name: row[name] for name in ("question", "answer", "task")},
+                **({"task_description": row["task_description"]} if row.get("task_description") else {}),
                 **{name: reply[name] for name in ("prompt", "sample", "text", "finish_reason", "num_tokens")},
                 **judge_reply(reply["text"].split(STOP)[0], row["answer"]),
             }

@@ -4,18 +4,25 @@ from ..deprecation import renamed
 from .config import SynthesisConfig
 from .dataset_files import push_to_hub, save_dual_cots
 from .dual_cot import estimate_requests, synthesize
+from .mended_files import save_mended
+from .mending import MendingConfig, estimate_mending, mend_mistakes, mix_with_replay
 from .mistakes import classify_mistakes, filter_mistakes
 from .results import SynthesisResult
 
 
 __all__ = [
+    "MendingConfig",
     "SynthesisConfig",
     "SynthesisResult",
     "classify_mistakes",
+    "estimate_mending",
     "estimate_requests",
     "filter_mistakes",
+    "mend_mistakes",
+    "mix_with_replay",
     "push_to_hub",
     "save_dual_cots",
+    "save_mended",
     "synthesize",
 ]
 

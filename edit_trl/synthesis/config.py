@@ -50,7 +50,8 @@ class SynthesisConfig:
             Text at the start of every prompt, also of the student's, for questions without a `task_description` of
             their own.
         template_dir (`str`, *optional*):
-            Folder with your own prompts, any of `cot.txt`, `answer_hint.txt`, `contrastive_cot.txt`, `mistake.txt`.
+            Folder with your own prompts, any of `cot.txt`, `answer_hint.txt`, `contrastive_cot.txt`, `mistake.txt` and
+            `mend.txt`.
         classify_mistakes (`bool`, *optional*, defaults to `False`):
             Whether to ask the teacher also for the kind of each pair's mistake, see [`classify_mistakes`].
         file_format (`str`, *optional*, defaults to `"parquet"`):

@@ -5,7 +5,7 @@ Write a synthesized dataset to a folder that `load_dataset` and the Hub understa
 import datetime
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ _USED_PROMPTS = ("cot.txt", "answer_hint.txt", "contrastive_cot.txt")
 
 
 def check_output_dir(
-    config: SynthesisConfig, inputs: Iterable[str | os.PathLike] = (), overwrite: bool = False
+    config: SynthesisConfig,
+    inputs: Iterable[str | os.PathLike] = (),
+    overwrite: bool = False,
+    more_datasets: Sequence[str] = (),
 ) -> None:
     """
     Refuse a folder in which [`save_dual_cots`] would replace files that are not of a synthesis. Writes nothing.
@@ -33,6 +36,8 @@ def check_output_dir(
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether files that exist may be replaced. Those of an earlier synthesis, which left its `report.json` in
             the folder, always may; inputs never.
+        more_datasets (`Sequence[str]`, *optional*):
+            Names of datasets that are written besides those of [`save_dual_cots`].
 
     Raises:
         FileExistsError: If a file exists and may not be replaced.
@@ -41,8 +46,9 @@ def check_output_dir(
     folder = Path(config.output_dir)
     if not folder.is_dir():
         return  # `save_dual_cots` makes it
+    names = [*_file_names(config), *(f"{name}.{config.file_format}" for name in more_datasets)]
     check_outputs(
-        {f"{name!r} in `output_dir`": folder / name for name in _file_names(config)},
+        {f"{name!r} in `output_dir`": folder / name for name in names},
         inputs,
         overwrite or _is_own(folder / "report.json"),
         "pass `overwrite` to replace it",
@@ -98,13 +104,15 @@ def save_dual_cots(result: SynthesisResult, config: SynthesisConfig, overwrite: 
     return [str(folder / name) for name in files]
 
 
-def push_to_hub(config: SynthesisConfig) -> str:
+def push_to_hub(config: SynthesisConfig, more_files: Sequence[str] = ()) -> str:
     """
     Push the files of `config.output_dir`, without the store of replies, to the Hub as a dataset.
 
     Args:
         config ([`SynthesisConfig`]):
             Options. `output_dir`, `file_format`, `hub_dataset_id` and `hub_private_repo` are used.
+        more_files (`Sequence[str]`, *optional*):
+            Names of more files of the folder to push.
 
     Returns:
         `str`: URL of the dataset.
@@ -118,7 +126,7 @@ def push_to_hub(config: SynthesisConfig) -> str:
         repo_id=repo.repo_id,
         repo_type="dataset",
         folder_path=config.output_dir,
-        allow_patterns=_file_names(config),
+        allow_patterns=[*_file_names(config), *more_files],
         commit_message="Dual chains-of-thought",
     )
     return str(repo)

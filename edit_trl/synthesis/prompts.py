@@ -18,7 +18,7 @@ from ..chat import PromptTemplate
 from ..tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, generate_dual_cots
 
 
-TEMPLATES = ("cot", "answer_hint", "contrastive_cot", "mistake")
+TEMPLATES = ("cot", "answer_hint", "contrastive_cot", "mistake", "mend")
 
 
 class Prompts:
@@ -57,8 +57,12 @@ class Prompts:
             path = next(folder / f"{name}.txt" for folder in folders if (folder / f"{name}.txt").is_file())
             self._templates[name] = PromptTemplate(path)
         # The version has only the first three prompts. The fourth classifies mistakes and does not change the pairs.
-        pairs = "\0".join(self._templates[name].source for name in TEMPLATES[:3])
-        self.version = hashlib.sha256(pairs.encode()).hexdigest()[:8]
+        self.version = self._digest(*TEMPLATES[:3])
+        self.mend_version = self._digest("mend")
+
+    def _digest(self, *names: str) -> str:
+        sources = "\0".join(self._templates[name].source for name in names)
+        return hashlib.sha256(sources.encode()).hexdigest()[:8]
 
     def render(self, name: str, **values: Any) -> list[dict[str, str]]:
         """

@@ -27,6 +27,12 @@ STEPS = {
     "corrupt": "write a wrong response close to a right chain",
 }
 
+# The steps of [`mend_mistakes`].
+MENDING_STEPS = {
+    "select": "take the wrong replies of the student",
+    "mend": "copy a wrong reply up to its first mistake, put it right, and go on in the same words",
+}
+
 _PAIR_COLUMNS = {
     **dict.fromkeys(("prompt", "chosen", "rejected", "answer", "task", "origin"), "string"),
     **dict.fromkeys(("similarity", "key_token_ratio"), "float64"),
