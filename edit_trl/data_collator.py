@@ -25,7 +25,7 @@ from trl.trainer.utils import pad
 from .alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT
 from .data_utils import ID_COLUMNS
 from .layouts import CHOSEN, LAYOUTS, REJECTED, SHARED, join_chains
-from .pair_checks import is_completion
+from .pair_checks import check_pair, is_completion
 from .shared_attention import segment_inputs
 from .weighting import check_options, check_tokenizer, kept_range, weigh_pair
 
@@ -191,6 +191,10 @@ class DataCollatorForDualCoT(DataCollatorMixin):
                 f"{sorted(incomplete[0])}. The collator aligns token IDs: let `EDITTrainer` prepare the dataset (do "
                 "not set `skip_prepare_dataset`), or tokenize it first."
             )
+        for example in examples:
+            lists = [example.get(name) for name in (*ID_COLUMNS, "completion_ids")]
+            if not all({int}.issuperset(map(type, ids)) for ids in lists if isinstance(ids, list)):
+                check_pair(example)  # a float would be rounded
         pairs = [weigh_pair(example, self, self.tokenizer, self._token_texts) for example in examples]
         chains = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         scored: list[tuple[int, int, int, float, bool]] = []

@@ -123,6 +123,16 @@ class TestLayout:
             DataCollatorForDualCoT(pad_token_id=PAD, max_length=3, truncation_mode=mode)(examples)
         assert examples == before
 
+    @pytest.mark.parametrize("column", ["prompt_ids", "chosen_ids", "rejected_ids", "completion_ids"])
+    @pytest.mark.parametrize("value", [2.0, 2.5, "2", True])
+    def test_ids_that_are_no_whole_numbers_are_refused(self, column, value):
+        pair = {"prompt_ids": [1], "chosen_ids": [2, 3], "rejected_ids": [2, 4]}
+        if column == "completion_ids":
+            pair = {"prompt_ids": [1], "completion_ids": [2, 3]}
+        pair[column] = [1, value]
+        with pytest.raises(ValueError, match=f"`{column}` must be token IDs"):
+            DataCollatorForDualCoT(0, completion_weight=1.0)([pair])
+
     def test_arrays_give_what_lists_give(self):
         collator = DataCollatorForDualCoT(pad_token_id=PAD, max_length=4)
         pair = example([1, 2], [3, 4, 9], [3, 5])
