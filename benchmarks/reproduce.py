@@ -363,12 +363,20 @@ class Records:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide progress bars and the trainers' notes."""
+    """Hide progress bars and the trainers' notes, until the end of the block."""
+    library, ours = transformers.utils.logging, logging.getLogger("edit_trl")
+    verbosity, level = library.get_verbosity(), ours.level
     datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("edit_trl").setLevel(logging.ERROR)
-    yield
+    library.disable_progress_bar()
+    library.set_verbosity_error()
+    ours.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+        library.enable_progress_bar()
+        library.set_verbosity(verbosity)
+        ours.setLevel(level)
 
 
 def run(preset: Preset, records: Records, seeds: Sequence[int], arms: Sequence[str], cache: Path) -> None:
