@@ -129,7 +129,7 @@ class TestSynthesize:
     def test_dataset_is_pushed_on_demand(self, teacher, capsys, monkeypatch):
         pushed = []
         url = "https://huggingface.co/datasets/lab/cots"
-        monkeypatch.setattr("edit_trl.cli.synthesize.push_to_hub", lambda config: pushed.append(config) or url)
+        monkeypatch.setattr("edit_trl.cli.teacher.push_to_hub", lambda config, _: pushed.append(config) or url)
 
         assert main(command(teacher, "--limit", "2", "--push_to_hub", "--hub_dataset_id", "lab/cots")) == 0
 
@@ -142,10 +142,10 @@ class TestSynthesize:
         class ConnectError(Exception):
             pass
 
-        def fail(config):
+        def fail(config, more_files):
             raise ConnectError("[Errno 111]\nConnection refused")
 
-        monkeypatch.setattr("edit_trl.cli.synthesize.push_to_hub", fail)
+        monkeypatch.setattr("edit_trl.cli.teacher.push_to_hub", fail)
 
         assert main(command(teacher, "--limit", "2", "--push_to_hub")) == 1
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..chat import ChatClient
-from ..synthesis import MendingConfig, estimate_mending, mend_mistakes, mix_with_replay, push_to_hub, save_mended
+from ..synthesis import MendingConfig, estimate_mending, mend_mistakes, mix_with_replay, save_mended
 from ..synthesis.dataset_files import check_output_dir
 from .flags import add_command, add_fields, add_flag, field_values
 from .progress import Progress
 from .rows import read_rows
+from .teacher import client_options, push_if_asked
 
 
 def add_parser(commands: Any) -> None:
@@ -54,16 +55,11 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) is None:
             raise ValueError(f"`--{name}` is needed, on the command line or in the file of `--config`.")
     config = MendingConfig(**field_values(args, MendingConfig))
-    options = field_values(args, ChatClient)
     read = [*_names(args.replies), *filter(None, [args.replay, args.config])]
     check_output_dir(config, read, args.overwrite, () if args.replay is None else ("mix",))
     replies = list(itertools.chain.from_iterable(map(_read_replies, _names(args.replies))))
     replay = None if args.replay is None else list(read_rows("--replay", args.replay, "train"))
-    store = Path(options["store"] or Path(config.output_dir, "replies.sqlite"))
-    if store.exists() or not args.dry_run:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        options["store"] = str(store)
-    with ChatClient(**options) as client:
+    with ChatClient(**client_options(args, config)) as client:
         if args.dry_run:
             _print_estimate(estimate_mending(replies, client, config), client)
             return
@@ -90,15 +86,7 @@ def run(args: argparse.Namespace) -> None:
             "There must be at least one pair, but no reply of the student could be used or mended. The lines above "
             f"say why; {Path(config.output_dir, f'rejected.{config.file_format}')} has the chains."
         )
-    if config.push_to_hub:
-        more = [] if mix is None else [f"mix.{config.file_format}"]
-        try:
-            print(f"Pushed to {push_to_hub(config, more)}")
-        except Exception as error:  # the Hub's client and its HTTP library raise many types
-            raise OSError(
-                f"The files are written, but could not be pushed to the Hub: {error}. Run the same command to push "
-                "them; no request is sent to the teacher again."
-            ) from error
+    push_if_asked(config, [] if mix is None else [f"mix.{config.file_format}"])
 
 
 def _names(replies: list[str]) -> list[str]:

@@ -9,11 +9,12 @@ from typing import Any
 
 from ..chat import ChatClient
 from ..inspection.dataset_statistics import PAPER_KEY_TOKEN_RATIO
-from ..synthesis import SynthesisConfig, estimate_requests, push_to_hub, save_dual_cots, synthesize
+from ..synthesis import SynthesisConfig, estimate_requests, save_dual_cots, synthesize
 from ..synthesis.dataset_files import check_output_dir
 from .flags import add_command, add_fields, add_flag, add_questions, field_values
 from .progress import Progress
 from .rows import inputs, read_questions
+from .teacher import client_options, push_if_asked
 
 
 def add_parser(commands: Any) -> None:
@@ -41,14 +42,9 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) is None:
             raise ValueError(f"`--{name}` is needed, on the command line or in the file of `--config`.")
     config = SynthesisConfig(**field_values(args, SynthesisConfig))
-    options = field_values(args, ChatClient)
     table = read_questions("--questions", args.questions, args.split, args.limit, distinct=True)
     check_output_dir(config, inputs(args.questions, args.config), args.overwrite)
-    store = Path(options["store"] or Path(config.output_dir, "replies.sqlite"))
-    if store.exists() or not args.dry_run:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        options["store"] = str(store)
-    with ChatClient(**options) as client:
+    with ChatClient(**client_options(args, config)) as client:
         if args.dry_run:
             _print_estimate(estimate_requests(table.rows, client, config), client)
             print(f"Questions: {len(table.rows):,}, read as {table.reader}.", *table.notes)
@@ -77,14 +73,7 @@ def run(args: argparse.Namespace) -> None:
             "There must be at least one pair, but every chain was rejected. The table above says why; "
             f"{Path(config.output_dir, f'rejected.{config.file_format}')} has the replies."
         )
-    if config.push_to_hub:
-        try:
-            print(f"Pushed to {push_to_hub(config)}")
-        except Exception as error:  # the Hub's client and its HTTP library raise many types
-            raise OSError(
-                f"The files are written, but could not be pushed to the Hub: {error}. Run the same command to push "
-                "them; no request is sent to the teacher again."
-            ) from error
+    push_if_asked(config)
 
 
 def _progress_of(client: ChatClient, progress: Progress) -> Callable[[str, Counter[str], int, int], None]:
