@@ -12,8 +12,16 @@ from .flags import field_values
 
 def client_options(args: argparse.Namespace, config: SynthesisConfig) -> dict[str, Any]:
     """
-    Return the options of the client. The store is in the output folder if no flag says where; its folder is made,
-    unless the run is a dry one without a store.
+    Return the options of the client. Its store is in the output folder if no flag says where.
+
+    Args:
+        args (`argparse.Namespace`):
+            The flags as read. With `--dry_run` no folder is made and no store is opened that is not there.
+        config (`SynthesisConfig` or a class made from it):
+            Its `output_dir` holds the store.
+
+    Returns:
+        `dict[str, Any]`: Arguments of [`ChatClient`].
     """
     options = field_values(args, ChatClient)
     store = Path(options["store"] or Path(config.output_dir, "replies.sqlite"))
@@ -24,7 +32,18 @@ def client_options(args: argparse.Namespace, config: SynthesisConfig) -> dict[st
 
 
 def push_if_asked(config: SynthesisConfig, more_files: Sequence[str] = ()) -> None:
-    """Push the files that are written to the Hub if `config` says so. `OSError` says how to try again."""
+    """
+    Push the written files to the Hub if `config` says so.
+
+    Args:
+        config ([`SynthesisConfig`]):
+            The run: its `push_to_hub` and its folder.
+        more_files (`Sequence[str]`, *optional*, defaults to `()`):
+            Names of further files of the folder that are pushed beside the dataset and its card.
+
+    Raises:
+        OSError: If the push fails. The message says how to try again.
+    """
     if not config.push_to_hub:
         return
     try:
