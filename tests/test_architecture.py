@@ -31,6 +31,9 @@ ROOMS: dict[str, set[str]] = {
     "token_texts": {"alignment"},
     "pair_checks": set(),
     "checkpoints": set(),
+    "curves": set(),
+    "model_card": {"curves"},
+    "hub": {"model_card"},
     "weighting": {"alignment", "pair_checks", "token_texts"},
     "text_checks": {"pair_checks"},
     "data_utils": {"weighting", "deprecation", "pair_checks", "text_checks"},
@@ -44,8 +47,8 @@ ROOMS: dict[str, set[str]] = {
     "callbacks": {"deprecation", "key_steps", "scoring"},
     "trainer_arguments": {"data_utils", "edit_config", "weighting"},
     "edit_trainer": {
-        *("checkpoints", "data_collator", "data_utils", "edit_config", "layouts", "loss", "pair_metrics", "scoring"),
-        *("shared_attention", "trainer_arguments", "weighting"),
+        *("checkpoints", "data_collator", "data_utils", "edit_config", "hub", "layouts", "loss"),
+        *("pair_metrics", "scoring", "shared_attention", "trainer_arguments", "weighting"),
     },
     "question_formats": {"answers"},
     "questions": {"deprecation", "question_formats"},
@@ -73,12 +76,14 @@ ROOMS: dict[str, set[str]] = {
 }
 # What training loads. None of it may load a client.
 TRAINING = {
-    *("alignment", "callbacks", "checkpoints", "data_collator", "data_utils", "deprecation", "edit_config"),
+    *("alignment", "callbacks", "checkpoints", "curves", "data_collator", "data_utils", "deprecation", "edit_config"),
     "edit_trainer",
     *(
+        "hub",
         "key_steps",
         "layouts",
         "loss",
+        "model_card",
         "option_help",
         "pair_checks",
         "pair_metrics",

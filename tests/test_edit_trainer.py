@@ -603,21 +603,6 @@ class TestMetrics:
         assert "edit/rejected_gated_ratio" not in metrics  # nothing is pushed away
 
 
-class TestModelCard:
-    def test_it_names_the_method_and_cites_both_versions_of_the_paper(self, tmp_path, pairs, model_folder, tokenizer):
-        trainer = make_trainer(tmp_path, pairs, model_folder, tokenizer)
-        trainer.save_model()
-        trainer.create_model_card()
-        card = Path(trainer.args.output_dir, "README.md").read_text()
-        assert "trained with EDIT" in card
-        assert "https://huggingface.co/papers/2405.19737" in card
-        assert "2025.acl-long.21" in card
-        assert "{2405.19737}" in card
-        assert "- edit" in card
-        assert "None" not in card
-        assert "`tiny-llama`" in card
-
-
 def test_math_of_this_file():
     """The plain loss of a pair whose chains are one token each is that token's own term."""
     tokenizer, model = build_tokenizer(), build_model()

@@ -26,8 +26,6 @@ from transformers import AttentionInterface, MistralConfig, PreTrainedModel, Tra
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
-from trl.trainer.base_trainer import _BaseTrainer
-from trl.trainer.utils import generate_model_card
 
 import edit_trl
 from edit_trl.shared_attention import segment_inputs
@@ -111,6 +109,8 @@ IMPORTS = [
         ("output_dir", "save_total_limit", "best_model_checkpoint", "use_mtime"),
         "`WholeCheckpoints`, once a checkpoint is in its place",
     ),
+    Internal("transformers.trainer_utils.HubStrategy", None, "`PublicPushes`"),
+    Internal("transformers.utils.PushInProgress", None, "`PublicPushes`"),
     Internal("transformers.utils.cached_file", ("path_or_repo_id", "filename"), "`evaluation.identity`, for a commit"),
     Internal("accelerate.utils.DistributedType", None, "`trainer_arguments.check_engine`"),
     Internal("accelerate.utils.is_peft_model", ("model",), "`scoring.without_adapter`, to look inside a `PeftModel`"),
@@ -139,7 +139,7 @@ METHODS = [
     Internal(
         "trl.SFTTrainer.create_model_card",
         ("self", "model_name", "dataset_name", "tags"),
-        "overridden, for local models",
+        "overridden, with a card of our own; `SFTTrainer` calls it before each checkpoint",
     ),
     Internal(
         "transformers.Trainer._get_train_sampler",
@@ -172,8 +172,15 @@ METHODS = [
     Internal(
         "transformers.Trainer._push_from_checkpoint",
         ("self", "checkpoint_folder"),
-        "overridden, in `WholeCheckpoints`",
+        "overridden, in `WholeCheckpoints` and `PublicPushes`",
     ),
+    Internal(
+        "transformers.Trainer.push_to_hub",
+        ("self", "commit_message", "blocking", "token", "revision", "private", "kwargs"),
+        "overridden, in `PublicPushes`",
+    ),
+    Internal("transformers.Trainer.init_hf_repo", ("self", "token", "private"), "`PublicPushes.push_to_hub`"),
+    Internal("transformers.Trainer._finish_current_push", ("self",), "`PublicPushes.push_to_hub`"),
     Internal("transformers.Trainer.get_tp_size", ("self",), "`KeyStepAccuracyCallback`, whose ranks share the pairs"),
     Internal("transformers.PreTrainedModel.get_output_embeddings", ("self",), "the head that the hook sits on"),
     Internal("accelerate.Accelerator.unwrap_model", ("self", "model"), "`EDITTrainer._score`"),
@@ -227,10 +234,6 @@ SOURCES = [
     (SFTTrainer.log, r"self\._metrics\[mode\]\.items\(\)", "logs what `EDITTrainer.log` puts in `_metrics`"),
     (SFTTrainer.log, r"self\._metrics\[mode\]\.clear\(\)", "forgets what it has logged"),
     (SFTTrainer.evaluate, r"self\._prepare_dataset\(", "prepares a dataset that is passed to `evaluate`"),
-    (_BaseTrainer.create_model_card, r"\"README\.md\"", "`EDITTrainer.create_model_card` edits the file"),
-    (_BaseTrainer.create_model_card, r"os\.path\.isdir\(model_name_or_path\)", "no base model for a local folder"),
-    (_BaseTrainer.create_model_card, r"self\._paper\.get\(\"citation\"\)", "`EDITTrainer._paper`"),
-    (_BaseTrainer.create_model_card, r"self\._tag_names", "`EDITTrainer._tag_names`"),
     (Trainer.training_step, r"if self\.loss_is_scaled_for_ga is not None", "`EDITTrainer.loss_is_scaled_for_ga`"),
     (Trainer._remove_unused_columns, r"self\._set_signature_columns_if_needed\(\)", "asks the overridden method"),
     (Trainer._remove_unused_columns, r"self\._signature_columns", "reads what the overridden method sets"),
@@ -252,6 +255,18 @@ SOURCES = [
         r"[\s\S]*self\.state\.save_to_json\([\s\S]*self\._push_from_checkpoint\(output_dir\)"
         r"[\s\S]*rotate_checkpoints\(\s*output_dir=run_dir",
         "`WholeCheckpoints` gives it another folder; the state is written last, then it pushes and removes old ones",
+    ),
+    (
+        Trainer.push_to_hub,
+        r"self\.save_model\(_internal_call=True\)[\s\S]*self\.create_model_card\([\s\S]*self\._finish_current_push\(\)"
+        r"[\s\S]*upload_folder\([\s\S]*ignore_patterns=\[\"_\*\", f\"\{PREFIX_CHECKPOINT_DIR\}-\*\"\]",
+        "`PublicPushes.push_to_hub` does the same with fewer files",
+    ),
+    (
+        Trainer._push_from_checkpoint,
+        r"hub_always_push[\s\S]*\"last-checkpoint\" if self\.args\.hub_strategy == HubStrategy\.CHECKPOINT"
+        r"[\s\S]*self\.push_in_progress = PushInProgress\(push_jobs\)",
+        "`PublicPushes` does the same with fewer files",
     ),
     (Trainer.evaluation_loop, r"self\.prediction_step\(\s*model, inputs, prediction_loss_only", "calls the override"),
     (
@@ -476,13 +491,6 @@ class TestBehaviour:
             "rejected_weights",
             "length",
         ]
-
-    def test_card_of_a_model_without_name_links_to_none(self):
-        """`EDITTrainer.create_model_card` replaces exactly this text."""
-        options = inspect.signature(generate_model_card).parameters
-        values = dict.fromkeys(options) | {"tags": [], "trainer_name": "EDIT", "model_name": "student"}
-        card = str(generate_model_card(**values))
-        assert "fine-tuned version of [None](https://huggingface.co/None)" in card
 
     def test_selective_log_softmax_and_entropy(self):
         """Logits log(1), log(3): probabilities 1/4, 3/4; entropy log(4) - 3/4 * log(3)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 
@@ -53,7 +54,7 @@ class TestRecipe:
         scores = json.loads((tmp_path / "student" / "scores.json").read_text())
         assert list(scores) == ["before", "after stage 1 (SFT)", "after stage 2 (KRSL)", "stage 1 continued"]
         for by_task in scores.values():
-            assert sum(num for _, num in by_task.values()) == 8
+            assert sum(by_task[name]["num_questions"] for name in ("in domain", "out of domain")) == 8
         assert "accuracy, % [95 % interval]" in output
         assert "Key tokens of the right chains: " in output
         assert "Stage 2 against stage 1 continued, in domain: " in output and "McNemar's p = " in output
@@ -71,6 +72,14 @@ class TestRecipe:
         assert "- edit" in header
         assert "2025.acl-long.21" in card
         assert "2405.19737" in card
+        assert "| | stage 1: SFT | stage 2: KRSL |" in card and "| learning rate | 0.0005, " in card
+        results = {result.dataset_name: result for result in ModelCard(card).data.eval_results}
+        own = scores["after stage 2 (KRSL)"]
+        assert {name: result.metric_value for name, result in results.items()} == {
+            name: round(score["accuracy"], 4) for name, score in own.items()
+        }
+        assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "tiny-llama"
+        loopback_hub.assert_nothing_private(tmp_path, Path(model_folder).parent)
         assert not [request for request in loopback_hub.unknown if request.startswith("POST")]
 
     def test_two_processes_score_every_question_once(self, tmp_path, model_folder):
@@ -83,7 +92,8 @@ class TestRecipe:
         assert output.count("accuracy, % [95 % interval]") == 1
         scores = json.loads((tmp_path / "student" / "scores.json").read_text())
         assert list(scores) == ["before", "after stage 1 (SFT)", "after stage 2 (KRSL)"]
-        assert all(sum(num for _, num in by_task.values()) == 9 for by_task in scores.values())
+        for by_task in scores.values():
+            assert sum(by_task[name]["num_questions"] for name in ("in domain", "out of domain")) == 9
         assert (tmp_path / "student" / "adapter_model.safetensors").exists()
 
     def test_pairs_in_a_file_and_options_in_another(self, tmp_path, model_folder, pairs):

@@ -205,8 +205,8 @@ AREAS: dict[str, list[Feature]] = {
         Feature("`activation_offloading`", reason="needs an accelerator; not tried"),
         Feature("`push_to_hub`, `hub_strategy`", f"{FEATURES}::TestHub::test_hub_strategy"),
         Feature(
-            "model card, with tags and citation",
-            f"{TRAINER}::TestModelCard::test_it_names_the_method_and_cites_both_versions_of_the_paper",
+            "model card, with settings, curves, scores and citation",
+            "test_hub.py::TestModelCard::test_of_a_trained_adapter",
         ),
     ],
     "Student": [

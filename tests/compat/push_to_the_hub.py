@@ -3,6 +3,7 @@ Script that `test_trainer_features.py` starts with `HF_ENDPOINT` on a loopback p
 `hub_strategy` that is named on the command line, and pushes.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def main() -> None:
     pairs = [{"prompt": "1 + 1 =", "chosen": f" {i + 2}", "rejected": f" {i + 3}"} for i in range(4)]
     for strategy in sys.argv[1:]:
         args = EDITConfig(
-            output_dir=strategy,
+            output_dir=os.path.abspath(strategy),
             use_cpu=True,
             bf16=False,
             report_to="none",

@@ -148,6 +148,7 @@ class TestHub:
             env={**os.environ, **loopback_hub.environment, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         )  # fmt: skip
         assert result.returncode == 0, result.stderr[-3000:]
+        loopback_hub.assert_nothing_private(tmp_path)
         for strategy, expected in HUB_STRATEGIES.items():
             files = loopback_hub.files[f"somebody/{strategy}"]
             commits = loopback_hub.commits[f"somebody/{strategy}"]
