@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 320, 220, 52, 14, 30, 40
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 330, 220, 62, 14, 30, 40
 
 
 def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], x_label: str) -> str:

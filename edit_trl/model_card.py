@@ -157,7 +157,7 @@ def write_model_card(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     stages = [*_read_json(folder / "sft" / SETTINGS_FILE), settings] if is_edit else [settings]
-    curves = {f"{stage['name']}: {name}": points for stage in stages for name, points in stage["curves"].items()}
+    curves = {f"{stage['name']}, {name}": points for stage in stages for name, points in stage["curves"].items()}
     if curves:
         (folder / CURVES_FILE).write_text(draw_curves(curves, x_label="step"), encoding="utf-8")
     scores: dict[str, dict[str, Any]] = next(iter(_read_json(folder / SCORES_FILE)), {})
@@ -262,7 +262,7 @@ def stage_settings(trainer: Any) -> dict[str, Any]:
         for chain in ("chosen", "rejected"):
             points = _curve(state.log_history, f"edit/key_token_ratio_{chain}")
             settings[f"key_token_ratio_{chain}"] = sum(value for _, value in points) / len(points) if points else None
-        names["edit/key_margin"] = "margin of key tokens, nats"
+        names["edit/key_margin"] = "key margin (nats)"
     settings["adapter"] = _adapter(trainer.model) or None
     settings["dtype"] = str(next(trainer.model.parameters()).dtype).removeprefix("torch.")
     settings["autocast"] = "bf16" if args.bf16 else "fp16" if args.fp16 else None
