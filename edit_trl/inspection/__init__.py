@@ -1,5 +1,7 @@
 """Look at dual chains-of-thought before training: which tokens are key tokens, and which pairs have problems."""
 
+from typing import TYPE_CHECKING, Any
+
 from .dataset_statistics import Statistics
 from .log_probs import add_log_probs
 from .pairs import InspectedPair, InspectionConfig, Piece, read_pairs
@@ -8,9 +10,13 @@ from .report import write_html
 from .terminal import print_statistics, show_pair
 
 
+if TYPE_CHECKING:
+    from .tracking import LogPairsCallback
+
 __all__ = [
     "InspectedPair",
     "InspectionConfig",
+    "LogPairsCallback",
     "Piece",
     "Statistics",
     "add_log_probs",
@@ -20,3 +26,12 @@ __all__ = [
     "show_pair",
     "write_html",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the callback on first use, because it loads transformers."""
+    if name != "LogPairsCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .tracking import LogPairsCallback
+
+    return LogPairsCallback

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from .pairs import InspectedPair
+from .pairs import InspectedPair, Piece
 
 
 def add_log_probs(pairs: Iterable[InspectedPair], model: Any, batch_size: int = 8) -> Iterator[InspectedPair]:
@@ -99,3 +99,47 @@ def _score(
         known = [math.nan] * (not prompt) + score.log_probs.tolist()
         log_probs.append(known + [math.nan] * (len(completion) - len(known)))
     return log_probs
+
+
+def piece_log_probs(pair: InspectedPair, side: str) -> list[float | None]:
+    """
+    Sum the log-probabilities of the tokens of each piece of a chain.
+
+    Args:
+        pair ([`InspectedPair`]):
+            Pair from [`read_pairs`] or [`add_log_probs`].
+        side (`str`):
+            `"chosen"` or `"rejected"`.
+
+    Returns:
+        `list[float | None]`: One sum for each piece, in nats; `None` where a token has none.
+    """
+    pieces: list[Piece] = getattr(pair, side)
+    if pair.log_probs is None:
+        return [None] * len(pieces)
+    log_probs = pair.log_probs[side == "rejected"]
+    starts = itertools.accumulate((piece.num_tokens for piece in pieces), initial=0)
+    sums = [sum(log_probs[start : start + piece.num_tokens]) for piece, start in zip(pieces, starts, strict=False)]
+    return [value if math.isfinite(value) else None for value in sums]
+
+
+def key_log_prob(pair: InspectedPair, side: str) -> float | None:
+    """
+    Compute the mean log-probability of the key pieces of a chain, per token.
+
+    Args:
+        pair ([`InspectedPair`]):
+            Pair from [`add_log_probs`].
+        side (`str`):
+            `"chosen"` or `"rejected"`.
+
+    Returns:
+        `float` or `None`: Mean in nats; `None` if no key token has a log-probability.
+    """
+    known = [
+        (log_prob, piece.num_tokens)
+        for piece, log_prob in zip(getattr(pair, side), piece_log_probs(pair, side), strict=True)
+        if piece.is_key and log_prob is not None
+    ]
+    num_tokens = sum(num for _, num in known)
+    return sum(log_prob for log_prob, _ in known) / num_tokens if known else None

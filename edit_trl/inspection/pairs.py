@@ -204,6 +204,12 @@ class InspectedPair:
         length = self.num_chosen + self.num_rejected
         return (self.num_chosen_key + self.num_rejected_key) / length if length else math.nan
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows the pair."""
+        from .markup import pair_html
+
+        return pair_html(self)
+
 
 def read_pairs(
     examples: Iterable[dict[str, Any]], tokenizer: Any = None, config: InspectionConfig | None = None

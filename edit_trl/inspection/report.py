@@ -12,7 +12,6 @@ are read. Pairs after the first `max_pairs` are counted, but not written to the 
 import base64
 import hashlib
 import html
-import itertools
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from typing import IO, Any
 from ..files import written_aside
 from .dataset_statistics import Statistics
 from .distributions import histograms, key_ratio_by_task
+from .log_probs import key_log_prob, piece_log_probs
 from .pairs import PROBLEMS, InspectedPair, Piece
 from .terminal import visible
 
@@ -171,17 +171,11 @@ def _fields(pair: InspectedPair) -> list[Any]:
         fields["raw"] = {name: _raw_text(value) for name, value in raw.items()}
     for side, pieces in enumerate((pair.chosen, pair.rejected)):
         name = ("chosen", "rejected")[side]
-        log_probs = None if pair.log_probs is None else _piece_log_probs(pieces, pair.log_probs[side])
+        log_probs = None
+        if pair.log_probs is not None:
+            log_probs = [_number(value, 6) for value in piece_log_probs(pair, name)]
+            fields[f"key_log_prob_{name}"] = _number(key_log_prob(pair, name), 3)
         fields[name] = _segments(pieces, [edit[2 * side : 2 * side + 2] for edit in pair.edits], log_probs)
-        if log_probs is not None:
-            known = [
-                (log_prob, piece.num_tokens)
-                for piece, log_prob in zip(pieces, log_probs, strict=True)
-                if piece.is_key and log_prob is not None
-            ]
-            num_tokens = sum(num for _, num in known)
-            mean = sum(log_prob for log_prob, _ in known) / num_tokens if known else None
-            fields[f"key_log_prob_{name}"] = _number(mean, 3)
     return [fields.get(name) for name in _COLUMNS]
 
 
@@ -216,15 +210,6 @@ def _segments(
         else:
             segments.append(segment)
     return [segment[0] if segment[1:] == [0, 0, -1] else segment for segment in segments]
-
-
-def _piece_log_probs(pieces: list[Piece], log_probs: list[float]) -> list[float | None]:
-    """Return the sum of log-probabilities over the tokens of each piece."""
-    starts = itertools.accumulate((piece.num_tokens for piece in pieces), initial=0)
-    return [
-        _number(sum(log_probs[start : start + piece.num_tokens]), 6)
-        for piece, start in zip(pieces, starts, strict=False)
-    ]
 
 
 def _raw_text(value: Any) -> str:

@@ -177,6 +177,11 @@ AREAS: dict[str, list[Feature]] = {
             f"{FEATURES}::TestCallbacks::test_report_to_tensorboard",
             note="TensorBoard, where it is installed",
         ),
+        Feature(
+            "a table of pairs with marked key tokens in Weights & Biases, TensorBoard and trackio",
+            "test_tracking.py::TestLogPairsCallback::test_tensorboard",
+            note="`edit_trl.inspection.LogPairsCallback`, where the tracker is installed",
+        ),
         Feature("`optimizers`, `optimizer_cls_and_kwargs`", f"{SURFACE}::TestTrainingOptions::test_optimizers"),
         Feature("`optim`: AdamW, Adafactor, RMSProp, Adagrad, SGD", f"{FEATURES}::TestMemoryAndSpeed::test_optim"),
         Feature(
