@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-gpu test-oldest coverage check lint types format docs-cli docs-compat clean
+.PHONY: demo test test-fast test-gpu gpu test-oldest coverage check lint types format docs-cli docs-compat clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train.py $(ARGS)
@@ -27,6 +27,10 @@ test-fast: $(VENV)/dev
 # Those that need a GPU, which are skipped without one; those of FlashAttention need its package too.
 test-gpu: $(VENV)/dev
 	$(BIN)/python -m pytest -m gpu -v $(ARGS)
+
+# These tests and the benchmarks that need a GPU; their record goes to benchmarks/gpu.
+gpu: $(VENV)/dev
+	PYTHON=$(abspath $(BIN))/python benchmarks/gpu.sh
 
 # With the oldest versions that pyproject.toml admits, in an environment of its own. They need the oldest Python too:
 # `make test-oldest PYTHON=python3.11`.
