@@ -20,7 +20,7 @@ import torch
 from accelerate.logging import get_logger
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .curves import draw_curves
+from .drawings import draw_curves
 
 
 logger = get_logger(__name__)

@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "files": set(),
     "option_help": set(),
     "words": set(),
-    "alignment": {"words"},
+    "alignment": {"drawings", "words"},
     "loss": set(),
     "tasks": set(),
     "thinking": set(),
@@ -31,8 +31,8 @@ ROOMS: dict[str, set[str]] = {
     "token_texts": {"alignment"},
     "pair_checks": set(),
     "checkpoints": set(),
-    "curves": set(),
-    "model_card": {"curves"},
+    "drawings": set(),
+    "model_card": {"drawings"},
     "hub": {"model_card"},
     "weighting": {"alignment", "pair_checks", "token_texts"},
     "text_checks": {"pair_checks"},
@@ -76,7 +76,16 @@ ROOMS: dict[str, set[str]] = {
 }
 # What training loads. None of it may load a client.
 TRAINING = {
-    *("alignment", "callbacks", "checkpoints", "curves", "data_collator", "data_utils", "deprecation", "edit_config"),
+    *(
+        "alignment",
+        "callbacks",
+        "checkpoints",
+        "data_collator",
+        "data_utils",
+        "deprecation",
+        "drawings",
+        "edit_config",
+    ),
     "edit_trainer",
     *(
         "hub",

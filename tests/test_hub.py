@@ -12,10 +12,13 @@ import torch
 from conftest import build_model
 from datasets import Dataset
 from huggingface_hub import ModelCard
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from test_edit_trainer import make_trainer
 
-from edit_trl.curves import draw_curves
+from edit_trl import align
+from edit_trl.drawings import draw_curves
 from edit_trl.hub import public_files
 from edit_trl.model_card import base_license, base_model_id, prompt_format, write_model_card
 
@@ -226,6 +229,23 @@ class TestPublicFiles:
         Path("student/adapter_config.json").write_text('{"base_model_name_or_path": "models/base", "other": "models"}')
         (content,) = public_files("student").values()
         assert json.loads(content) == {"base_model_name_or_path": "base", "other": "models"}
+
+
+class TestAlignmentDrawing:
+    @given(st.lists(st.integers(0, 3), max_size=30), st.lists(st.integers(0, 3), max_size=30))
+    def test_cells_and_spans(self, chosen, rejected):
+        """A cell for each token, coloured if it is key; each shared span joins cells of the same number."""
+        alignment = align(chosen, rejected)
+        page = ElementTree.fromstring(f"<div>{alignment._repr_html_()}</div>")
+        name = "{http://www.w3.org/2000/svg}"
+        cells = [rect.get("fill") for rect in page.iter(f"{name}rect")][1:]
+        assert len(cells) == len(chosen) + len(rejected)
+        assert cells.count("#2c8a3f") == sum(alignment.chosen_key)
+        assert cells.count("#c03a3a") == sum(alignment.rejected_key)
+        for polygon in page.iter(f"{name}polygon"):
+            a, b, c, d = (tuple(map(float, point.split(","))) for point in polygon.get("points").split())
+            assert b[0] - a[0] == pytest.approx(c[0] - d[0], abs=0.21) and b[0] > a[0]
+        assert f"{alignment.distance} edits" in page.find("p").text
 
 
 class TestCurves:

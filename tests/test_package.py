@@ -38,7 +38,7 @@ TRAINING_MODULES = [
     "edit_trl.deprecation",
     "edit_trl.callbacks",
     "edit_trl.checkpoints",
-    "edit_trl.curves",
+    "edit_trl.drawings",
     "edit_trl.data_collator",
     "edit_trl.data_utils",
     "edit_trl.edit_config",

@@ -1,4 +1,4 @@
-"""Draw curves as an SVG image, without a library for plots."""
+"""Draw curves and alignments as SVG images, without a library for plots."""
 
 import html
 import math
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 330, 220, 62, 14, 30, 40
+_ALIGNMENT_WIDTH = 800
 
 
 def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], x_label: str) -> str:
@@ -79,3 +80,49 @@ def _ticks(low: float, high: float) -> list[float]:
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 4.5)
     start, end = math.floor(low / step), math.ceil(high / step)
     return [round(number * step, 12) for number in range(start, end + 1)]
+
+
+def draw_alignment(
+    chosen_key: Sequence[bool], rejected_key: Sequence[bool], blocks: Sequence[tuple[int, int, int, int]]
+) -> str:
+    """
+    Draw an alignment: the right chain above the wrong one, a cell for each token, with the spans that they share.
+
+    Args:
+        chosen_key, rejected_key (`Sequence[bool]`):
+            For each token of a chain, whether it is a key token. Key tokens are green in the right chain and red in
+            the wrong one.
+        blocks (`Sequence[tuple[int, int, int, int]]`):
+            Shared spans: `(chosen_start, chosen_end, rejected_start, rejected_end)`.
+
+    Returns:
+        `str`: The image, as SVG, up to 800 pixels wide.
+
+    Examples:
+
+    ```python
+    >>> draw_alignment([False, True], [False, True], [(0, 1, 0, 1)]).count("<rect")
+    5
+
+    ```
+    """
+    cell = max(1.0, min(14.0, (_ALIGNMENT_WIDTH - _LEFT) / max(1, len(chosen_key), len(rejected_key))))
+    parts = []
+    for chosen_start, chosen_end, rejected_start, rejected_end in blocks:
+        corners = [(chosen_start, 30), (chosen_end, 30), (rejected_end, 50), (rejected_start, 50)]
+        points = " ".join(f"{_LEFT + cell * place:.1f},{y}" for place, y in corners)
+        parts.append(f'<polygon points="{points}" fill="#e4e9ee"/>')
+    for name, keys, y, colour in (("right", chosen_key, 14, "#2c8a3f"), ("wrong", rejected_key, 50, "#c03a3a")):
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 12}" text-anchor="end">{name}</text>')
+        for place, is_key in enumerate(keys):
+            fill = colour if is_key else "#c6d0d9"
+            x = _LEFT + cell * place
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y}" width="{max(cell - 1, cell * 0.8):.1f}" height="16" fill="{fill}"/>'
+            )
+    width = _LEFT + cell * max(1, len(chosen_key), len(rejected_key)) + 8
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="80" viewBox="0 0 {width:.0f} 80" '
+        f'font-family="sans-serif" font-size="11" fill="#1b1f24"><rect width="100%" height="100%" fill="#ffffff"/>'
+        f"{''.join(parts)}</svg>\n"
+    )
