@@ -75,10 +75,8 @@ class Alignment:
         """How a notebook shows the alignment: an image of both chains with their key tokens."""
         from .drawings import draw_alignment
 
-        counts = (
-            f"{self.distance} edits; key tokens: {sum(self.chosen_key)} of {len(self.chosen_key)} in the right chain, "
-        )
-        counts += f"{sum(self.rejected_key)} of {len(self.rejected_key)} in the wrong one"
+        right, wrong = (f"{sum(keys)} of {len(keys)}" for keys in (self.chosen_key, self.rejected_key))
+        counts = f"{self.distance} edits; key tokens: {right} in the right chain, {wrong} in the wrong one"
         return f"<p>{counts}</p>{draw_alignment(self.chosen_key, self.rejected_key, self.blocks)}"
 
     def expand(self, chosen_lengths: Sequence[int], rejected_lengths: Sequence[int]) -> "Alignment":
