@@ -9,26 +9,21 @@ are sent again. Each sample of a question is a request of its own, because many 
 """
 
 import asyncio
-import json
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from ..option_help import help_from_docstring
-from .dialect import LENGTH_FIELDS, OPTION_FIELDS, Dialect, request_fields
-from .endpoint import OWN_FIELDS, Endpoint
+from .dialect import LENGTH_FIELDS, Dialect, request_fields
+from .endpoint import Endpoint
+from .options import check_options, longest_reply
 from .run import Budget, Cooldown, Pace, Run
 from .store import ChatReply, ReplyStore
 
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-# Fields of `extra_body` that would hold a key.
-_KEY_FIELD = re.compile(r"(?:x-)?api[_-]?key|authorization|extra_headers", re.IGNORECASE)
 
 
 @help_from_docstring
@@ -123,87 +118,11 @@ class ChatClient:
     max_requests: int | None = None
 
     def __post_init__(self) -> None:
-        self._check()
+        check_options(self)
         self._store = ReplyStore(self.store, self.settings)
         self._dialect = Dialect(self._store.remember("dialect"))
         self.usage = self._store.usage()
         self._run: Run | None = None
-
-    def _check(self) -> None:
-        url = urlsplit(self.base_url)
-        # What is no URL may be a key, or hold a password.
-        shown = repr(self.base_url) if re.fullmatch(r"(?!sk-|hf_)[\w.:/-]{0,60}", self.base_url) else "something else"
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(
-                f"`base_url` must be a URL that starts with http:// or https://, got {shown}. Pass "
-                '`base_url="http://localhost:8000/v1"`, for example.'
-            )
-        if url.username or url.password or url.query:
-            raise ValueError(
-                "`base_url` must not hold a user name, a password or a query. It is written to logs and files; put "
-                "the key into an environment variable and pass its name as `api_key_env`."
-            )
-        if self.api_key_env is not None and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env) is None:
-            raise ValueError(
-                "`api_key_env` must be the name of an environment variable, got something else, maybe the key itself. "
-                'Names are written to files, keys are not; pass `api_key_env="OPENAI_API_KEY"`.'
-            )
-        self._check_extra_body()
-        limits = ("max_concurrency", "max_tokens", "requests_per_minute", "tokens_per_minute")
-        for name in (*limits, "connect_timeout", "timeout"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"`{name}` must be positive, got {value}. Leave it out for the default.")
-        budget = ("prompt_price", "completion_price", "max_cost", "max_requests")
-        for name in (*budget, "max_retries", "max_wait", "temperature", "top_p"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"`{name}` must be positive or zero, got {value}. Leave it out for the default.")
-        if self.max_cost is not None and (
-            self.prompt_price is None or self.completion_price is None or self._longest_reply is None
-        ):
-            raise ValueError(
-                "`max_cost` needs `prompt_price`, `completion_price` and `max_tokens`, got "
-                f"{self.prompt_price}, {self.completion_price} and {self.max_tokens}. The cost of a request is known "
-                "only after it; pass the endpoint's prices per million tokens."
-            )
-
-    def _check_extra_body(self) -> None:
-        extra_body = self.extra_body or {}
-        keys = [
-            name for name in extra_body if re.fullmatch(r"(?i)(?:x-)?api[_-]?key|authorization|extra_headers", name)
-        ]
-        if keys:
-            raise ValueError(
-                f"`extra_body` must not hold `{keys[0]}`. Its content is written to files; put the key into an "
-                "environment variable and pass its name as `api_key_env`."
-            )
-        taken = [f"`{name}`" for name in OWN_FIELDS if name in extra_body]
-        if taken:
-            raise ValueError(
-                f"`extra_body` must not hold {', '.join(taken)}. The client sets these fields itself: each sample is "
-                "a request of its own, and a reply is read as a whole. Use the client's options of the same name, and "
-                "leave out the fields that have no option."
-            )
-        for name in (*OPTION_FIELDS, *LENGTH_FIELDS):
-            value = extra_body.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
-                raise ValueError(
-                    f"`extra_body` must hold a number that is not negative as `{name}`, got {value!r}. Leave it out "
-                    "for the client's option."
-                )
-        try:
-            json.dumps(self.extra_body)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"`extra_body` must be what JSON can hold, but it is not ({error}). It is sent and stored as JSON; "
-                "pass lists, dictionaries, text and numbers."
-            ) from None
-
-    @property
-    def _longest_reply(self) -> int | None:
-        fields = request_fields(self.settings)
-        return fields.get("max_completion_tokens", fields.get("max_tokens"))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -335,7 +254,7 @@ class ChatClient:
         return Run(
             Endpoint(self.settings, self.api_key_env, self.connect_timeout, self.timeout, self._dialect),
             self._store,
-            Budget(self.usage, self.price, self._longest_reply, self.max_requests, self.max_cost),
+            Budget(self.usage, self.price, longest_reply(self.settings), self.max_requests, self.max_cost),
             request_pace=Pace(self.requests_per_minute),
             token_pace=Pace(self.tokens_per_minute),
             cooldown=Cooldown(self.max_wait),
@@ -359,6 +278,25 @@ class ChatClient:
             `Any`: The stored value; `None` if there is none.
         """
         return self._store.remember(name, value)
+
+    def absorb(self, store: str) -> int:
+        """
+        Copy the replies of another store into this client's store. Those that are here already stay as they are.
+
+        Args:
+            store (`str`):
+                SQLite file of a client with the same settings, which is left as it is.
+
+        Returns:
+            `int`: Number of requests to which both stores have a reply, and not the same one.
+
+        Raises:
+            ValueError: If the file is in use or no store, or its replies were made with other settings.
+        """
+        num_other = self._store.absorb(store)
+        self.usage = self._store.usage()
+        self._dialect = Dialect(self._store.remember("dialect"))
+        return num_other
 
     def close(self) -> None:
         """Close the store, so that another process may use it. A `with` statement does this at its end."""

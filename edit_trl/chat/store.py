@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
+_COLUMNS = ("key", "text", "thinking", "finish_reason", "prompt_tokens", "completion_tokens", "requests")
+
+
 class ChatReply(NamedTuple):
     """
     One reply of a model.
@@ -140,6 +143,54 @@ class ReplyStore:
         """Store a `reply` under its `key`, and `num_requests`, the number of requests that were sent for it."""
         with self._cursor() as cursor:
             cursor.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", (key, *reply, num_requests))
+
+    def absorb(self, path: str) -> int:
+        """
+        Copy the replies and the notes of another store. What is here already stays as it is.
+
+        Args:
+            path (`str`):
+                SQLite file of the other store, which is left as it is.
+
+        Returns:
+            `int`: Number of requests to which both stores have a reply, and not the same one.
+
+        Raises:
+            ValueError: If the file is in use or no store, or its replies were made with other settings.
+        """
+        try:
+            with closing(sqlite3.connect(path, timeout=1.0)) as other:
+                notes = dict(other.execute("SELECT name, value FROM notes"))
+                replies = other.execute(f"SELECT {', '.join(_COLUMNS)} FROM replies").fetchall()
+        except sqlite3.Error as error:
+            raise ValueError(
+                f"{path!r} must be a store of replies that no run has open, but: {error}. Wait for the run that works "
+                "with it, or move the file away."
+            ) from None
+        made_with = json.loads(notes.pop("identity", "null")) or self._made_with
+        changed = [name for name in self._made_with if made_with.get(name) != self._made_with[name]]
+        if changed and replies:
+            values = ", ".join(f"`{name}={made_with.get(name)!r}`, here {self._made_with[name]!r}" for name in changed)
+            raise ValueError(
+                f"{path!r} holds replies that were made with other settings: {values}. They cannot be mixed; pass the "
+                "same settings to all runs."
+            )
+        with self._cursor() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                num_other = 0
+                for row in replies:
+                    cursor.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                    if not cursor.rowcount:
+                        found = cursor.execute("SELECT text, thinking FROM replies WHERE key = ?", row[:1]).fetchone()
+                        num_other += found != row[1:3]
+                cursor.executemany("INSERT OR IGNORE INTO notes VALUES (?, ?)", notes.items())
+            except BaseException:
+                cursor.execute("ROLLBACK")
+                raise
+            cursor.execute("COMMIT")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # on the disk, whatever happens to the other file
+        return num_other
 
     def usage(self) -> Usage:
         """Return the requests, replies and tokens of the whole store."""
