@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..option_help import help_from_docstring
+from .batch import BatchResults, Collector, read_results
 from .dialect import LENGTH_FIELDS, Dialect, request_fields
 from .endpoint import Endpoint
 from .options import check_options, longest_reply
@@ -122,7 +123,8 @@ class ChatClient:
         self._store = ReplyStore(self.store, self.settings)
         self._dialect = Dialect(self._store.remember("dialect"))
         self.usage = self._store.usage()
-        self._run: Run | None = None
+        self._run: Run | Collector | None = None
+        self._collector: Collector | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -230,7 +232,7 @@ class ChatClient:
 
         async def run() -> list[_R | Exception]:
             tasks.append(asyncio.current_task())
-            self._run = self._new_run()
+            self._run = self._collector or self._new_run()
             try:
                 return await self._run.for_each(items, work)
             finally:
@@ -250,17 +252,50 @@ class ChatClient:
                 if tasks and not future.done():
                     tasks[0].get_loop().call_soon_threadsafe(tasks[0].cancel)
 
+    def _budget(self) -> Budget:
+        return Budget(self.usage, self.price, longest_reply(self.settings), self.max_requests, self.max_cost)
+
     def _new_run(self) -> Run:
         return Run(
             Endpoint(self.settings, self.api_key_env, self.connect_timeout, self.timeout, self._dialect),
             self._store,
-            Budget(self.usage, self.price, longest_reply(self.settings), self.max_requests, self.max_cost),
+            self._budget(),
             request_pace=Pace(self.requests_per_minute),
             token_pace=Pace(self.tokens_per_minute),
             cooldown=Cooldown(self.max_wait),
             max_concurrency=self.max_concurrency,
             max_retries=self.max_retries,
         )
+
+    def read_batch(self, paths: Iterable[str]) -> BatchResults:
+        """
+        Read the results of batch files into the store.
+
+        Args:
+            paths (`Iterable[str]`):
+                Result files and error files of a service, as JSON Lines. They may be read again, and in any order.
+
+        Returns:
+            [`~batch.BatchResults`]: Counts, and what could not be used.
+
+        Raises:
+            ValueError: If a file cannot be read.
+        """
+        results = read_results(paths, self._store, self._dialect, self.max_retries)
+        self.usage = self._store.usage()
+        return results
+
+    def collect_batch(self) -> Collector:
+        """
+        Send nothing from now on. Instead, collect the requests without a reply, and let those that ask for them end
+        with [`BudgetReached`].
+
+        Returns:
+            [`~batch.Collector`]: Its `requests` are those collected, its `waiting` those that are in a batch file
+            already, and its `write()` writes a file.
+        """
+        self._collector = Collector(self._store, self.settings, self._dialect, self._budget())
+        return self._collector
 
     def remember(self, name: str, value: Any = None) -> Any:
         """

@@ -12,10 +12,11 @@ wrong key, an unknown model, an endpoint that is down) and end the run.
 """
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .endpoint import AskedToWait, AttemptFailed, Endpoint, EndpointError, Relearned, estimate_tokens
 from .replies import BYTES_PER_TOKEN, reread
@@ -28,12 +29,29 @@ _R = TypeVar("_R")
 # If this many requests in a row fail, each after all its attempts, the endpoint counts as down.
 _MAX_FAILURES = 10
 
+# Start of the name under which the store has a request of a batch file.
+WAITING = "batch/"
+
 # Longest wait that the client chooses itself, in seconds.
 _MAX_BACKOFF = 60.0
 
 
 class BudgetReached(Exception):
     """A request was not sent, because `max_cost` or `max_requests` would be exceeded."""
+
+
+def waits(record: dict[str, Any] | None) -> bool:
+    """
+    Tell whether a request waits for the result of a batch.
+
+    Args:
+        record (`dict[str, Any]` or `None`):
+            What the store has about the request.
+
+    Returns:
+        `bool`: Whether it is in a batch file that is still there, and no result of any kind was read.
+    """
+    return record is not None and record["file"] is not None and os.path.exists(record["file"])
 
 
 class Budget:
@@ -271,6 +289,13 @@ class Run:
         reply = self.store.get(key)
         if reply is not None:
             return reread(reply)
+        record = self.store.remember(WAITING + key)
+        if record is not None and waits(record):
+            raise ValueError(
+                f"No request may be sent that waits for the result of a batch, but there are some in "
+                f"{record['file']!r}. They would be paid for twice: read the results of that file first, or delete it "
+                "if it was never submitted."
+            )
         self._pending[key] = asyncio.Event()
         try:
             return await self._ask(key, messages, sample)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -109,11 +109,14 @@ class ReplyStore:
                 "folder, or pass another file."
             ) from None
         settings = json.loads(json.dumps(settings))
-        if not self.usage().replies:
+        in_batches = self.notes("batch/")
+        if not self.usage().replies and not any(record["file"] for record in in_batches.values()):
             # Without a reply, there is nothing that other settings could not be mixed with. The first run may have had
             # a wrong URL.
             if self.remember("identity") not in (None, settings):
                 self.note("dialect", None)
+                for name in in_batches:
+                    self.forget(name)
             self.note("identity", settings)
         self._made_with = self.remember("identity", settings)
         changed = [name for name in settings if self._made_with.get(name) != settings[name]]
@@ -121,7 +124,8 @@ class ReplyStore:
             self.close()
             values = ", ".join(f"`{name}={self._made_with.get(name)!r}`, now {settings[name]!r}" for name in changed)
             raise ValueError(
-                f"`store` holds replies that were made with other settings: {values}. They cannot be mixed; pass "
+                f"`store` holds replies that were made, or wait in batch files, with other settings: {values}. They "
+                "cannot be mixed; pass "
                 f"another file than {path!r}, or the settings that it was made with."
             )
 
@@ -210,6 +214,26 @@ class ReplyStore:
         """Store a `value` under a `name`, in place of an earlier one."""
         with self._cursor() as cursor:
             cursor.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
+
+    def note_all(self, values: Mapping[str, Any]) -> None:
+        """Store all `values` under their names, or none of them, in place of earlier ones."""
+        with self._cursor() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            rows = [(name, json.dumps(value)) for name, value in values.items()]
+            cursor.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", rows)
+            cursor.execute("COMMIT")
+
+    def notes(self, start: str) -> dict[str, Any]:
+        """Return the values whose names have this `start`, by name."""
+        with self._cursor() as cursor:
+            end = start + chr(0x10FFFF)
+            rows = cursor.execute("SELECT name, value FROM notes WHERE name >= ? AND name < ?", (start, end))
+            return {name: json.loads(value) for name, value in rows}
+
+    def forget(self, name: str) -> None:
+        """Remove the value stored under a `name`, if there is one."""
+        with self._cursor() as cursor:
+            cursor.execute("DELETE FROM notes WHERE name = ?", (name,))
 
     @contextmanager
     def _cursor(self) -> Iterator[sqlite3.Cursor]:

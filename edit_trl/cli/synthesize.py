@@ -14,7 +14,7 @@ from ..synthesis.dataset_files import check_output_dir
 from .flags import add_command, add_fields, add_flag, add_questions, field_values
 from .progress import Progress
 from .rows import inputs, read_questions
-from .teacher import add_teacher, client_options, print_stopped, push_if_asked, shards_of
+from .teacher import add_teacher, client_options, print_stopped, push_if_asked, shards_of, start_batch, write_batch
 
 
 def add_parser(commands: Any) -> None:
@@ -52,8 +52,11 @@ def run(args: argparse.Namespace) -> None:
                 _print_estimate(estimate_requests(rows, client, config), client)
             print(f"Questions: {len(rows):,}, read as {table.reader}.", *table.notes)
             return
+        batch = start_batch(args, client, inputs(args.questions, args.config))
         with Progress() as progress:
             result = synthesize(table.rows, client, config, on_progress=_progress_of(client, progress), shards=shards)
+        if batch is not None and write_batch(args, batch):
+            return
     from datasets import disable_progress_bars
 
     failed = [row["detail"] for row in result.rejected if row["reject_reason"] == "endpoint_error"]
