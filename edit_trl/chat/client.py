@@ -21,6 +21,7 @@ from .endpoint import Endpoint
 from .options import check_options, longest_reply
 from .run import Budget, Cooldown, Pace, Run
 from .store import ChatReply, ReplyStore
+from .vllm_engine import VLLM, VLLMEngine, VLLMRun
 
 
 _T = TypeVar("_T")
@@ -33,13 +34,13 @@ class ChatClient:
     """
     Client for chat requests to an OpenAI-compatible endpoint. It stores replies, limits the rate, retries and counts.
 
-    Needs `pip install 'edit-trl[openai]'`.
+    Needs `pip install 'edit-trl[openai]'`, or `'edit-trl[vllm]'` for the base URL `"vllm"`.
 
     Args:
         model (`str`):
             Name of the model at the endpoint.
         base_url (`str`, *optional*, defaults to `"https://api.openai.com/v1"`):
-            URL of the endpoint, including `/v1`.
+            URL of the endpoint, including `/v1`; or `"vllm"` to run the model in this process with the `vllm` package.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
             Name of the environment variable that holds the key. `None` for an endpoint without keys.
         store (`str`, *optional*):
@@ -56,8 +57,10 @@ class ChatClient:
             More fields of the request, such as `{"stop": ["Q:"]}`, or `{"chat_template_kwargs": {"enable_thinking":
             false}}` for vLLM. A field that is also an option wins over it, and `max_completion_tokens` wins over
             `max_tokens`.
+        vllm_options (`dict`, *optional*):
+            More arguments of `vllm.LLM` for the base URL `"vllm"`, such as `{"tensor_parallel_size": 2}`.
         max_concurrency (`int`, *optional*, defaults to `16`):
-            Maximum number of requests in flight at the same time.
+            Maximum number of requests in flight at the same time. vLLM in this process gets many at once.
         requests_per_minute (`float`, *optional*):
             Maximum number of requests per minute. They are evenly spaced.
         tokens_per_minute (`float`, *optional*):
@@ -80,7 +83,7 @@ class ChatClient:
             Maximum number of requests for the replies in the store, old and new. The run stops before it is exceeded.
 
     Raises:
-        ImportError: When the first request is sent, if `openai` is not installed.
+        ImportError: When the first request is sent, if `openai` (or `vllm`) is not installed.
         ValueError: If an option has a value that cannot work, the key is missing, or the store cannot be used.
 
     Examples:
@@ -106,6 +109,7 @@ class ChatClient:
     max_tokens: int | None = 2048
     seed: int | None = None
     extra_body: dict[str, Any] | None = None
+    vllm_options: dict[str, Any] | None = None
     max_concurrency: int = 16
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
@@ -123,8 +127,9 @@ class ChatClient:
         self._store = ReplyStore(self.store, self.settings)
         self._dialect = Dialect(self._store.remember("dialect"))
         self.usage = self._store.usage()
-        self._run: Run | Collector | None = None
+        self._run: Run | Collector | VLLMRun | None = None
         self._collector: Collector | None = None
+        self._engine = VLLMEngine(self.settings, self.vllm_options or {})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -255,7 +260,9 @@ class ChatClient:
     def _budget(self) -> Budget:
         return Budget(self.usage, self.price, longest_reply(self.settings), self.max_requests, self.max_cost)
 
-    def _new_run(self) -> Run:
+    def _new_run(self) -> Run | VLLMRun:
+        if self.base_url == VLLM:
+            return VLLMRun(self._engine, self._store, self._budget())
         return Run(
             Endpoint(self.settings, self.api_key_env, self.connect_timeout, self.timeout, self._dialect),
             self._store,

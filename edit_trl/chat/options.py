@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from .dialect import LENGTH_FIELDS, OPTION_FIELDS, request_fields
 from .endpoint import OWN_FIELDS
+from .vllm_engine import VLLM
 
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ def check_options(client: "ChatClient") -> None:
     url = urlsplit(client.base_url)
     # What is no URL may be a key, or hold a password.
     shown = repr(client.base_url) if re.fullmatch(r"(?!sk-|hf_)[\w.:/-]{0,60}", client.base_url) else "something else"
-    if url.scheme not in ("http", "https") or not url.hostname:
+    if client.base_url != VLLM and (url.scheme not in ("http", "https") or not url.hostname):
         raise ValueError(
             f"`base_url` must be a URL that starts with http:// or https://, got {shown}. Pass "
-            '`base_url="http://localhost:8000/v1"`, for example.'
+            f'`base_url="http://localhost:8000/v1"`, for example, or "{VLLM}" to run the model in this process.'
         )
     if url.username or url.password or url.query:
         raise ValueError(
@@ -43,6 +44,11 @@ def check_options(client: "ChatClient") -> None:
         raise ValueError(
             "`api_key_env` must be the name of an environment variable, got something else, maybe the key itself. "
             'Names are written to files, keys are not; pass `api_key_env="OPENAI_API_KEY"`.'
+        )
+    if client.vllm_options is not None and client.base_url != VLLM:
+        raise ValueError(
+            f'`vllm_options` need `base_url="{VLLM}"`, got {shown}. They are for a model that runs in this process; '
+            "leave them out, or start the server with them."
         )
     _check_extra_body(client.extra_body or {})
     limits = ("max_concurrency", "max_tokens", "requests_per_minute", "tokens_per_minute")

@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 # If this many requests in a row fail, each after all its attempts, the endpoint counts as down.
-_MAX_FAILURES = 10
+MAX_FAILURES = 10
 
 # Start of the name under which the store has a request of a batch file.
 WAITING = "batch/"
@@ -52,6 +52,28 @@ def waits(record: dict[str, Any] | None) -> bool:
         `bool`: Whether it is in a batch file that is still there, and no result of any kind was read.
     """
     return record is not None and record["file"] is not None and os.path.exists(record["file"])
+
+
+def refuse_waiting(store: ReplyStore, key: str) -> None:
+    """
+    Refuse to send a request that waits for the result of a batch.
+
+    Args:
+        store ([`ReplyStore`]):
+            The store with the requests that wait.
+        key (`str`):
+            Key of the request.
+
+    Raises:
+        ValueError: If it waits.
+    """
+    record = store.remember(WAITING + key)
+    if record is not None and waits(record):
+        raise ValueError(
+            f"No request may be sent that waits for the result of a batch, but there are some in {record['file']!r}. "
+            "They would be paid for twice: read the results of that file first, or delete it if it was never "
+            "submitted."
+        )
 
 
 class Budget:
@@ -289,13 +311,7 @@ class Run:
         reply = self.store.get(key)
         if reply is not None:
             return reread(reply)
-        record = self.store.remember(WAITING + key)
-        if record is not None and waits(record):
-            raise ValueError(
-                f"No request may be sent that waits for the result of a batch, but there are some in "
-                f"{record['file']!r}. They would be paid for twice: read the results of that file first, or delete it "
-                "if it was never submitted."
-            )
+        refuse_waiting(self.store, key)
         self._pending[key] = asyncio.Event()
         try:
             return await self._ask(key, messages, sample)
@@ -371,7 +387,7 @@ class Run:
     def _give_up(self, error: EndpointError, counts: bool = True) -> EndpointError:
         """Record and return the `error` of a request that will not be retried. Many in a row end the run."""
         self._num_failures += counts
-        error.is_fatal = error.is_fatal or self._num_failures >= _MAX_FAILURES
+        error.is_fatal = error.is_fatal or self._num_failures >= MAX_FAILURES
         if error.is_fatal and self._stop is None:
             self._stop = error
         return error
