@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from batch_service import answer, failure, requests_of, result, write
 from chat_helpers import answer as reply_to
-from chat_helpers import answers, ask, ask_one, kinds_of, messages_of, questions
+from chat_helpers import answers, ask, kinds_of, messages_of, questions
 from teacher import (
     Teacher,
     client_for,
@@ -255,12 +255,12 @@ class TestWaiting:
             with closing(client_for(teacher, store="replies.sqlite")) as client:
                 (file,) = collected(client, 3)
             with closing(client_for(teacher, store="replies.sqlite")) as client:
-                assert ask(client, ["another question"]) == ["another question: answered"]
-                with pytest.raises(ValueError, match="read the results of that file first, or delete it"):
-                    ask_one(client)
+                with pytest.raises(ValueError, match=r"\(3 of 'batch.jsonl'\).*Read the results of that file first"):
+                    ask(client, ["another question", *questions(3)])
+                assert teacher.requests == []
                 os.remove(file)
                 assert ask(client, questions(3)) == answers(3)
-        assert len(teacher.requests) == 4
+        assert len(teacher.requests) == 3
 
     def test_settings_cannot_change_while_requests_wait(self):
         with closing(ChatClient("teacher", "http://localhost:1/v1", store="replies.sqlite")) as client:

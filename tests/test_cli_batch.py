@@ -143,7 +143,7 @@ class TestSynthesize:
             assert main([*command(teacher), "--batch_requests", "1.jsonl"]) == 0
             capsys.readouterr()
             assert main(command(teacher)) == 1
-            assert "1.jsonl'. They would be paid for twice: read the results of that file" in capsys.readouterr().err
+            assert "(6 of '1.jsonl'), and would be paid for twice. Read the results of that" in capsys.readouterr().err
             assert main([*command(teacher), "--batch_requests", "1.jsonl"]) == 1
             assert "`--batch_requests` must be a new file, but '1.jsonl' exists." in read_only_line(capsys)
             assert main([*command(teacher), "--batch_requests", "2.jsonl"]) == 0

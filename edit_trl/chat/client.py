@@ -19,7 +19,7 @@ from .batch import BatchResults, Collector, read_results
 from .dialect import LENGTH_FIELDS, Dialect, request_fields
 from .endpoint import Endpoint
 from .options import check_options, longest_reply
-from .run import Budget, Cooldown, Pace, Run
+from .run import Budget, Cooldown, Pace, Run, refuse_waiting
 from .store import ChatReply, ReplyStore
 from .vllm_engine import VLLM, VLLMEngine, VLLMRun
 
@@ -231,7 +231,7 @@ class ChatClient:
         Raises:
             EndpointError: If the endpoint fails for all requests. The replies so far are in the store.
             ImportError: If a reply is not in the store and `openai` is not installed.
-            ValueError: If a reply is not in the store and the key is missing.
+            ValueError: If a reply is not in the store and the key is missing, or if requests wait for a batch.
         """
         tasks: list[Any] = []
 
@@ -261,6 +261,7 @@ class ChatClient:
         return Budget(self.usage, self.price, longest_reply(self.settings), self.max_requests, self.max_cost)
 
     def _new_run(self) -> Run | VLLMRun:
+        refuse_waiting(self._store)
         if self.base_url == VLLM:
             return VLLMRun(self._engine, self._store, self._budget())
         return Run(

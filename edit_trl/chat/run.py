@@ -15,6 +15,7 @@ import asyncio
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -54,25 +55,24 @@ def waits(record: dict[str, Any] | None) -> bool:
     return record is not None and record["file"] is not None and os.path.exists(record["file"])
 
 
-def refuse_waiting(store: ReplyStore, key: str) -> None:
+def refuse_waiting(store: ReplyStore) -> None:
     """
-    Refuse to send a request that waits for the result of a batch.
+    Refuse a run that sends requests while others of its store wait for the result of a batch. It is refused before
+    anything is sent: later, the requests in flight would be lost.
 
     Args:
         store ([`ReplyStore`]):
             The store with the requests that wait.
-        key (`str`):
-            Key of the request.
 
     Raises:
-        ValueError: If it waits.
+        ValueError: If there are any.
     """
-    record = store.remember(WAITING + key)
-    if record is not None and waits(record):
+    files = Counter(record["file"] for record in store.notes(WAITING).values() if waits(record))
+    if files:
+        names = ", ".join(f"{num} of {os.path.relpath(file)!r}" for file, num in sorted(files.items()))
         raise ValueError(
-            f"No request may be sent that waits for the result of a batch, but there are some in {record['file']!r}. "
-            "They would be paid for twice: read the results of that file first, or delete it if it was never "
-            "submitted."
+            f"Requests wait for the results of a batch ({names}), and would be paid for twice. Read the results of "
+            "that file first (`read_batch`, or `--batch_results`), or delete it if it was never submitted."
         )
 
 
@@ -311,7 +311,6 @@ class Run:
         reply = self.store.get(key)
         if reply is not None:
             return reread(reply)
-        refuse_waiting(self.store, key)
         self._pending[key] = asyncio.Event()
         try:
             return await self._ask(key, messages, sample)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from .dialect import LENGTH_FIELDS, request_fields
 from .endpoint import EndpointError, estimate_tokens, on_one_line
 from .replies import UnreadableReply, read_reply, reread
-from .run import MAX_FAILURES, Budget, BudgetReached, refuse_waiting
+from .run import MAX_FAILURES, Budget, BudgetReached
 from .store import ChatReply, ReplyStore
 
 
@@ -212,7 +212,6 @@ class VLLMRun:
         reply = self.store.get(key)
         if reply is not None:
             return reread(reply)
-        refuse_waiting(self.store, key)
         self._pending[key] = asyncio.Event()
         try:
             cost = await self.budget.reserve(estimate_tokens(messages))

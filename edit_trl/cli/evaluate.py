@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"`--backend` must be 'transformers' or 'vllm', got {args.backend!r}.")
     if args.base_url == "vllm":
         raise ValueError(
-            "`--base_url` must be the URL of an endpoint, got 'vllm'. Pass `--backend vllm` to run the student with it."
+            "`--base_url` must be the URL of an endpoint, got 'vllm'. Pass `--backend vllm` to run the student."
         )
     config = EvaluationConfig(**field_values(args, EvaluationConfig))
     # All that can be wrong is checked before a model is loaded.

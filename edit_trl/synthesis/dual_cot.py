@@ -297,6 +297,7 @@ class _Recipe:
                     f"this run has only {len(own)} rectified questions of its own. Add wrong chains to the file of "
                     "`examples`, or lower `num_examples`. The replies so far are in the store."
                 )
+        own_questions = {example["question"] for example in own}
         source = _digest([self.config.examples_seed, number, self.prompts.version, self.examples])
         for chain in right:
             # The examples of a question are stored and never drawn again, even if later runs make more pairs.
@@ -305,7 +306,10 @@ class _Recipe:
             if keys is None and is_complete:
                 if has_enough:
                     rng = random.Random(f"{self.config.examples_seed}/{chain.sample}/{chain.question}")
-                    drawn = rng.sample([example for example in own if example["question"] != chain.question], number)
+                    others = own
+                    if chain.question in own_questions:  # by another sample of the question
+                        others = [example for example in own if example["question"] != chain.question]
+                    drawn = rng.sample(others, number)
                 else:
                     drawn = pick_examples(given, chain.question, chain.task, number)
                 keys = [f"example/{_digest(example)}" for example in drawn]
