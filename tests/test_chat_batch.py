@@ -266,7 +266,8 @@ class TestWaiting:
         with closing(ChatClient("teacher", "http://localhost:1/v1", store="replies.sqlite")) as client:
             files = collected(client, 3)
         with pytest.raises(
-            ValueError, match="or wait in batch files, with other settings: `model='teacher'`, now 'x'"
+            ValueError,
+            match="waits for replies to batch files that were made with other settings: `model='teacher'`, now",
         ):
             ChatClient("x", "http://localhost:1/v1", store="replies.sqlite")
         with closing(ChatClient("teacher", "http://localhost:1/v1", store="replies.sqlite")) as client:

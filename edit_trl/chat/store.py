@@ -121,11 +121,12 @@ class ReplyStore:
         self._made_with = self.remember("identity", settings)
         changed = [name for name in settings if self._made_with.get(name) != settings[name]]
         if changed:
+            num_replies = self.usage().replies
             self.close()
             values = ", ".join(f"`{name}={self._made_with.get(name)!r}`, now {settings[name]!r}" for name in changed)
+            what = "holds replies" if num_replies else "waits for replies to batch files"
             raise ValueError(
-                f"`store` holds replies that were made, or wait in batch files, with other settings: {values}. They "
-                "cannot be mixed; pass "
+                f"`store` {what} that were made with other settings: {values}. They cannot be mixed; pass "
                 f"another file than {path!r}, or the settings that it was made with."
             )
 
