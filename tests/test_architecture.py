@@ -52,7 +52,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "question_formats": {"answers"},
     "questions": {"deprecation", "question_formats"},
-    "chat": {"option_help", "thinking"},
+    "chat": {"files", "option_help", "thinking"},
     "chat_client": {"deprecation"},  # the old place of `chat`
     "synthesis": {
         "alignment",

@@ -119,6 +119,7 @@ class TestEvaluate:
             (["--dataset", "questions.jsonl"], "must be a model or adapter in a folder or on the Hub, got 'nowhere'"),
             (["--dataset", "questions.jsonl", "--backend", "tgi"], "`--backend` must be 'transformers' or 'vllm'"),
             (["--dataset", "questions.jsonl", "--backend", "vllm"], "needs the `vllm` package"),
+            (["--dataset", "questions.jsonl", "--base_url", "vllm"], "Pass `--backend vllm` to run the student."),
             (
                 ["--dataset", "questions.jsonl", "--temperature", "-1"],
                 "`temperature` must be positive or zero, got -1.0",

@@ -2,6 +2,7 @@
 Chat calls to OpenAI-compatible endpoints, and prompt templates. Used for the teacher, the judge and the student.
 """
 
+from .batch import BatchResults, Collector
 from .client import ChatClient
 from .endpoint import EndpointError, estimate_tokens
 from .prompt_template import PromptTemplate
@@ -11,9 +12,11 @@ from .store import ChatReply, Usage
 
 
 __all__ = [
+    "BatchResults",
     "BudgetReached",
     "ChatClient",
     "ChatReply",
+    "Collector",
     "EndpointError",
     "PromptTemplate",
     "Usage",

@@ -9,26 +9,23 @@ are sent again. Each sample of a question is a request of its own, because many 
 """
 
 import asyncio
-import json
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from ..option_help import help_from_docstring
-from .dialect import LENGTH_FIELDS, OPTION_FIELDS, Dialect, request_fields
-from .endpoint import OWN_FIELDS, Endpoint
-from .run import Budget, Cooldown, Pace, Run
+from .batch import BatchResults, Collector, read_results
+from .dialect import LENGTH_FIELDS, Dialect, request_fields
+from .endpoint import Endpoint
+from .options import check_options, longest_reply
+from .run import Budget, Cooldown, Pace, Run, refuse_waiting
 from .store import ChatReply, ReplyStore
+from .vllm_engine import VLLM, VLLMEngine, VLLMRun
 
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-# Fields of `extra_body` that would hold a key.
-_KEY_FIELD = re.compile(r"(?:x-)?api[_-]?key|authorization|extra_headers", re.IGNORECASE)
 
 
 @help_from_docstring
@@ -37,13 +34,13 @@ class ChatClient:
     """
     Client for chat requests to an OpenAI-compatible endpoint. It stores replies, limits the rate, retries and counts.
 
-    Needs `pip install 'edit-trl[openai]'`.
+    Needs `pip install 'edit-trl[openai]'`, or `'edit-trl[vllm]'` for the base URL `"vllm"`.
 
     Args:
         model (`str`):
             Name of the model at the endpoint.
         base_url (`str`, *optional*, defaults to `"https://api.openai.com/v1"`):
-            URL of the endpoint, including `/v1`.
+            URL of the endpoint, including `/v1`; or `"vllm"` to run the model in this process with the `vllm` package.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
             Name of the environment variable that holds the key. `None` for an endpoint without keys.
         store (`str`, *optional*):
@@ -60,8 +57,10 @@ class ChatClient:
             More fields of the request, such as `{"stop": ["Q:"]}`, or `{"chat_template_kwargs": {"enable_thinking":
             false}}` for vLLM. A field that is also an option wins over it, and `max_completion_tokens` wins over
             `max_tokens`.
+        vllm_options (`dict`, *optional*):
+            More arguments of `vllm.LLM` for the base URL `"vllm"`, such as `{"tensor_parallel_size": 2}`.
         max_concurrency (`int`, *optional*, defaults to `16`):
-            Maximum number of requests in flight at the same time.
+            Maximum number of requests in flight at the same time. vLLM in this process gets many at once.
         requests_per_minute (`float`, *optional*):
             Maximum number of requests per minute. They are evenly spaced.
         tokens_per_minute (`float`, *optional*):
@@ -84,7 +83,7 @@ class ChatClient:
             Maximum number of requests for the replies in the store, old and new. The run stops before it is exceeded.
 
     Raises:
-        ImportError: When the first request is sent, if `openai` is not installed.
+        ImportError: When the first request is sent, if `openai` (or `vllm`) is not installed.
         ValueError: If an option has a value that cannot work, the key is missing, or the store cannot be used.
 
     Examples:
@@ -110,6 +109,7 @@ class ChatClient:
     max_tokens: int | None = 2048
     seed: int | None = None
     extra_body: dict[str, Any] | None = None
+    vllm_options: dict[str, Any] | None = None
     max_concurrency: int = 16
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
@@ -123,87 +123,13 @@ class ChatClient:
     max_requests: int | None = None
 
     def __post_init__(self) -> None:
-        self._check()
+        check_options(self)
         self._store = ReplyStore(self.store, self.settings)
         self._dialect = Dialect(self._store.remember("dialect"))
         self.usage = self._store.usage()
-        self._run: Run | None = None
-
-    def _check(self) -> None:
-        url = urlsplit(self.base_url)
-        # What is no URL may be a key, or hold a password.
-        shown = repr(self.base_url) if re.fullmatch(r"(?!sk-|hf_)[\w.:/-]{0,60}", self.base_url) else "something else"
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(
-                f"`base_url` must be a URL that starts with http:// or https://, got {shown}. Pass "
-                '`base_url="http://localhost:8000/v1"`, for example.'
-            )
-        if url.username or url.password or url.query:
-            raise ValueError(
-                "`base_url` must not hold a user name, a password or a query. It is written to logs and files; put "
-                "the key into an environment variable and pass its name as `api_key_env`."
-            )
-        if self.api_key_env is not None and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env) is None:
-            raise ValueError(
-                "`api_key_env` must be the name of an environment variable, got something else, maybe the key itself. "
-                'Names are written to files, keys are not; pass `api_key_env="OPENAI_API_KEY"`.'
-            )
-        self._check_extra_body()
-        limits = ("max_concurrency", "max_tokens", "requests_per_minute", "tokens_per_minute")
-        for name in (*limits, "connect_timeout", "timeout"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"`{name}` must be positive, got {value}. Leave it out for the default.")
-        budget = ("prompt_price", "completion_price", "max_cost", "max_requests")
-        for name in (*budget, "max_retries", "max_wait", "temperature", "top_p"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"`{name}` must be positive or zero, got {value}. Leave it out for the default.")
-        if self.max_cost is not None and (
-            self.prompt_price is None or self.completion_price is None or self._longest_reply is None
-        ):
-            raise ValueError(
-                "`max_cost` needs `prompt_price`, `completion_price` and `max_tokens`, got "
-                f"{self.prompt_price}, {self.completion_price} and {self.max_tokens}. The cost of a request is known "
-                "only after it; pass the endpoint's prices per million tokens."
-            )
-
-    def _check_extra_body(self) -> None:
-        extra_body = self.extra_body or {}
-        keys = [
-            name for name in extra_body if re.fullmatch(r"(?i)(?:x-)?api[_-]?key|authorization|extra_headers", name)
-        ]
-        if keys:
-            raise ValueError(
-                f"`extra_body` must not hold `{keys[0]}`. Its content is written to files; put the key into an "
-                "environment variable and pass its name as `api_key_env`."
-            )
-        taken = [f"`{name}`" for name in OWN_FIELDS if name in extra_body]
-        if taken:
-            raise ValueError(
-                f"`extra_body` must not hold {', '.join(taken)}. The client sets these fields itself: each sample is "
-                "a request of its own, and a reply is read as a whole. Use the client's options of the same name, and "
-                "leave out the fields that have no option."
-            )
-        for name in (*OPTION_FIELDS, *LENGTH_FIELDS):
-            value = extra_body.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
-                raise ValueError(
-                    f"`extra_body` must hold a number that is not negative as `{name}`, got {value!r}. Leave it out "
-                    "for the client's option."
-                )
-        try:
-            json.dumps(self.extra_body)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"`extra_body` must be what JSON can hold, but it is not ({error}). It is sent and stored as JSON; "
-                "pass lists, dictionaries, text and numbers."
-            ) from None
-
-    @property
-    def _longest_reply(self) -> int | None:
-        fields = request_fields(self.settings)
-        return fields.get("max_completion_tokens", fields.get("max_tokens"))
+        self._run: Run | Collector | VLLMRun | None = None
+        self._collector: Collector | None = None
+        self._engine = VLLMEngine(self.settings, self.vllm_options or {})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -305,13 +231,13 @@ class ChatClient:
         Raises:
             EndpointError: If the endpoint fails for all requests. The replies so far are in the store.
             ImportError: If a reply is not in the store and `openai` is not installed.
-            ValueError: If a reply is not in the store and the key is missing.
+            ValueError: If a reply is not in the store and the key is missing, or if requests wait for a batch.
         """
         tasks: list[Any] = []
 
         async def run() -> list[_R | Exception]:
             tasks.append(asyncio.current_task())
-            self._run = self._new_run()
+            self._run = self._collector or self._new_run()
             try:
                 return await self._run.for_each(items, work)
             finally:
@@ -331,17 +257,53 @@ class ChatClient:
                 if tasks and not future.done():
                     tasks[0].get_loop().call_soon_threadsafe(tasks[0].cancel)
 
-    def _new_run(self) -> Run:
+    def _budget(self) -> Budget:
+        return Budget(self.usage, self.price, longest_reply(self.settings), self.max_requests, self.max_cost)
+
+    def _new_run(self) -> Run | VLLMRun:
+        refuse_waiting(self._store)
+        if self.base_url == VLLM:
+            return VLLMRun(self._engine, self._store, self._budget())
         return Run(
             Endpoint(self.settings, self.api_key_env, self.connect_timeout, self.timeout, self._dialect),
             self._store,
-            Budget(self.usage, self.price, self._longest_reply, self.max_requests, self.max_cost),
+            self._budget(),
             request_pace=Pace(self.requests_per_minute),
             token_pace=Pace(self.tokens_per_minute),
             cooldown=Cooldown(self.max_wait),
             max_concurrency=self.max_concurrency,
             max_retries=self.max_retries,
         )
+
+    def read_batch(self, paths: Iterable[str]) -> BatchResults:
+        """
+        Read the results of batch files into the store.
+
+        Args:
+            paths (`Iterable[str]`):
+                Result files and error files of a service, as JSON Lines. They may be read again, and in any order.
+
+        Returns:
+            [`~batch.BatchResults`]: Counts, and what could not be used.
+
+        Raises:
+            ValueError: If a file cannot be read.
+        """
+        results = read_results(paths, self._store, self._dialect, self.max_retries)
+        self.usage = self._store.usage()
+        return results
+
+    def collect_batch(self) -> Collector:
+        """
+        Send nothing from now on. Instead, collect the requests without a reply, and let those that ask for them end
+        with [`BudgetReached`].
+
+        Returns:
+            [`~batch.Collector`]: Its `requests` are those collected, its `waiting` those that are in a batch file
+            already, and its `write()` writes a file.
+        """
+        self._collector = Collector(self._store, self.settings, self._dialect, self._budget())
+        return self._collector
 
     def remember(self, name: str, value: Any = None) -> Any:
         """
@@ -359,6 +321,25 @@ class ChatClient:
             `Any`: The stored value; `None` if there is none.
         """
         return self._store.remember(name, value)
+
+    def absorb(self, store: str) -> int:
+        """
+        Copy the replies of another store into this client's store. Those that are here already stay as they are.
+
+        Args:
+            store (`str`):
+                SQLite file of a client with the same settings, which is left as it is.
+
+        Returns:
+            `int`: Number of requests to which both stores have a reply, and not the same one.
+
+        Raises:
+            ValueError: If the file is in use or no store, or its replies were made with other settings.
+        """
+        num_other = self._store.absorb(store)
+        self.usage = self._store.usage()
+        self._dialect = Dialect(self._store.remember("dialect"))
+        return num_other
 
     def close(self) -> None:
         """Close the store, so that another process may use it. A `with` statement does this at its end."""

@@ -207,7 +207,7 @@ class Endpoint:
             raise AttemptFailed(f"the connection failed ({self._reason(error)})") from None
         except openai.APIStatusError as error:
             if error.status_code in (400, 422):
-                if _is_filtered(error):
+                if is_filtered(_body(error)):
                     return ChatReply("", "", "content_filter", 0, 0)
                 self._learn(error, fields, messages)
             raise self._read_status(error) from None
@@ -258,15 +258,13 @@ class Endpoint:
 
     def _learn(self, error: Any, fields: dict[str, Any], messages: list[dict[str, str]]) -> None:
         """Read from a refusal how to write requests. Raises `Relearned` if another request may succeed by this."""
-        try:
-            body = json.loads(error.response.text)
-        except ValueError:
-            body = error.response.text
         known = self.dialect.notes
-        if self.dialect.learn(body, fields, messages):
+        if self.dialect.learn(_body(error), fields, messages):
             for note in self.dialect.notes:
                 if note not in known:
-                    logger.warning("%s: %s It says: %s", self.url, note, self._redact(_error_detail(error)))
+                    logger.warning(
+                        "%s: %s It says: %s", self.url, note, self._redact(error_detail(_body(error), error.message))
+                    )
             raise Relearned
 
     def _raise_if_redirected(self, error: Any) -> None:
@@ -284,7 +282,7 @@ class Endpoint:
     def _read_status(self, error: Any) -> Exception:
         """Turn an HTTP status into an exception: wait, try again, give up this request, or give up all requests."""
         status = error.status_code
-        detail = self._redact(_error_detail(error))
+        detail = self._redact(error_detail(_body(error), error.message))
         if status in (429, 503, 529):
             # Waiting does not help without credit. Only code and type show this: messages of rate limits mention
             # the paid plan too.
@@ -315,9 +313,7 @@ class Endpoint:
 
     def _redact(self, text: str) -> str:
         """Remove the key from a text of the endpoint, and put the text on one line."""
-        text = self._without_secrets(text)
-        # Services quote parts of a wrong key.
-        return " ".join(re.sub(r"\b(sk[-_]|hf_|Bearer )[\w*.-]{6,}", r"\1***", text).split())[:500]
+        return on_one_line(self._without_secrets(text))
 
     def _without_secrets(self, text: str) -> str:
         """Replace the key in a text, also as it is written in URLs, pages and JSON."""
@@ -385,25 +381,64 @@ def _server(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _is_filtered(error: Any) -> bool:
-    """Whether a filter refused the prompt."""
+def on_one_line(text: str) -> str:
+    """Put a `text` of a service on one line, without the parts of a wrong key that services quote."""
+    return " ".join(re.sub(r"\b(sk[-_]|hf_|Bearer )[\w*.-]{6,}", r"\1***", text).split())[:500]
+
+
+def is_filtered(body: Any) -> bool:
+    """
+    Tell whether a filter refused the prompt.
+
+    Args:
+        body (`Any`):
+            The body of the error, from JSON, or its text.
+
+    Returns:
+        `bool`: Whether the service says so.
+    """
+    error = _own_error(body)
+    text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
     return (
-        re.search(_FILTERED_CODES, f"{error.code} {error.type}") is not None
-        or _FILTERED_WORDS.search(error.response.text) is not None
+        re.search(_FILTERED_CODES, f"{error.get('code')} {error.get('type')}") is not None
+        or _FILTERED_WORDS.search(text) is not None
     )
 
 
-def _error_detail(error: Any) -> str:
-    """Return the message of the endpoint about an error."""
-    body = error.body[0] if isinstance(error.body, list) and error.body else error.body  # Gemini
-    body = body if isinstance(body, dict) else {}
-    if isinstance(body.get("error"), dict):
-        body = body["error"]
-    message = body.get("message") or body.get("error") or body.get("detail") or error.message
+def error_detail(body: Any, default: str = "") -> str:
+    """
+    Return the message of a service about an error.
+
+    Args:
+        body (`Any`):
+            The body of the error, from JSON, or its text.
+        default (`str`, *optional*, defaults to `""`):
+            The message if the body has none.
+
+    Returns:
+        `str`: The message, with the code of the error.
+    """
+    error = _own_error(body)
+    message = error.get("message") or error.get("error") or error.get("detail") or default or "no reason is given"
     if not isinstance(message, str):
         message = json.dumps(message, ensure_ascii=False)
-    code = body.get("code")
+    code = error.get("code")
     return f"{message} ({code})" if code and str(code) not in str(message) else str(message).rstrip(".")
+
+
+def _own_error(body: Any) -> dict[str, Any]:
+    """Return the part of the body of an error that describes it."""
+    body = body[0] if isinstance(body, list) and body else body  # Gemini
+    error = body.get("error", body) if isinstance(body, dict) else {}
+    return error if isinstance(error, dict) else body
+
+
+def _body(error: Any) -> Any:
+    """Return the body of an error of `openai`, from JSON, or its text."""
+    try:
+        return json.loads(error.response.text)
+    except ValueError:
+        return error.response.text
 
 
 def _retry_after(headers: Any) -> float | None:

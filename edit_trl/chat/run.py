@@ -12,10 +12,12 @@ wrong key, an unknown model, an endpoint that is down) and end the run.
 """
 
 import asyncio
+import os
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .endpoint import AskedToWait, AttemptFailed, Endpoint, EndpointError, Relearned, estimate_tokens
 from .replies import BYTES_PER_TOKEN, reread
@@ -26,7 +28,10 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 # If this many requests in a row fail, each after all its attempts, the endpoint counts as down.
-_MAX_FAILURES = 10
+MAX_FAILURES = 10
+
+# Start of the name under which the store has a request of a batch file.
+WAITING = "batch/"
 
 # Longest wait that the client chooses itself, in seconds.
 _MAX_BACKOFF = 60.0
@@ -34,6 +39,41 @@ _MAX_BACKOFF = 60.0
 
 class BudgetReached(Exception):
     """A request was not sent, because `max_cost` or `max_requests` would be exceeded."""
+
+
+def waits(record: dict[str, Any] | None) -> bool:
+    """
+    Tell whether a request waits for the result of a batch.
+
+    Args:
+        record (`dict[str, Any]` or `None`):
+            What the store has about the request.
+
+    Returns:
+        `bool`: Whether it is in a batch file that is still there, and no result of any kind was read.
+    """
+    return record is not None and record["file"] is not None and os.path.exists(record["file"])
+
+
+def refuse_waiting(store: ReplyStore) -> None:
+    """
+    Refuse a run that sends requests while others of its store wait for the result of a batch. It is refused before
+    anything is sent: later, the requests in flight would be lost.
+
+    Args:
+        store ([`ReplyStore`]):
+            The store with the requests that wait.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    files = Counter(record["file"] for record in store.notes(WAITING).values() if waits(record))
+    if files:
+        names = ", ".join(f"{num} of {os.path.relpath(file)!r}" for file, num in sorted(files.items()))
+        raise ValueError(
+            f"Requests wait for the results of a batch ({names}), and would be paid for twice. Read the results of "
+            "that file first (`read_batch`, or `--batch_results`), or delete it if it was never submitted."
+        )
 
 
 class Budget:
@@ -346,7 +386,7 @@ class Run:
     def _give_up(self, error: EndpointError, counts: bool = True) -> EndpointError:
         """Record and return the `error` of a request that will not be retried. Many in a row end the run."""
         self._num_failures += counts
-        error.is_fatal = error.is_fatal or self._num_failures >= _MAX_FAILURES
+        error.is_fatal = error.is_fatal or self._num_failures >= MAX_FAILURES
         if error.is_fatal and self._stop is None:
             self._stop = error
         return error

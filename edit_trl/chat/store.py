@@ -9,10 +9,13 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+
+_COLUMNS = ("key", "text", "thinking", "finish_reason", "prompt_tokens", "completion_tokens", "requests")
 
 
 class ChatReply(NamedTuple):
@@ -106,19 +109,24 @@ class ReplyStore:
                 "folder, or pass another file."
             ) from None
         settings = json.loads(json.dumps(settings))
-        if not self.usage().replies:
+        in_batches = self.notes("batch/")
+        if not self.usage().replies and not any(record["file"] for record in in_batches.values()):
             # Without a reply, there is nothing that other settings could not be mixed with. The first run may have had
             # a wrong URL.
             if self.remember("identity") not in (None, settings):
                 self.note("dialect", None)
+                for name in in_batches:
+                    self.forget(name)
             self.note("identity", settings)
         self._made_with = self.remember("identity", settings)
         changed = [name for name in settings if self._made_with.get(name) != settings[name]]
         if changed:
+            num_replies = self.usage().replies
             self.close()
             values = ", ".join(f"`{name}={self._made_with.get(name)!r}`, now {settings[name]!r}" for name in changed)
+            what = "holds replies" if num_replies else "waits for replies to batch files"
             raise ValueError(
-                f"`store` holds replies that were made with other settings: {values}. They cannot be mixed; pass "
+                f"`store` {what} that were made with other settings: {values}. They cannot be mixed; pass "
                 f"another file than {path!r}, or the settings that it was made with."
             )
 
@@ -141,6 +149,54 @@ class ReplyStore:
         with self._cursor() as cursor:
             cursor.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", (key, *reply, num_requests))
 
+    def absorb(self, path: str) -> int:
+        """
+        Copy the replies and the notes of another store. What is here already stays as it is.
+
+        Args:
+            path (`str`):
+                SQLite file of the other store, which is left as it is.
+
+        Returns:
+            `int`: Number of requests to which both stores have a reply, and not the same one.
+
+        Raises:
+            ValueError: If the file is in use or no store, or its replies were made with other settings.
+        """
+        try:
+            with closing(sqlite3.connect(path, timeout=1.0)) as other:
+                notes = dict(other.execute("SELECT name, value FROM notes"))
+                replies = other.execute(f"SELECT {', '.join(_COLUMNS)} FROM replies").fetchall()
+        except sqlite3.Error as error:
+            raise ValueError(
+                f"{path!r} must be a store of replies that no run has open, but: {error}. Wait for the run that works "
+                "with it, or move the file away."
+            ) from None
+        made_with = json.loads(notes.pop("identity", "null")) or self._made_with
+        changed = [name for name in self._made_with if made_with.get(name) != self._made_with[name]]
+        if changed and replies:
+            values = ", ".join(f"`{name}={made_with.get(name)!r}`, here {self._made_with[name]!r}" for name in changed)
+            raise ValueError(
+                f"{path!r} holds replies that were made with other settings: {values}. They cannot be mixed; pass the "
+                "same settings to all runs."
+            )
+        with self._cursor() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                num_other = 0
+                for row in replies:
+                    cursor.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                    if not cursor.rowcount:
+                        found = cursor.execute("SELECT text, thinking FROM replies WHERE key = ?", row[:1]).fetchone()
+                        num_other += found != row[1:3]
+                cursor.executemany("INSERT OR IGNORE INTO notes VALUES (?, ?)", notes.items())
+            except BaseException:
+                cursor.execute("ROLLBACK")
+                raise
+            cursor.execute("COMMIT")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # on the disk, whatever happens to the other file
+        return num_other
+
     def usage(self) -> Usage:
         """Return the requests, replies and tokens of the whole store."""
         with self._cursor() as cursor:
@@ -159,6 +215,26 @@ class ReplyStore:
         """Store a `value` under a `name`, in place of an earlier one."""
         with self._cursor() as cursor:
             cursor.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
+
+    def note_all(self, values: Mapping[str, Any]) -> None:
+        """Store all `values` under their names, or none of them, in place of earlier ones."""
+        with self._cursor() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            rows = [(name, json.dumps(value)) for name, value in values.items()]
+            cursor.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", rows)
+            cursor.execute("COMMIT")
+
+    def notes(self, start: str) -> dict[str, Any]:
+        """Return the values whose names have this `start`, by name."""
+        with self._cursor() as cursor:
+            end = start + chr(0x10FFFF)
+            rows = cursor.execute("SELECT name, value FROM notes WHERE name >= ? AND name < ?", (start, end))
+            return {name: json.loads(value) for name, value in rows}
+
+    def forget(self, name: str) -> None:
+        """Remove the value stored under a `name`, if there is one."""
+        with self._cursor() as cursor:
+            cursor.execute("DELETE FROM notes WHERE name = ?", (name,))
 
     @contextmanager
     def _cursor(self) -> Iterator[sqlite3.Cursor]:

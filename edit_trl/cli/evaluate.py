@@ -90,6 +90,10 @@ def run(args: argparse.Namespace) -> None:
     settings = GenerationSettings(**field_values(args, GenerationSettings))
     if args.backend not in ("transformers", "vllm"):
         raise ValueError(f"`--backend` must be 'transformers' or 'vllm', got {args.backend!r}.")
+    if args.base_url == "vllm":
+        raise ValueError(
+            "`--base_url` must be the URL of an endpoint, got 'vllm'. Pass `--backend vllm` to run the student."
+        )
     config = EvaluationConfig(**field_values(args, EvaluationConfig))
     # All that can be wrong is checked before a model is loaded.
     table = None

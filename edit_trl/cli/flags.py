@@ -128,6 +128,13 @@ def add_questions(parser: argparse.ArgumentParser, name: str, *, split: str, lim
     add_rows(group, split=split, limit=limit)
 
 
+def listed(names: list[str]) -> list[str]:
+    """Return the `names` given to a flag of several values. A list in a YAML file comes as one text of JSON."""
+    if len(names) == 1 and names[0].startswith("["):
+        names = json.loads(names[0])
+    return [str(name) for name in names]
+
+
 def _reader(kind: type, may_be_none: bool) -> Callable[[str], Any]:
     """Return the function that turns the text of a flag into its value."""
 

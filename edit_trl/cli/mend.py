@@ -9,10 +9,10 @@ from typing import Any
 from ..chat import ChatClient
 from ..synthesis import MendingConfig, estimate_mending, mend_mistakes, mix_with_replay, save_mended
 from ..synthesis.dataset_files import check_output_dir
-from .flags import add_command, add_fields, add_flag, field_values
+from .flags import add_command, add_fields, add_flag, field_values, listed
 from .progress import Progress
 from .rows import read_rows
-from .teacher import client_options, push_if_asked
+from .teacher import add_teacher, client_options, print_stopped, push_if_asked, shards_of, start_batch, write_batch
 
 
 def add_parser(commands: Any) -> None:
@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
         "Chains of stage 1, with 'prompt' and 'completion', to put beside the pairs in a file 'mix'",
         metavar="DATA",
     )
-    add_fields(parser.add_argument_group("teacher"), ChatClient)
+    add_teacher(parser)
     add_fields(parser.add_argument_group("pairs"), MendingConfig)
 
 
@@ -55,14 +55,18 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) is None:
             raise ValueError(f"`--{name}` is needed, on the command line or in the file of `--config`.")
     config = MendingConfig(**field_values(args, MendingConfig))
-    read = [*_names(args.replies), *filter(None, [args.replay, args.config])]
+    read = [*listed(args.replies), *filter(None, [args.replay, args.config])]
     check_output_dir(config, read, args.overwrite, () if args.replay is None else ("mix",))
-    replies = list(itertools.chain.from_iterable(map(_read_replies, _names(args.replies))))
+    replies = list(itertools.chain.from_iterable(map(_read_replies, listed(args.replies))))
     replay = None if args.replay is None else list(read_rows("--replay", args.replay, "train"))
-    with ChatClient(**client_options(args, config)) as client:
+    shards = shards_of(args, config)
+    with ChatClient(**client_options(args, shards)) as client:
         if args.dry_run:
-            _print_estimate(estimate_mending(replies, client, config), client)
+            part = shards.part(replies, lambda row: str(row.get("question")).strip())
+            if part:
+                _print_estimate(estimate_mending(part, client, config), client)
             return
+        batch = start_batch(args, client, read)
         with Progress() as progress:
             result = mend_mistakes(
                 replies,
@@ -71,13 +75,21 @@ def run(args: argparse.Namespace) -> None:
                 on_progress=lambda step, outcomes, num_done, num_all: progress.show(
                     step, num_done, num_all, ", ".join(f"{num} {outcome}" for outcome, num in outcomes.items())
                 ),
+                shards=shards,
             )
+        if batch is not None and write_batch(args, batch):
+            return
+    if shards.is_worker:
+        _print_report(result.report)
+        print_stopped(result.report["stopped"], shards)
+        return
     from datasets import disable_progress_bars
 
     disable_progress_bars()  # `datasets` shows one while it writes Parquet
     mix = None if replay is None else mix_with_replay(result.pairs, replay, config.replay_share, config.replay_seed)
     files = save_mended(result, config, mix, args.overwrite)
     _print_report(result.report)
+    print_stopped(result.report["stopped"], shards)
     if mix is not None:
         print(f"Mix: {len(result.pairs):,} pairs and {len(mix) - len(result.pairs):,} chains of stage 1.")
     print("\n".join(files))
@@ -87,13 +99,6 @@ def run(args: argparse.Namespace) -> None:
             f"say why; {Path(config.output_dir, f'rejected.{config.file_format}')} has the chains."
         )
     push_if_asked(config, [] if mix is None else [f"mix.{config.file_format}"])
-
-
-def _names(replies: list[str]) -> list[str]:
-    """Names of the files. A list in the file of `--config` comes as one text of JSON."""
-    if len(replies) == 1 and replies[0].startswith("["):
-        replies = json.loads(replies[0])
-    return [str(name) for name in replies]
 
 
 def _read_replies(name: str) -> list[dict[str, Any]]:
@@ -145,5 +150,3 @@ def _print_report(report: dict[str, Any]) -> None:
         f"{report['pairs']:,} pairs. {usage['requests']:,} requests, {usage['prompt_tokens']:,} tokens in, "
         f"{usage['completion_tokens']:,} tokens out{cost}"
     )
-    if report["stopped"]:
-        print(f"Stopped: {report['stopped']}. Run the same command with a larger limit to continue.")

@@ -14,7 +14,7 @@ from ..synthesis.dataset_files import check_output_dir
 from .flags import add_command, add_fields, add_flag, add_questions, field_values
 from .progress import Progress
 from .rows import inputs, read_questions
-from .teacher import client_options, push_if_asked
+from .teacher import add_teacher, client_options, print_stopped, push_if_asked, shards_of, start_batch, write_batch
 
 
 def add_parser(commands: Any) -> None:
@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
     text = "Replace files in 'output_dir' that no synthesis wrote; the questions themselves are never replaced"
     add_flag(parser, "overwrite", bool, text)
     add_questions(parser, "questions", split="train", limit="Use only the first N questions")
-    add_fields(parser.add_argument_group("teacher"), ChatClient)
+    add_teacher(parser)
     add_fields(parser.add_argument_group("pairs"), SynthesisConfig)
 
 
@@ -44,13 +44,19 @@ def run(args: argparse.Namespace) -> None:
     config = SynthesisConfig(**field_values(args, SynthesisConfig))
     table = read_questions("--questions", args.questions, args.split, args.limit, distinct=True)
     check_output_dir(config, inputs(args.questions, args.config), args.overwrite)
-    with ChatClient(**client_options(args, config)) as client:
+    shards = shards_of(args, config)
+    rows = shards.part(table.rows, lambda row: row["question"])
+    with ChatClient(**client_options(args, shards)) as client:
         if args.dry_run:
-            _print_estimate(estimate_requests(table.rows, client, config), client)
-            print(f"Questions: {len(table.rows):,}, read as {table.reader}.", *table.notes)
+            if rows:
+                _print_estimate(estimate_requests(rows, client, config), client)
+            print(f"Questions: {len(rows):,}, read as {table.reader}.", *table.notes)
             return
+        batch = start_batch(args, client, inputs(args.questions, args.config))
         with Progress() as progress:
-            result = synthesize(table.rows, client, config, on_progress=_progress_of(client, progress))
+            result = synthesize(table.rows, client, config, on_progress=_progress_of(client, progress), shards=shards)
+        if batch is not None and write_batch(args, batch):
+            return
     from datasets import disable_progress_bars
 
     failed = [row["detail"] for row in result.rejected if row["reject_reason"] == "endpoint_error"]
@@ -61,12 +67,15 @@ def run(args: argparse.Namespace) -> None:
             "Run the same command to ask again."
         )
     disable_progress_bars()  # `datasets` shows one while it writes Parquet
-    files = save_dual_cots(result, config, args.overwrite)
+    files = [] if shards.is_worker else save_dual_cots(result, config, args.overwrite)
     _print_report(result.report)
     if failed:
         print(f"Chains without a usable reply: {len(failed)}. The last error: {failed[-1]}")
         print("Run the same command to ask for them again.")
-    print(f"Questions: {len(table.rows):,}, read as {table.reader}.", *table.notes)
+    print(f"Questions: {len(rows):,}, read as {table.reader}.", *table.notes)
+    print_stopped(result.report["stopped"], shards)
+    if shards.is_worker:
+        return
     print("\n".join(files))
     if not result.report["pairs"] and not result.report["stopped"]:
         raise ValueError(
@@ -144,5 +153,3 @@ def _print_report(report: dict[str, Any]) -> None:
     )
     for note in report["notes"]:
         print(f"Note: {note}")
-    if report["stopped"]:
-        print(f"Stopped: {report['stopped']}. Run the same command with a larger limit to continue.")

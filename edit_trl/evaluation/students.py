@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from ..chat import ChatClient, ChatReply
+from ..chat.vllm_engine import import_vllm
 from ..option_help import help_from_docstring
 from .identity import hash_of_model, name_of_weights
 
@@ -240,13 +241,7 @@ class LocalStudent(GenerationSettings):
 
 def check_vllm() -> None:
     """Raise `ImportError` if the `vllm` package is not installed."""
-    try:
-        import vllm  # noqa: F401
-    except ImportError:
-        raise ImportError(
-            "`VLLMStudent` needs the `vllm` package, which runs on GPUs. Install it with `pip install "
-            "'edit-trl[vllm]'`, or use the student without it."
-        ) from None
+    import_vllm("`VLLMStudent`")
 
 
 def check_dtype(dtype: str) -> None:
@@ -332,10 +327,7 @@ class VLLMStudent(GenerationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_vllm()
-        import vllm
-
-        self._vllm = vllm
+        self._vllm = vllm = import_vllm("`VLLMStudent`")
         try:  # before they are loaded
             self._files = name_of_weights(self.model)
         except ValueError:  # vLLM knows more places of models

@@ -8,10 +8,12 @@ from .mended_files import save_mended
 from .mending import MendingConfig, estimate_mending, mend_mistakes, mix_with_replay
 from .mistakes import classify_mistakes, filter_mistakes
 from .results import SynthesisResult
+from .shards import Shards
 
 
 __all__ = [
     "MendingConfig",
+    "Shards",
     "SynthesisConfig",
     "SynthesisResult",
     "classify_mistakes",

@@ -44,6 +44,7 @@ from .results import (
     rejected_dataset,
     sft_dataset,
 )
+from .shards import Shards, synthesis_settings
 
 
 _TEMPLATES = {"extract": "cot", "rectify": "answer_hint", "corrupt": "contrastive_cot"}
@@ -54,6 +55,7 @@ def synthesize(
     client: ChatClient,
     config: SynthesisConfig | None = None,
     on_progress: Progress | None = None,
+    shards: Shards | None = None,
 ) -> SynthesisResult:
     """
     Make dual chains-of-thought for some questions. [`~dataset_files.save_dual_cots`] writes them to files.
@@ -68,15 +70,19 @@ def synthesize(
         on_progress (`Callable`, *optional*):
             Called after each chain of each step with the step's name (one of `STEPS`), counts by outcome (`"kept"` or
             a reject reason), the number of chains done and the number of chains.
+        shards ([`Shards`], *optional*):
+            Where several workers share the questions: the shard of this call, whose store must be the client's; or the
+            run that merges them.
 
     Returns:
-        [`SynthesisResult`]: The datasets and a report. If the client's budget was reached, they contain the pairs made
-        so far, and `report["stopped"]` has the reason. The same call with a larger budget continues.
+        [`SynthesisResult`]: The datasets and a report. A shard's are of its part alone. If the client's budget was
+        reached, they contain the pairs made so far, and `report["stopped"]` has the reason. The same call with a
+        larger budget continues.
 
     Raises:
         EndpointError: If the endpoint fails for all requests. The replies so far are in the store.
         TypeError: If the questions are not rows.
-        ValueError: If a question, an example or a prompt is incomplete.
+        ValueError: If a question, an example or a prompt is incomplete, or the shards do not fit together.
 
     Examples:
 
@@ -88,7 +94,7 @@ def synthesize(
     result = synthesize([{"question": "What is 17 + 25?", "answer": "42"}], teacher)
     ```
     """
-    return _Recipe(questions, client, config or SynthesisConfig(), on_progress).run()
+    return _Recipe(questions, client, config or SynthesisConfig(), on_progress, shards).run()
 
 
 def estimate_requests(
@@ -158,6 +164,7 @@ class _Recipe:
         client: ChatClient,
         config: SynthesisConfig,
         on_progress: Progress | None = None,
+        shards: Shards | None = None,
     ) -> None:
         self.client = client
         self.config = config
@@ -169,6 +176,13 @@ class _Recipe:
             tokenizer = load_tokenizer("tokenizer", config.tokenizer)
             self.tokenize = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.num_attempts = client.num_attempts(config.max_attempts)
+        rows = _plain_rows(normalize_questions(questions))
+        self.shards = shards
+        notes: list[str] = []
+        if shards is not None:
+            made_with = synthesis_settings(client, config, self.prompts.version, self.examples)
+            notes = shards.begin(client, {"questions": _digest(rows)[:8], **made_with})
+            rows = shards.part(rows, lambda row: row["question"])
         self.chains = [
             Chain(
                 row["question"],
@@ -178,10 +192,10 @@ class _Recipe:
                 sample,
                 pick_examples(self.examples, row["question"], row["task"], config.num_examples),
             )
-            for row in _plain_rows(normalize_questions(questions))
+            for row in rows
             for sample in range(config.num_samples)
         ]
-        self.record = Record(self.chains)
+        self.record = Record(self.chains, notes=notes)
 
     def run(self) -> SynthesisResult:
         answered = self._ask("extract", self.chains)
@@ -260,10 +274,17 @@ class _Recipe:
         number = self.config.num_examples
         own = _as_examples(rectified)
         given = [example for example in self.examples if example.get("rejected")]
-        # One more than `number` is needed, because a question is never its own example.
         has_enough = len(own) > number
+        if self.shards is not None and self.shards.is_worker and number and self.record.stopped is None:
+            everyone = self.shards.share(own)
+            if everyone is None:
+                waits_for = ", ".join(f"{other}/{self.shards.total}" for other in self.shards.waits_for)
+                self.record.stopped = f"the first two steps of other shards are not finished: {waits_for}"
+            own = everyone or []
         # If the budget was reached, some rectified pairs are missing, and a later run would draw other examples.
         is_complete = self.record.stopped is None
+        # One more than `number` is needed, because a question is never its own example.
+        has_enough = len(own) > number
         if right and number and is_complete and not has_enough:
             self.record.notes.append(
                 f"{len(own)} rectified questions are too few to draw {number} examples for the contrastive prompt "
@@ -276,6 +297,7 @@ class _Recipe:
                     f"this run has only {len(own)} rectified questions of its own. Add wrong chains to the file of "
                     "`examples`, or lower `num_examples`. The replies so far are in the store."
                 )
+        own_questions = {example["question"] for example in own}
         source = _digest([self.config.examples_seed, number, self.prompts.version, self.examples])
         for chain in right:
             # The examples of a question are stored and never drawn again, even if later runs make more pairs.
@@ -284,7 +306,10 @@ class _Recipe:
             if keys is None and is_complete:
                 if has_enough:
                     rng = random.Random(f"{self.config.examples_seed}/{chain.sample}/{chain.question}")
-                    drawn = rng.sample([example for example in own if example["question"] != chain.question], number)
+                    others = own
+                    if chain.question in own_questions:  # by another sample of the question
+                        others = [example for example in own if example["question"] != chain.question]
+                    drawn = rng.sample(others, number)
                 else:
                     drawn = pick_examples(given, chain.question, chain.task, number)
                 keys = [f"example/{_digest(example)}" for example in drawn]
@@ -317,6 +342,8 @@ class _Recipe:
                 )
         counted_in = "tokens" if config.tokenizer else "words"
         report = make_report(record, pairs, self.client, counted_in, version)
+        if self.shards is not None and self.shards.is_worker and record.stopped is None:
+            self.shards.finish()
         return SynthesisResult(pairs, sft_dataset(record), rejected_dataset(record), report)
 
 

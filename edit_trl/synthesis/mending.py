@@ -11,7 +11,9 @@ question, the wrong chain and the answer. Both chains are checked as in [`synthe
 form. [`mix_with_replay`] puts chains of stage 1 beside the pairs, so that the student keeps what it learned from them.
 """
 
+import hashlib
 import itertools
+import json
 import random
 import re
 from collections import Counter
@@ -28,6 +30,7 @@ from .config import Progress, SynthesisConfig
 from .mistakes import classify_mistakes
 from .prompts import Prompts, load_examples, pick_examples, shipped_examples
 from .results import Chain, Record, SynthesisResult, make_report, pairs_dataset, rejected_dataset, sft_dataset
+from .shards import Shards, synthesis_settings
 
 
 if TYPE_CHECKING:
@@ -124,6 +127,7 @@ def mend_mistakes(
     mender: ChatClient | Mender,
     config: MendingConfig | None = None,
     on_progress: Progress | None = None,
+    shards: Shards | None = None,
 ) -> SynthesisResult:
     """
     Make dual chains-of-thought from the wrong replies of a student.
@@ -143,6 +147,8 @@ def mend_mistakes(
         on_progress (`Callable`, *optional*):
             Called after each chain with `"mend"`, counts by outcome (`"kept"` or a reject reason), the number of
             chains done and the number of chains.
+        shards ([`Shards`], *optional*):
+            Where several workers share the questions, as for [`synthesize`]. The mender must be a client.
 
     Returns:
         [`SynthesisResult`]: The pairs, with the origin `"student"` and `right_share`, the share of the student's
@@ -153,8 +159,8 @@ def mend_mistakes(
     Raises:
         EndpointError: If the endpoint fails for all requests. The replies so far are in the store.
         TypeError: If the replies are not rows, or a function returns something else than text.
-        ValueError: If a reply lacks a text, there is none, a question has two answers, or a function should classify
-            mistakes.
+        ValueError: If a reply lacks a text, there is none, a question has two answers, a function should classify
+            mistakes or has shards, or the shards do not fit together.
 
     Examples:
 
@@ -171,7 +177,7 @@ def mend_mistakes(
 
     ```
     """
-    return _Mending(config or MendingConfig()).run(replies, mender, on_progress)
+    return _Mending(config or MendingConfig()).run(replies, mender, on_progress, shards)
 
 
 def estimate_mending(
@@ -284,11 +290,19 @@ class _Mending:
             self.tokenize = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def run(
-        self, replies: Iterable[Mapping[str, Any]], mender: ChatClient | Mender, on_progress: Progress | None
+        self,
+        replies: Iterable[Mapping[str, Any]],
+        mender: ChatClient | Mender,
+        on_progress: Progress | None,
+        shards: Shards | None,
     ) -> SynthesisResult:
         record = Record([])
         sorted_replies = self.sort(replies, record)
         record.chains = sorted_replies.chains
+        if shards is not None:
+            record.notes = _begin(self, shards, mender, record.chains)
+            own = set(shards.part(sorted_replies.right_shares, str))
+            record.chains = [chain for chain in record.chains if chain.question in own]
         record.num_asked["mend"] = len(record.chains)
         if isinstance(mender, ChatClient):
             self._ask(mender, record, on_progress)
@@ -296,6 +310,8 @@ class _Mending:
             if self.config.classify_mistakes and len(pairs):
                 options = (self.config.template_dir, self.config.max_attempts, on_progress)
                 pairs = classify_mistakes(pairs, mender, *options)
+            if shards is not None and shards.is_worker and record.stopped is None:
+                shards.finish()
             return self._result(record, sorted_replies, pairs, mender, self.prompts.mend_version)
         if self.config.classify_mistakes:
             raise ValueError(
@@ -316,7 +332,7 @@ class _Mending:
         answers: dict[str, str] = {}
         seen: set[tuple[str, str]] = set()
         for number, row in enumerate(replies):
-            chain, finish_reason = self._read(number, row)
+            chain, finish_reason = _read(number, row, self.config, self.examples)
             question = chain.question
             if answers.setdefault(question, chain.answer) != chain.answer:
                 raise ValueError(
@@ -353,35 +369,6 @@ class _Mending:
         counts["questions"], counts["replies"] = len(answers), num_replies.total()
         shares = {question: num_right[question] / number for question, number in num_replies.items()}
         return _Replies(chains, counts, shares)
-
-    def _read(self, number: int, row: Mapping[str, Any]) -> tuple[Chain, str | None]:
-        """Make a chain of a row."""
-        if not isinstance(row, Mapping):
-            raise TypeError(
-                f"`replies` must be rows with `question`, `answer` and `text`, got {row!r:.80}. Pass the rows of "
-                "`generations.jsonl`."
-            )
-        texts = {name: row.get(name) for name in ("question", "answer", "text")}
-        missing = [name for name, text in texts.items() if not isinstance(text, str)]
-        missing += [name for name in ("question", "answer") if name not in missing and not str(texts[name]).strip()]
-        if missing:
-            raise ValueError(
-                f"Each reply must have the texts `question`, `answer` and `text`, but row {number} (from 0) has no "
-                f"{', '.join(f'`{name}`' for name in missing)}, of the columns {sorted(row)}. Pass the rows of "
-                "`generations.jsonl`, or rename the columns."
-            )
-        question, answer, text = (str(text).strip() for text in texts.values())
-        task = None if row.get("task") in (None, "") else str(row["task"])
-        chain = Chain(
-            question,
-            answer,
-            task,
-            row.get("task_description") or self.config.task_description,
-            row.get("sample") or 0,
-            pick_examples(self.examples, question, task, self.config.num_examples),
-            first=_NEXT_QUESTION.split(text)[0].strip(),
-        )
-        return chain, row.get("finish_reason")
 
     def messages(self, chain: Chain) -> list[dict[str, str]]:
         return self.prompts.render(
@@ -470,6 +457,47 @@ class _Mending:
         # In the order in which they happen.
         report["steps"] = {name: report["steps"][name] for name in ("select", "mend")}
         return SynthesisResult(pairs, _with_origin(sft_dataset(record)), rejected_dataset(record), report)
+
+
+def _begin(mending: _Mending, shards: Shards, mender: Any, chains: list[Chain]) -> list[str]:
+    """Begin a run of several workers. Returns notes about it."""
+    if not isinstance(mender, ChatClient):
+        raise ValueError(f"`shards` need a teacher, got the function {mender!r}, which asks nobody. Leave them out.")
+    texts = json.dumps([[chain.question, chain.answer, chain.task_description, chain.first] for chain in chains])
+    settings = synthesis_settings(mender, mending.config, mending.prompts.mend_version, mending.examples)
+    return shards.begin(mender, {"replies": hashlib.sha256(texts.encode()).hexdigest()[:8], **settings})
+
+
+def _read(
+    number: int, row: Mapping[str, Any], config: MendingConfig, examples: list[dict[str, Any]]
+) -> tuple[Chain, str | None]:
+    """Make a chain of a row."""
+    if not isinstance(row, Mapping):
+        raise TypeError(
+            f"`replies` must be rows with `question`, `answer` and `text`, got {row!r:.80}. Pass the rows of "
+            "`generations.jsonl`."
+        )
+    texts = {name: row.get(name) for name in ("question", "answer", "text")}
+    missing = [name for name, text in texts.items() if not isinstance(text, str)]
+    missing += [name for name in ("question", "answer") if name not in missing and not str(texts[name]).strip()]
+    if missing:
+        raise ValueError(
+            f"Each reply must have the texts `question`, `answer` and `text`, but row {number} (from 0) has no "
+            f"{', '.join(f'`{name}`' for name in missing)}, of the columns {sorted(row)}. Pass the rows of "
+            "`generations.jsonl`, or rename the columns."
+        )
+    question, answer, text = (str(text).strip() for text in texts.values())
+    task = None if row.get("task") in (None, "") else str(row["task"])
+    chain = Chain(
+        question,
+        answer,
+        task,
+        row.get("task_description") or config.task_description,
+        row.get("sample") or 0,
+        pick_examples(examples, question, task, config.num_examples),
+        first=_NEXT_QUESTION.split(text)[0].strip(),
+    )
+    return chain, row.get("finish_reason")
 
 
 def _with_origin(dataset: "Dataset") -> "Dataset":
