@@ -39,7 +39,8 @@ def install_hint(extra: str) -> str:
         return f"pip install {option}'{folder}[{extra}]'"
     if "vcs_info" in origin:
         reference = origin["vcs_info"].get("requested_revision")
-        return f"pip install 'edit-trl[{extra}] @ {origin['vcs_info']['vcs']}+{url}{f'@{reference}' if reference else ''}'"
+        place = f"{origin['vcs_info']['vcs']}+{url}" + (f"@{reference}" if reference else "")
+        return f"pip install 'edit-trl[{extra}] @ {place}'"
     if url:
         return f"pip install 'edit-trl[{extra}] @ {url}'"
     return f"pip install 'edit-trl[{extra}]'"

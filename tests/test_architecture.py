@@ -22,6 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "deprecation": set(),
     "files": set(),
     "option_help": set(),
+    "install_hint": set(),
     "words": set(),
     "drawings": set(),
     "alignment": {"drawings", "words"},
@@ -52,7 +53,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "question_formats": {"answers"},
     "questions": {"deprecation", "question_formats"},
-    "chat": {"files", "option_help", "thinking"},
+    "chat": {"install_hint", "files", "option_help", "thinking"},
     "chat_client": {"deprecation"},  # the old place of `chat`
     "synthesis": {
         "alignment",
@@ -66,8 +67,18 @@ ROOMS: dict[str, set[str]] = {
         "token_texts",
         "words",
     },
-    "evaluation": {"answers", "chat", "deprecation", "files", "option_help", "question_formats", "questions"},
+    "evaluation": {
+        "install_hint",
+        "answers",
+        "chat",
+        "deprecation",
+        "files",
+        "option_help",
+        "question_formats",
+        "questions",
+    },
     "inspection": {
+        "install_hint",
         *("alignment", "answers", "data_utils", "files", "option_help", "pair_checks", "scoring", "text_checks"),
         *("token_texts", "weighting", "words"),
     },

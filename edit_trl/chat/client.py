@@ -34,7 +34,7 @@ class ChatClient:
     """
     Client for chat requests to an OpenAI-compatible endpoint. It stores replies, limits the rate, retries and counts.
 
-    Needs `pip install 'edit-trl[openai]'`, or `'edit-trl[vllm]'` for the base URL `"vllm"`.
+    Needs the extra `openai`, or the extra `vllm` for the base URL `"vllm"`.
 
     Args:
         model (`str`):

@@ -23,6 +23,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, quote_plus, urljoin, urlsplit
 
+from ..install_hint import install_hint
 from .dialect import Dialect, request_fields
 from .replies import BYTES_PER_TOKEN, UnreadableReply, read_reply
 from .store import ChatReply
@@ -236,7 +237,7 @@ class Endpoint:
             import openai
         except ImportError:
             raise ImportError(
-                "`ChatClient` needs the `openai` package. Install it with `pip install 'edit-trl[openai]'`."
+                f"`ChatClient` needs the `openai` package. Install it with `{install_hint('openai')}`."
             ) from None
         # No variable holds the key here: a debugger shows the variables of an error's traceback.
         if self.api_key_env and re.fullmatch(r"[!-~]+", self._key()) is None:

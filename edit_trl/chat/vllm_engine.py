@@ -11,6 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
+from ..install_hint import install_hint
 from .dialect import LENGTH_FIELDS, request_fields
 from .endpoint import EndpointError, estimate_tokens, on_one_line
 from .replies import UnreadableReply, read_reply, reread
@@ -49,7 +50,7 @@ def import_vllm(name: str) -> Any:
         import vllm
     except ImportError:
         raise ImportError(
-            f"{name} needs the `vllm` package, which runs on GPUs. Install it with `pip install 'edit-trl[vllm]'`, or "
+            f"{name} needs the `vllm` package, which runs on GPUs. Install it with `{install_hint('vllm')}`, or "
             "go without it."
         ) from None
     return vllm

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..install_hint import install_hint
 from ..questions import read_questions, student_prompt
 from .evaluator import EvaluationConfig, ask, run_settings, score_generations
 from .runs import Run, majority_verdict
@@ -238,7 +239,7 @@ def harness_tasks(
     except ImportError:
         raise ImportError(
             "`harness_tasks` needs the `lm-eval` package, lm-evaluation-harness. Install it with "
-            "`pip install 'edit-trl[harness]'`."
+            f"`{install_hint('harness')}`."
         ) from None
     from datasets import Dataset
 

@@ -7,6 +7,7 @@ The HTML report draws the same numbers without matplotlib.
 import os
 from typing import TYPE_CHECKING
 
+from ..install_hint import install_hint
 from .dataset_statistics import Statistics
 from .distributions import Histogram, histograms, key_ratio_by_task
 from .terminal import visible
@@ -51,7 +52,7 @@ def plot_statistics(statistics: Statistics) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "`plot_statistics` needs the `matplotlib` package. Install it with `pip install 'edit-trl[plot]'`."
+            f"`plot_statistics` needs the `matplotlib` package. Install it with `{install_hint('plot')}`."
         ) from error
     plots, bars = histograms(statistics), key_ratio_by_task(statistics)
     num = len(plots) + bool(bars)
