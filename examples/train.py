@@ -29,6 +29,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections import defaultdict
 from copy import deepcopy
@@ -53,7 +54,8 @@ from trl import (
     maybe_extract_prompt,
 )
 
-from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align, similarity
+from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, InterruptCallback, align, similarity
+from edit_trl.callbacks import Interrupted
 from edit_trl.checkpoints import WholeCheckpoints, newest_checkpoint
 from edit_trl.data_utils import is_tokenized
 from edit_trl.edit_config import refuse_options
@@ -188,12 +190,14 @@ def main() -> None:
         trainer = trainer_class(
             train_dataset=dataset,
             processing_class=tokenizer,
-            callbacks=[CollapseAlarmCallback()] if trainer_class is EDITTrainer else None,
+            callbacks=[InterruptCallback(), *([CollapseAlarmCallback()] if trainer_class is EDITTrainer else [])],
             **student_options(student, model_args, args),
         )
         if questions and not scores:
             scores["before"] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
         state.print(f"\n{name}: {args.output_dir}")
+        if state.is_main_process:  # that of an earlier run, which would say that this one is finished
+            Path(args.output_dir, "trainer_state.json").unlink(missing_ok=True)
         trainer.train(resume_from_checkpoint=checkpoint(args))
         trainer.save_model()
         if questions:
@@ -572,8 +576,13 @@ def table(scores: dict[str, dict[str, list[bool]]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    code: Any = 0
+    try:
+        main()
+    except Interrupted as interrupted:
+        code = interrupted.code
     # Objects that use the process group, such as DDP's buffers, must be freed before it is destroyed.
     gc.collect()
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
+    sys.exit(code)

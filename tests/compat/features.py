@@ -127,6 +127,12 @@ AREAS: dict[str, list[Feature]] = {
             "a run that is killed while it writes a checkpoint",
             "test_checkpoints.py::TestKilled::test_while_a_file_is_written",
         ),
+        Feature(
+            "SIGTERM, as schedulers send it",
+            "test_interrupts.py::TestSigterm::test_two_processes",
+            note="with `InterruptCallback`",
+        ),
+        option("`enable_jit_checkpoint`", "pass `callbacks=[InterruptCallback()]`", enable_jit_checkpoint=True),
         Feature("gradient checkpointing, reentrant or not", f"{LAYOUTS}::TestOptions::test_gradient_checkpointing"),
         Feature(
             "bf16, as autocast or as weights", f"{LAYOUTS}::TestOptions::test_bf16_gives_the_same_in_every_layout"
