@@ -16,11 +16,12 @@ one GPU, with the learning rates, epochs and adapters that the paper reports for
         --sft_learning_rate 2e-4 --sft_num_train_epochs 15 --learning_rate 5e-6 --num_train_epochs 10 \
         --per_device_train_batch_size 16 --gradient_accumulation_steps 4
 
-On four GPUs use `examples/accelerate_configs/multi_gpu.yaml`. Flags can also be set in a file: `--config recipe.yaml`.
-Flags without a prefix are fields of `EDITConfig` and belong to stage 2. Stage 1 uses the same values, except where
-there is a flag that starts with `sft_`. Stage 1 is saved in `output_dir/sft`, stage 2 in `output_dir`. To continue an
-interrupted run, add `--resume_from_checkpoint true`: a finished stage 1 is not trained again. `--push_to_hub` pushes
-`output_dir` with `sft/`. FSDP and DeepSpeed are used as in TRL's scripts, but they have not been tested here.
+On several GPUs use another file of `examples/accelerate_configs`; `docs/distributed.md` says which. Flags can also be
+set in a file: `--config recipe.yaml`. Flags without a prefix are fields of `EDITConfig` and belong to stage 2. Stage 1
+uses the same values, except where there is a flag that starts with `sft_`. Stage 1 is saved in `output_dir/sft`, stage
+2 in `output_dir`. To continue an interrupted run, add `--resume_from_checkpoint true`: a finished stage 1 is not
+trained again. On SIGTERM the run saves a checkpoint and ends with code 143. `--push_to_hub` pushes `output_dir` with
+`sft/`.
 """
 
 import gc
@@ -33,7 +34,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,8 @@ def main() -> None:
             remove_checkpoints(sft_folder)  # otherwise they would be pushed with stage 2
         student = sft_folder
     if 2 in script_args.stages:
+        # Made anew, because DeepSpeed's engine belongs to the config that was made last, and it serves one trainer.
+        training_args = replace(training_args)
         num_steps = run(EDITTrainer, training_args, train_dataset, student, "after stage 2 (KRSL)")
     if script_args.control:
         folder = os.path.join(training_args.output_dir, "control")
