@@ -8,20 +8,17 @@ installs the packages that it needs and runs it):
     python examples/train.py
 
 To train on your own pairs (a dataset on the Hub, or a JSON or Parquet file, with `prompt`, `chosen` and `rejected`) on
-one GPU, with the learning rates, epochs and adapters that the paper reports for a student of 7B parameters:
+one GPU:
 
     accelerate launch --config_file examples/accelerate_configs/single_gpu.yaml examples/train.py \
-        --dataset_name dual_cots.jsonl --model_name_or_path meta-llama/Llama-2-7b-hf --output_dir student \
-        --use_peft --lora_r 64 --lora_alpha 32 --lora_dropout 0.05 --lora_target_modules q_proj v_proj \
-        --sft_learning_rate 2e-4 --sft_num_train_epochs 15 --learning_rate 5e-6 --num_train_epochs 10 \
-        --per_device_train_batch_size 16 --gradient_accumulation_steps 4
+        --config examples/configs/qwen3_0.6b.yaml --dataset_name dual_cots.jsonl --output_dir student
 
-On several GPUs use another file of `examples/accelerate_configs`; `docs/distributed.md` says which. Flags can also be
-set in a file: `--config recipe.yaml`. Flags without a prefix are fields of `EDITConfig` and belong to stage 2. Stage 1
-uses the same values, except where there is a flag that starts with `sft_`. Stage 1 is saved in `output_dir/sft`, stage
-2 in `output_dir`. To continue an interrupted run, add `--resume_from_checkpoint true`: a finished stage 1 is not
-trained again. On SIGTERM the run saves a checkpoint and ends with code 143. `--push_to_hub` pushes `output_dir` with
-`sft/`.
+Other files of `examples/configs` have a large student on one GPU, the paper's recipe, and several GPUs. A flag wins
+over the file. On several GPUs use another file of `examples/accelerate_configs`; `docs/distributed.md` says which.
+Flags without a prefix are fields of `EDITConfig` and belong to stage 2. Stage 1 uses the same values, except where
+there is a flag that starts with `sft_`. Stage 1 is saved in `output_dir/sft`, stage 2 in `output_dir`. To continue an
+interrupted run, add `--resume_from_checkpoint true`: a finished stage 1 is not trained again. On SIGTERM the run saves
+a checkpoint and ends with code 143. `--push_to_hub` pushes `output_dir` with `sft/`.
 """
 
 import gc
@@ -39,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Features, load_dataset
@@ -67,28 +65,8 @@ from edit_trl.pair_checks import is_completion
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
 
 
-# Values of the demo, used if neither a flag nor a file sets them. At the paper's learning rate of stage 2, 5e-6, a few
-# dozen steps would change almost nothing, so the demo has its own learning rates.
-DEMO: dict[str, Any] = {
-    "output_dir": "student",
-    "sft_learning_rate": 5e-4,
-    "sft_num_train_epochs": 2.0,
-    "learning_rate": 3e-5,
-    "num_train_epochs": 1.0,
-    "per_device_train_batch_size": 4,
-    "max_length": 256,
-    "gradient_checkpointing": False,
-    "lr_scheduler_type": "constant_with_warmup",
-    "warmup_steps": 5,
-    "logging_steps": 10,
-    "save_strategy": "no",
-    "report_to": "none",
-    "use_peft": True,
-    "lora_r": 16,
-    "lora_alpha": 32,
-    "lora_dropout": 0.0,
-    "lora_target_modules": ["all-linear"],
-}
+# Values of the demo, used if neither a flag nor a file sets them.
+DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 
 
 @help_from_docstring
@@ -263,7 +241,7 @@ def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
             refuse_options(re.findall(r"'--([\w-]+)", str(error)), EDITConfig)
         raise
     if parsed[0].dataset_name is None:
-        parser.set_defaults_with_config(**DEMO)
+        parser.set_defaults_with_config(**yaml.safe_load(DEMO.read_text(encoding="utf-8")))
         parsed = parser.parse_args_and_config()
     script_args, training_args, model_args = parsed
     if script_args.dataset_streaming:
