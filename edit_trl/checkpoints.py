@@ -203,6 +203,8 @@ class WholeCheckpoints:
         Args:
             output_dir (`str`, *optional*):
                 Folder. Defaults to the run's `output_dir`.
+            _internal_call (`bool`, *optional*, defaults to `False`):
+                Set by `Trainer`, which then does not push the model.
         """
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is None or self._is_written_aside:  # a checkpoint, which has the shards beside this
