@@ -310,7 +310,7 @@ def check_engine(accelerator: Accelerator, args: EDITConfig) -> None:
     if accelerator.num_processes > 1 and not accelerator.even_batches and not args.dataloader_drop_last:
         raise ValueError(
             'With several processes, `accelerator_config={"even_batches": False}` needs `dataloader_drop_last=True`, '
-            "got `False`. A process with fewer rows would end first, and the others would wait for it. Set it, or "
+            "got `False`. A process with fewer rows would end first, and the others would fail. Set it, or "
             "leave `even_batches` out: repeated rows do not count in an evaluation."
         )
     engines = {"fsdp": DistributedType.FSDP, "deepspeed": DistributedType.DEEPSPEED}
