@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .alignment import Alignment, align, similarity, token_weights
-    from .callbacks import CollapseAlarmCallback, KeyStepAccuracyCallback
+    from .callbacks import CollapseAlarmCallback, InterruptCallback, KeyStepAccuracyCallback
     from .data_collator import DataCollatorForDualCoT
     from .edit_config import EDITConfig
     from .edit_trainer import EDITTrainer
@@ -25,6 +25,7 @@ _MODULES = {
     "DataCollatorForDualCoT": "data_collator",
     "EDITConfig": "edit_config",
     "EDITTrainer": "edit_trainer",
+    "InterruptCallback": "callbacks",
     "KeyStepAccuracyCallback": "callbacks",
     "krsl_loss": "loss",
 }
@@ -35,6 +36,7 @@ __all__ = [
     "DataCollatorForDualCoT",
     "EDITConfig",
     "EDITTrainer",
+    "InterruptCallback",
     "KeyStepAccuracyCallback",
     "align",
     "krsl_loss",

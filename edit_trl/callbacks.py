@@ -1,5 +1,6 @@
 """
-Callbacks that watch a training run: an alarm when the right chains become less likely, and key-step accuracy.
+Callbacks of a training run: an alarm when the right chains become less likely, key-step accuracy, and a checkpoint
+when the run is told to end.
 
 If a wrong token resembles a right token, making the wrong one less likely can also make the right one less likely
 (likelihood displacement, https://huggingface.co/papers/2410.08847). The trainer logs the mean log-probability of the
@@ -7,11 +8,14 @@ right chains' key tokens; the alarm compares it with its first logged value. `ke
 """
 
 import math
+import signal
 from collections import deque
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.logging import get_logger
+from accelerate.utils import gather
 from datasets import Dataset, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.utils import global_then_local_main_first
@@ -261,3 +265,88 @@ class KeyStepAccuracyCallback(TrainerCallback):
         if num_shares > 1:
             margins = accelerator.gather(margins.to(accelerator.device)).cpu()
         return margins.view(num_shares, num_each).T.flatten()[: len(key_steps)]
+
+
+class Interrupted(SystemExit):
+    """
+    A run was told to end and has saved a checkpoint. If nobody catches it, the process ends with code 143.
+
+    This is the code of a process that SIGTERM ended (128 + 15), so schedulers do not count the run as finished.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+class InterruptCallback(TrainerCallback):
+    """
+    Save a checkpoint and end the process when it gets SIGTERM, as schedulers send it before they kill a job.
+
+    The run ends after the optimizer step that it is in. All processes agree on this step, so it is enough if one of
+    them gets the signal. Then [`~edit_trl.callbacks.Interrupted`] leaves `train()`: the process ends with code 143 and
+    no line after `train()` is reached. Evaluation that is due at this step is left out. Training continues with
+    `train(resume_from_checkpoint=True)`. For any [`~transformers.Trainer`].
+
+    transformers has `enable_jit_checkpoint` for this. It saves in the middle of a step (so dropout differs when the
+    run continues) and each process decides alone when to end (so several processes may fail without a checkpoint).
+    `EDITConfig` refuses it.
+
+    Raises:
+        Interrupted: While training, when the checkpoint is saved.
+
+    Examples:
+
+    ```python
+    >>> from edit_trl import InterruptCallback
+
+    >>> callback = InterruptCallback()  # EDITTrainer(..., callbacks=[callback])
+
+    ```
+    """
+
+    def __init__(self) -> None:
+        self._is_told = False
+        self._ends = False
+        self._previous: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._is_told = self._ends = False
+        if self._previous is None:
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+        if args.save_only_model:
+            logger.warning(
+                "`save_only_model=True`: a checkpoint that is saved when this run is told to end has no state of the "
+                "optimizer, so the run cannot continue as if undisturbed. Set `save_only_model=False` for that."
+            )
+
+    def _note(self, *args: Any) -> None:
+        self._is_told = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._ends = self._is_told
+        if args.world_size > 1:
+            self._ends = bool(gather(torch.tensor([int(self._is_told)], device=args.device)).any())
+        if self._ends:
+            control.should_save = True
+            control.should_evaluate = False
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._ends:
+            logger.warning(
+                f"This run was told to end: a checkpoint of step {state.global_step} of {state.max_steps} is saved in "
+                f"{args.output_dir}. Continue with `resume_from_checkpoint`."
+            )
+            # A launcher ends all processes when the first has ended, and others may still be writing.
+            PartialState().wait_for_everyone()
+            raise Interrupted
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None

@@ -143,11 +143,13 @@ class WholeCheckpoints:
 
     A checkpoint is written to the folder `_incomplete` in `output_dir`, and moved to its place when all processes have
     written their part. What an interrupted run has left there is removed with a warning when the next one begins.
-    With `resume_from_checkpoint=True`, training continues from the newest complete checkpoint.
+    With `resume_from_checkpoint=True`, training continues from the newest complete checkpoint. From the checkpoint of
+    the last step, it trains no further step.
     """
 
     args: Any
     state: Any
+    control: Any
     accelerator: Any
     _is_written_aside = False
 
@@ -190,6 +192,38 @@ class WholeCheckpoints:
             logger.warning(f"Removing what an interrupted run left half written in {folder}: {', '.join(left)}.")
             shutil.rmtree(Path(folder, _ASIDE), ignore_errors=True)
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        Save the model so that `from_pretrained` loads it, as [`~transformers.Trainer.save_model`] does.
+
+        `Trainer` saves nothing here if FSDP keeps checkpoints in shards (`SHARDED_STATE_DICT`, the default of FSDP2).
+        Then this gathers the weights, for this call alone.
+
+        Args:
+            output_dir (`str`, *optional*):
+                Folder. Defaults to the run's `output_dir`.
+            _internal_call (`bool`, *optional*, defaults to `False`):
+                Set by `Trainer`, which then does not push the model.
+        """
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is None or self._is_written_aside:  # a checkpoint, which has the shards beside this
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+            return
+        kind = plugin.state_dict_type
+        plugin.set_state_dict_type("FULL_STATE_DICT")
+        try:
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+        finally:
+            plugin.set_state_dict_type(kind)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # `Trainer` looks for the end after a step. It would train one more after the last, if that is not the last of
+        # an epoch.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)  # type: ignore[misc]

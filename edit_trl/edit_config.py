@@ -276,6 +276,12 @@ class EDITConfig(SFTConfig):
                 "it replaces the LM head that the scored tokens go through",
                 'liger_kernel_config={"fused_linear_cross_entropy": False}',
             ),
+            (
+                self.enable_jit_checkpoint,
+                "enable_jit_checkpoint=True",
+                "it saves in the middle of a step, and several processes do not agree on the step",
+                "enable_jit_checkpoint=False` and pass `callbacks=[InterruptCallback()]",
+            ),
         ]
         for is_set, setting, reason, instead in refusals:
             if is_set:

@@ -298,13 +298,20 @@ def check_engine(accelerator: Accelerator, args: EDITConfig) -> None:
             Configuration.
 
     Raises:
-        ValueError: If it shards sequences, or if `fsdp` or `deepspeed` would have no effect.
+        ValueError: If it shards sequences, if `fsdp` or `deepspeed` would have no effect, or if processes would get
+            different numbers of batches.
     """
     parallelism = accelerator.parallelism_config  # may come from an accelerate config and not from `args`
     if parallelism is not None and (parallelism.sp_enabled or parallelism.cp_enabled):
         raise ValueError(
             "`EDITTrainer` does not support sequence or context parallelism, but the accelerate configuration turns "
             "it on. Scored tokens are positions in whole rows; set `sp_size=1` and `cp_size=1`."
+        )
+    if accelerator.num_processes > 1 and not accelerator.even_batches and not args.dataloader_drop_last:
+        raise ValueError(
+            'With several processes, `accelerator_config={"even_batches": False}` needs `dataloader_drop_last=True`, '
+            "got `False`. A process with fewer rows would end first, and the others would fail. Set it, or "
+            "leave `even_batches` out: repeated rows do not count in an evaluation."
         )
     engines = {"fsdp": DistributedType.FSDP, "deepspeed": DistributedType.DEEPSPEED}
     for option, engine in engines.items():

@@ -8,19 +8,17 @@ installs the packages that it needs and runs it):
     python examples/train.py
 
 To train on your own pairs (a dataset on the Hub, or a JSON or Parquet file, with `prompt`, `chosen` and `rejected`) on
-one GPU, with the learning rates, epochs and adapters that the paper reports for a student of 7B parameters:
+one GPU:
 
     accelerate launch --config_file examples/accelerate_configs/single_gpu.yaml examples/train.py \
-        --dataset_name dual_cots.jsonl --model_name_or_path meta-llama/Llama-2-7b-hf --output_dir student \
-        --use_peft --lora_r 64 --lora_alpha 32 --lora_dropout 0.05 --lora_target_modules q_proj v_proj \
-        --sft_learning_rate 2e-4 --sft_num_train_epochs 15 --learning_rate 5e-6 --num_train_epochs 10 \
-        --per_device_train_batch_size 16 --gradient_accumulation_steps 4
+        --config examples/configs/qwen3_0.6b.yaml --dataset_name dual_cots.jsonl --output_dir student
 
-On four GPUs use `examples/accelerate_configs/multi_gpu.yaml`. Flags can also be set in a file: `--config recipe.yaml`.
+Other files of `examples/configs` have a large student on one GPU, the paper's recipe, and several GPUs. A flag wins
+over the file. On several GPUs use another file of `examples/accelerate_configs`; `docs/distributed.md` says which.
 Flags without a prefix are fields of `EDITConfig` and belong to stage 2. Stage 1 uses the same values, except where
 there is a flag that starts with `sft_`. Stage 1 is saved in `output_dir/sft`, stage 2 in `output_dir`. To continue an
-interrupted run, add `--resume_from_checkpoint true`: a finished stage 1 is not trained again. `--push_to_hub` pushes
-`output_dir` with `sft/`. FSDP and DeepSpeed are used as in TRL's scripts, but they have not been tested here.
+interrupted run, add `--resume_from_checkpoint true`: a finished stage 1 is not trained again. On SIGTERM the run saves
+a checkpoint and ends with code 143. `--push_to_hub` pushes `output_dir` with `sft/`.
 """
 
 import gc
@@ -29,14 +27,16 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections import defaultdict
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Features, load_dataset
@@ -53,7 +53,8 @@ from trl import (
     maybe_extract_prompt,
 )
 
-from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, align, similarity
+from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, InterruptCallback, align, similarity
+from edit_trl.callbacks import Interrupted
 from edit_trl.checkpoints import WholeCheckpoints, newest_checkpoint
 from edit_trl.data_utils import is_tokenized
 from edit_trl.edit_config import refuse_options
@@ -64,28 +65,8 @@ from edit_trl.pair_checks import is_completion
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
 
 
-# Values of the demo, used if neither a flag nor a file sets them. At the paper's learning rate of stage 2, 5e-6, a few
-# dozen steps would change almost nothing, so the demo has its own learning rates.
-DEMO: dict[str, Any] = {
-    "output_dir": "student",
-    "sft_learning_rate": 5e-4,
-    "sft_num_train_epochs": 2.0,
-    "learning_rate": 3e-5,
-    "num_train_epochs": 1.0,
-    "per_device_train_batch_size": 4,
-    "max_length": 256,
-    "gradient_checkpointing": False,
-    "lr_scheduler_type": "constant_with_warmup",
-    "warmup_steps": 5,
-    "logging_steps": 10,
-    "save_strategy": "no",
-    "report_to": "none",
-    "use_peft": True,
-    "lora_r": 16,
-    "lora_alpha": 32,
-    "lora_dropout": 0.0,
-    "lora_target_modules": ["all-linear"],
-}
+# Values of the demo, used if neither a flag nor a file sets them.
+DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 
 
 @help_from_docstring
@@ -188,12 +169,14 @@ def main() -> None:
         trainer = trainer_class(
             train_dataset=dataset,
             processing_class=tokenizer,
-            callbacks=[CollapseAlarmCallback()] if trainer_class is EDITTrainer else None,
+            callbacks=[InterruptCallback(), *([CollapseAlarmCallback()] if trainer_class is EDITTrainer else [])],
             **student_options(student, model_args, args),
         )
         if questions and not scores:
             scores["before"] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
         state.print(f"\n{name}: {args.output_dir}")
+        if state.is_main_process:  # that of an earlier run, which would say that this one is finished
+            Path(args.output_dir, "trainer_state.json").unlink(missing_ok=True)
         trainer.train(resume_from_checkpoint=checkpoint(args))
         trainer.save_model()
         if questions:
@@ -226,6 +209,8 @@ def main() -> None:
             remove_checkpoints(sft_folder)  # otherwise they would be pushed with stage 2
         student = sft_folder
     if 2 in script_args.stages:
+        # Made anew, because DeepSpeed's engine belongs to the config that was made last, and it serves one trainer.
+        training_args = replace(training_args)
         num_steps = run(EDITTrainer, training_args, train_dataset, student, "after stage 2 (KRSL)")
     if script_args.control:
         folder = os.path.join(training_args.output_dir, "control")
@@ -256,7 +241,7 @@ def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
             refuse_options(re.findall(r"'--([\w-]+)", str(error)), EDITConfig)
         raise
     if parsed[0].dataset_name is None:
-        parser.set_defaults_with_config(**DEMO)
+        parser.set_defaults_with_config(**yaml.safe_load(DEMO.read_text(encoding="utf-8")))
         parsed = parser.parse_args_and_config()
     script_args, training_args, model_args = parsed
     if script_args.dataset_streaming:
@@ -572,8 +557,13 @@ def table(scores: dict[str, dict[str, list[bool]]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    code: Any = 0
+    try:
+        main()
+    except Interrupted as interrupted:
+        code = interrupted.code
     # Objects that use the process group, such as DDP's buffers, must be freed before it is destroyed.
     gc.collect()
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
+    sys.exit(code)

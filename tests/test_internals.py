@@ -76,6 +76,7 @@ IMPORTS = [
     Internal(
         "trl.trainer.base_config._BaseConfig", None, "`trainer_arguments.as_edit_config`, to know another config"
     ),
+    Internal("accelerate.utils.gather", ("tensor",), "`InterruptCallback`, whose processes agree on a step"),
     Internal(
         "trl.trainer.utils.pad",
         ("tensors", "padding_value", "padding_side", "pad_to_multiple_of"),
@@ -248,6 +249,11 @@ SOURCES = [
         Trainer._run_epoch,
         r"self\.current_gradient_accumulation_steps = len\(batch_samples\)",
         "`EDITTrainer.compute_loss` divides the router's loss by it",
+    ),
+    (
+        Trainer._inner_training_loop,
+        r"for epoch in [\s\S]*self\._run_epoch\([\s\S]*if self\.control\.should_training_stop:\s+break",
+        "`WholeCheckpoints` leaves out an epoch in which there is nothing to train, and ends training",
     ),
     (
         Trainer._save_checkpoint,

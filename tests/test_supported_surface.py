@@ -99,6 +99,7 @@ REFUSED_OF_TRANSFORMERS = {
         {"dispatch_batches": True},
         'Set `accelerator_config={"dispatch_batches": False}`',
     ),
+    "enable_jit_checkpoint": (True, "pass `callbacks=[InterruptCallback()]`"),
     "label_smoothing_factor": (0.1, "Set `label_smoothing_factor=0.0`"),
     "liger_kernel_config": (
         {"fused_linear_cross_entropy": True},

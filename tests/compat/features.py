@@ -127,6 +127,12 @@ AREAS: dict[str, list[Feature]] = {
             "a run that is killed while it writes a checkpoint",
             "test_checkpoints.py::TestKilled::test_while_a_file_is_written",
         ),
+        Feature(
+            "SIGTERM, as schedulers send it",
+            "test_interrupts.py::TestSigterm::test_two_processes",
+            note="with `InterruptCallback`",
+        ),
+        option("`enable_jit_checkpoint`", "pass `callbacks=[InterruptCallback()]`", enable_jit_checkpoint=True),
         Feature("gradient checkpointing, reentrant or not", f"{LAYOUTS}::TestOptions::test_gradient_checkpointing"),
         Feature(
             "bf16, as autocast or as weights", f"{LAYOUTS}::TestOptions::test_bf16_gives_the_same_in_every_layout"
@@ -251,13 +257,13 @@ AREAS: dict[str, list[Feature]] = {
         Feature("DDP", f"{TRAINER}::TestDenominator::test_two_processes_are_one_batch"),
         Feature(
             "FSDP2",
-            f"{CHECK}::TestProcesses::test_verdict_is_the_same_everywhere_and_weights_may_be_sharded",
-            note="on a CPU: loss and gradients of a step",
+            "test_accelerate_configs.py::test_both_stages_are_those_of_one_process",
+            note="tried with two processes on CPUs, checkpoints in one file or in shards; not on a GPU",
         ),
         Feature(
             "DeepSpeed, ZeRO-2 and ZeRO-3",
             "test_checkpoints.py::TestDeepSpeed::test_two_processes_are_one_batch",
-            note="tried with two processes on CPUs; the test is skipped without the package",
+            note="tried with two processes on CPUs, not on a GPU; the test is skipped without the package",
         ),
         Feature("tensor parallelism", reason="the number of pairs is divided by its ranks; not tried"),
         Feature(
