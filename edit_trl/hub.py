@@ -157,7 +157,9 @@ class PublicPushes:
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token if token is not None else self.args.hub_token
         if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)  # type: ignore[attr-defined]
+            # transformers before 5.23 has no `private` here and takes it from the arguments alone
+            options = {} if private is None else {"private": private}
+            self.init_hf_repo(token=token, **options)  # type: ignore[attr-defined]
         self.save_model(_internal_call=True)  # type: ignore[attr-defined]
         if not self.is_world_process_zero():  # type: ignore[attr-defined]
             return None

@@ -132,16 +132,23 @@ def check_rendered(column: str, messages: Sequence[Mapping[str, Any]], rendered:
         place = stop
 
 
-def _find_all(parts: list[tuple[str, str]], rendered: str, place: int) -> tuple[int, str, str]:
-    """Return the place after all texts, or the key of the first text that is not there, and its missing part."""
-    for key, text in parts:
-        place, lost = find_text(text, rendered, place)
-        if lost:
-            return place, key, lost
+def _find_all(parts: list[tuple[str, list[str]]], rendered: str, place: int) -> tuple[int, str, str]:
+    """
+    Return the place after all texts, or the key of the first text that is not there, and its missing part. The texts
+    of a part may be there in any order.
+    """
+    for key, texts in parts:
+        stops = [place]
+        for text in texts:
+            stop, lost = find_text(text, rendered, place)
+            if lost:
+                return stop, key, lost
+            stops.append(stop)
+        place = max(stops)
     return place, "", ""
 
 
-def _parts(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _parts(message: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """Yield the texts of a message, each with its key."""
     content = content_text(message)
     seen = [content]
@@ -149,12 +156,13 @@ def _parts(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         text = message.get(key)
         if isinstance(text, str) and not any(text.strip() in other for other in seen):
             seen.append(text)  # some data has the same text in several fields
-            yield key, text
-    yield "content", content
+            yield key, [text]
+    yield "content", [content]
     for call in message.get("tool_calls") or []:
         function = (call.get("function") or call) if isinstance(call, Mapping) else {}
-        for value in (function.get("name"), function.get("arguments")):
-            yield from (("tool_calls", text) for text in texts_in(value))
+        # The order of a call's parts means nothing: Arrow and templates may sort them.
+        values = (function.get("name"), function.get("arguments"))
+        yield "tool_calls", [text for value in values for text in texts_in(value)]
 
 
 def _remedy(key: str, message: Mapping[str, Any]) -> str:
@@ -199,10 +207,10 @@ def check_ids_of_texts(example: Mapping[str, Any], tokenizer: Any) -> None:
             continue
         text = tokenizer.decode(all_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         decoded = fold(text)
-        parts = [(column, part) for column in columns for part in _column_texts(example[column])]
+        parts = [(column, [part]) for column in columns for part in _column_texts(example[column])]
         _, column, lost = _find_all(parts, decoded, 0)
         kept = "".join(_WORD.findall(decoded))
-        if lost and not (kept and kept in fold("".join(_WORD.findall(" ".join(part for _, part in parts))))):
+        if lost and not (kept and kept in fold("".join(_WORD.findall(" ".join(part for _, (part,) in parts))))):
             raise PairError(
                 f"`{column}_ids` must be the tokens of `{column}`, but they lack {_shown(lost)}. Their text "
                 f"is {_shown(text)}. "

@@ -21,6 +21,7 @@ from torn_run import PAIRS, make_trainer
 from transformers import Trainer
 
 from edit_trl.checkpoints import incomplete_reason, newest_checkpoint
+from edit_trl.hub import PublicPushes
 
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,7 @@ class TestComplete:
             "checkpoint-2",
             "checkpoint-4",
             "checkpoint-6",
+            "training.json",
         ]
         assert [incomplete_reason(path) for path in sorted(checkpoints.glob("checkpoint-*"))] == [None] * 3
         assert newest_checkpoint(checkpoints) == str(checkpoints / "checkpoint-6")
@@ -253,7 +255,7 @@ class TestOtherFeatures:
             assert incomplete_reason(folder) is None
             pushed.append(folder)
 
-        monkeypatch.setattr(Trainer, "_push_from_checkpoint", push)
+        monkeypatch.setattr(PublicPushes, "_push_from_checkpoint", push)
         trainer = make_trainer(str(tmp_path))
         trainer.args.push_to_hub = True
         monkeypatch.setattr(trainer, "_finish_current_push", lambda: None)

@@ -177,10 +177,10 @@ METHODS = [
     ),
     Internal(
         "transformers.Trainer.push_to_hub",
-        ("self", "commit_message", "blocking", "token", "revision", "private", "kwargs"),
+        ("self", "commit_message", "blocking", "token", "revision"),
         "overridden, in `PublicPushes`",
     ),
-    Internal("transformers.Trainer.init_hf_repo", ("self", "token", "private"), "`PublicPushes.push_to_hub`"),
+    Internal("transformers.Trainer.init_hf_repo", ("self", "token"), "`PublicPushes.push_to_hub`"),
     Internal("transformers.Trainer._finish_current_push", ("self",), "`PublicPushes.push_to_hub`"),
     Internal("transformers.Trainer.get_tp_size", ("self",), "`KeyStepAccuracyCallback`, whose ranks share the pairs"),
     Internal("transformers.PreTrainedModel.get_output_embeddings", ("self",), "the head that the hook sits on"),

@@ -57,6 +57,13 @@ ROWS = {
     "Qwen3 keeps reasoning_content": ("QWEN3", reasoning("reasoning_content"), None),
     "Qwen3 drops what precedes <think>": ("QWEN3", answer("Well. <think>1 + 1</think>2"), "Well. <think>"),
     "Qwen3 keeps plain text": ("QWEN3", PLAIN, None),
+    "Qwen3 keeps calls, arguments in any order": (
+        "QWEN3",
+        answer(
+            "Let me.", tool_calls=[{**CALL, "function": {**CALL["function"], "arguments": {"z": "one", "a": "two"}}}]
+        ),
+        None,
+    ),
     "Qwen3 keeps calls": ("QWEN3", answer("Let me.", tool_calls=[CALL]), None),
     "the same text in two fields": (
         "QWEN3",
