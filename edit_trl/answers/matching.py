@@ -126,7 +126,7 @@ def reference_answer(released: Any) -> str:
                 "it out."
             )
         return stated_answer(released) or released.strip()
-    if isinstance(released, bool) or type(released).__name__ == "bool":
+    if isinstance(released, bool) or type(released).__name__ in ("bool", "bool_"):  # numpy 2 and 1
         return str(bool(released))
     if isinstance(released, (Real, Decimal)):
         if not math.isfinite(released):
