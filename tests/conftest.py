@@ -175,13 +175,13 @@ class LoopbackHub:
                     self.answer({"url": f"{hub.url}/{name}"})
                 elif path == "/api/validate-yaml":
                     self.answer({"errors": [], "warnings": []})
-                elif match := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
+                elif match := re.fullmatch(r"/api/(?:models|datasets)/(.+)/preupload/main", path):
                     modes = [
                         {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
                         for file in json.loads(body)["files"]
                     ]
                     self.answer({"files": modes})
-                elif match := re.fullmatch(r"/api/models/(.+)/commit/main", path):
+                elif match := re.fullmatch(r"/api/(?:models|datasets)/(.+)/commit/main", path):
                     for line in body.splitlines():
                         entry = json.loads(line)
                         if entry["key"] == "header":

@@ -136,6 +136,35 @@ class TestSynthesize:
         assert [config.hub_dataset_id for config in pushed] == ["lab/cots"]
         assert capsys.readouterr().out.endswith(f"\nPushed to {url}\n")
 
+    @pytest.mark.slow
+    def test_real_push_has_nothing_private(self, tmp_path, loopback_hub):
+        """Through the Hub's own client: the dataset, its card, and a page of `edit-trl inspect` beside it."""
+        model = tmp_path / "models" / "teacher"
+        model.mkdir(parents=True)
+        environment = {**os.environ, **loopback_hub.environment}
+        with Teacher(teach) as teacher:
+            arguments = command(teacher, questions=str(tmp_path / "questions.jsonl"), output_dir=str(tmp_path / "out"))
+            arguments[arguments.index("teacher")] = str(model)
+            inspect = [
+                "inspect",
+                str(tmp_path / "out" / "dual_cots.parquet"),
+                "--html",
+                str(tmp_path / "out/report.html"),
+            ]
+            push = ["--push_to_hub", "--hub_dataset_id", "somebody/cots"]
+            for line in (arguments, inspect, [*arguments, *push]):
+                done = subprocess.run(
+                    [sys.executable, "-m", "edit_trl", *line], env=environment, capture_output=True, text=True
+                )
+                assert done.returncode == 0, done.stderr
+            num_requests = len(teacher.requests)
+        assert num_requests == 12  # the second run asks nothing
+        datasets = ("dual_cots.parquet", "rejected.parquet", "sft.parquet")
+        assert loopback_hub.files["somebody/cots"].keys() == {"README.md", "report.html", "report.json", *datasets}
+        report = json.loads(loopback_hub.files["somebody/cots"]["report.json"])
+        assert (report["teacher"], report["base_url"]) == ("teacher", "private")
+        loopback_hub.assert_nothing_private(tmp_path)
+
     def test_failed_push_is_one_line_after_the_report(self, teacher, capsys, monkeypatch):
         """Whatever the HTTP library raises: it is none of Python's own."""
 

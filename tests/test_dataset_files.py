@@ -30,6 +30,7 @@ from teacher import (
 from edit_trl.synthesis import SynthesisConfig, dataset_files, push_to_hub, save_dual_cots, synthesize
 from edit_trl.synthesis.checks import REJECT_REASONS
 from edit_trl.synthesis.dataset_files import check_output_dir
+from edit_trl.synthesis.results import public_name, public_url
 
 
 pytest.importorskip("openai")
@@ -291,3 +292,28 @@ class TestPushToHub:
         (_, name, _), (_, options) = calls
         assert (name, options["repo_id"]) == ("lab/cots", "somebody/cots")
         assert {"dual_cots.jsonl", "sft.jsonl", "rejected.jsonl"} <= set(options["allow_patterns"])
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://api.openai.com/v1", "https://api.openai.com/v1"),
+        ("http://127.0.0.1:8000/v1", "private"),
+        ("http://10.0.0.7:8000/v1", "private"),
+        ("http://[::1]:8000/v1", "private"),
+        ("http://localhost:8000/v1", "private"),
+        ("http://gpu-7.cluster.internal/v1", "private"),
+        ("http://gpu-7/v1", "private"),
+        ("vllm", "vllm"),
+        (None, None),
+    ],
+)
+def test_addresses_of_ones_own_are_not_published(url, expected):
+    assert public_url(url) == expected
+
+
+def test_folders_of_ones_own_are_not_published(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert public_name(str(tmp_path / "models" / "mine")) == public_name("models/mine") == "mine"
+    assert public_name("owner/name") == "owner/name"

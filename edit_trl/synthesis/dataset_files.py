@@ -19,6 +19,10 @@ _DATASETS = ("dual_cots", "sft", "rejected")
 _USED_PROMPTS = ("cot.txt", "answer_hint.txt", "contrastive_cot.txt")
 
 
+# Page of `edit-trl inspect` that is pushed with the dataset.
+REPORT_PAGE = "report.html"
+
+
 def check_output_dir(
     config: SynthesisConfig,
     inputs: Iterable[str | os.PathLike] = (),
@@ -106,7 +110,8 @@ def save_dual_cots(result: SynthesisResult, config: SynthesisConfig, overwrite: 
 
 def push_to_hub(config: SynthesisConfig, more_files: Sequence[str] = ()) -> str:
     """
-    Push the files of `config.output_dir`, without the store of replies, to the Hub as a dataset.
+    Push the files of `config.output_dir`, without the store of replies, to the Hub as a dataset. If there is a
+    `report.html`, which `edit-trl inspect` writes, it is pushed too.
 
     Args:
         config ([`SynthesisConfig`]):
@@ -126,7 +131,7 @@ def push_to_hub(config: SynthesisConfig, more_files: Sequence[str] = ()) -> str:
         repo_id=repo.repo_id,
         repo_type="dataset",
         folder_path=config.output_dir,
-        allow_patterns=[*_file_names(config), *more_files],
+        allow_patterns=[*_file_names(config), REPORT_PAGE, *more_files],
         commit_message="Dual chains-of-thought",
     )
     return str(repo)

@@ -5,11 +5,14 @@ The prompts in the datasets are prompts for the student and not for the teacher:
 is one, and the question. Every chain ends as a pair or as a record with a reject reason.
 """
 
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ..alignment import align, similarity
 from ..chat import ChatClient
@@ -19,6 +22,9 @@ from ..questions import student_prompt
 if TYPE_CHECKING:
     from datasets import Dataset
 
+
+# Names that no public server has.
+_PRIVATE_DOMAINS = (".local", ".localdomain", ".internal", ".intranet", ".lan", ".home", ".corp", ".private", ".test")
 
 # The steps of the recipe, with their names in the report and the card.
 STEPS = {
@@ -192,11 +198,52 @@ def pairs_dataset(record: Record, tokenize: Callable[[str], list], teacher: str,
                 "origin": "corrupted" if chain.is_right else "rectified",
                 "similarity": round(similarity(*tokens), 4),
                 "key_token_ratio": round(num_key / sum(map(len, tokens)), 4),
-                "teacher": teacher,
+                "teacher": public_name(teacher),
                 "prompt_version": prompt_version,
             }
         )
     return _to_dataset(rows, _PAIR_COLUMNS)
+
+
+def public_name(model: str) -> str:
+    """
+    Return the name of a model without the folder that it is in, since the files of a synthesis may be published.
+
+    Args:
+        model (`str`):
+            Name or folder of a model.
+
+    Returns:
+        `str`: The last part of a folder that exists, any other name as it is.
+    """
+    return Path(model).resolve().name if os.path.isdir(model) else model
+
+
+def public_url(url: str | None) -> str | None:
+    """
+    Return the address of an endpoint if anyone could reach it, since the files of a synthesis may be published.
+
+    Args:
+        url (`str`, *optional*):
+            Base URL of the endpoint.
+
+    Returns:
+        `str` or `None`: `"private"` for addresses of this machine or of a network of one's own: IP addresses, names
+            without a dot, and names under `.local`, `.internal`, `.lan` and the like. Any other URL as it is.
+
+    Examples:
+
+    ```python
+    >>> public_url("https://api.openai.com/v1"), public_url("http://gpu-7:8000/v1")
+    ('https://api.openai.com/v1', 'private')
+
+    ```
+    """
+    host = urlsplit(url or "").hostname
+    if not host:
+        return url
+    is_private = "." not in host or ":" in host or host.replace(".", "").isdigit()
+    return "private" if is_private or host.endswith(_PRIVATE_DOMAINS) else url
 
 
 def sft_dataset(record: Record) -> "Dataset":
@@ -280,8 +327,8 @@ def make_report(
         "tasks": {task: dict(counts) for task, counts in tasks.items()},
         **means,
         "counted_in": counted_in,
-        "teacher": client.model,
-        "base_url": client.base_url,
+        "teacher": public_name(client.model),
+        "base_url": public_url(client.base_url),
         "sampling": client.sampling,
         "refused_fields": client.refused,
         "prompt_version": prompt_version,
