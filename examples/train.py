@@ -41,6 +41,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Features, load_dataset
 from peft import AutoPeftModelForCausalLM
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import (
     ModelConfig,
@@ -209,6 +210,8 @@ def main() -> None:
         else:
             sft_args = stage_1_config(script_args, training_args, sft_folder)
             run(RightChainTrainer, sft_args, sft_dataset, student, "after stage 1 (SFT)")
+            if state.is_main_process and scores and 2 in script_args.stages:  # otherwise, at the end
+                print(table(scores))
             remove_checkpoints(sft_folder)  # otherwise they would be pushed with stage 2
         student = sft_folder
     if 2 in script_args.stages:
@@ -490,7 +493,12 @@ def score_student(
         PartialState().split_between_processes(sorted(questions, key=lambda q: len(q.question))) as own,
         torch.no_grad(),
     ):
-        for start in range(0, len(own), batch_size):
+        for start in tqdm(
+            range(0, len(own), batch_size),
+            desc="Answering held-back questions",
+            disable=trainer.args.disable_tqdm or not PartialState().is_main_process,
+            leave=False,
+        ):
             batch = own[start : start + batch_size]
             inputs = tokenizer([q.to_pair()["prompt"] for q in batch], return_tensors="pt", padding=True).to(
                 model.device

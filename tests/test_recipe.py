@@ -89,7 +89,7 @@ class TestRecipe:
             tmp_path,
             {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
         )
-        assert output.count("accuracy, % [95 % interval]") == 1
+        assert output.count("accuracy, % [95 % interval]") == 2  # after each stage
         scores = json.loads((tmp_path / "student" / "scores.json").read_text())
         assert list(scores) == ["before", "after stage 1 (SFT)", "after stage 2 (KRSL)"]
         for by_task in scores.values():
