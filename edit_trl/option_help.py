@@ -50,7 +50,20 @@ def described_options(cls: type) -> dict[str, str]:
 
     ```
     """
-    doc = inspect.cleandoc(cls.__doc__ or "")
+    return options_in(inspect.cleandoc(cls.__doc__ or ""))
+
+
+def options_in(doc: str) -> dict[str, str]:
+    """
+    Read the description of each option from the `Args:` of a docstring.
+
+    Args:
+        doc (`str`):
+            Docstring, without indentation.
+
+    Returns:
+        `dict[str, str]`: Description of each option, on one line, with quotes instead of Markdown.
+    """
     descriptions = {}
     for names, text in _ENTRY.findall(doc + "\n"):
         text = re.sub(r"\[`~?([^`]+)`\]", r"`\1`", " ".join(text.split()))

@@ -22,7 +22,7 @@ from edit_trl.checkpoints import incomplete_reason
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "examples" / "accelerate_configs").glob("*.yaml"))
-RECIPE = str(ROOT / "examples" / "train.py")
+RECIPE = str(ROOT / "edit_trl" / "scripts" / "train.py")
 
 # What `accelerate launch` starts for each file, the kind of training, and the number of processes.
 LAUNCHERS = {

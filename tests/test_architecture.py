@@ -82,7 +82,14 @@ ROOMS: dict[str, set[str]] = {
         *("alignment", "answers", "data_utils", "files", "option_help", "pair_checks", "scoring", "text_checks"),
         *("token_texts", "weighting", "words"),
     },
-    "cli": {"chat", "evaluation", "files", "inspection", "question_formats", "questions", "synthesis", "token_texts"},
+    "scripts": {
+        *("callbacks", "checkpoints", "data_utils", "edit_config", "evaluation", "hub", "install_hint"),
+        *("option_help", "pair_checks", "tasks"),
+    },
+    "cli": {
+        *("chat", "evaluation", "files", "inspection", "option_help", "question_formats", "questions", "synthesis"),
+        "token_texts",
+    },
     "__main__": {"cli"},
 }
 # What training loads. None of it may load a client.

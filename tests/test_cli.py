@@ -35,7 +35,7 @@ class TestHelp:
         assert done.stdout.splitlines()[-1] == "status 0"
         assert done.stderr == ""
 
-    @pytest.mark.parametrize("argv", [[], ["train"]])
+    @pytest.mark.parametrize("argv", [[], ["trian"]])
     def test_unknown_words_are_refused(self, argv, capsys):
         with pytest.raises(SystemExit) as end:
             main(argv)

@@ -194,7 +194,7 @@ class TestSigterm:
 
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [*recipe, "--output_dir", "undisturbed"])
-        runpy.run_path(recipe[0])["main"]()
+        runpy.run_path(str(ROOT / "edit_trl" / "scripts" / "train.py"))["main"]()
         for folder in (".", "sft"):
             found, expected = (
                 load_file(tmp_path / name / folder / "adapter_model.safetensors")

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 RECIPE = str(ROOT / "examples" / "train.py")
+SCRIPT = str(ROOT / "edit_trl" / "scripts" / "train.py")
 SHORT = "--sft_max_steps 2 --max_steps 2 --demo_num_examples 8 --demo_num_questions 8 --per_device_train_batch_size 2"
 REAL_PAIRS = ROOT.parent / "shared" / "data" / "bbh_dual_cots.jsonl"
 
@@ -105,13 +106,14 @@ class TestRecipe:
             f"model_name_or_path: {model_folder}\ndataset_name: pairs.jsonl\nreport_to: none\nmax_steps: 1\n"
             "sft_max_steps: 1\noutput_dir: from_yaml\nrejected_nll_threshold: none\ncompletion_weight: 1.0\n"
         )
-        output = launch(f"{RECIPE} --config recipe.yaml --output_dir student --stages 1", tmp_path)
+        output = launch("-m edit_trl train --config recipe.yaml --output_dir student --stages 1", tmp_path)
         assert "Pairs: 8 and 1 completions" in output
         assert "Stage 1 leaves out 1 of 9 rows with empty texts" in output
         assert (tmp_path / "student" / "sft" / "model.safetensors").exists()
         assert not (tmp_path / "student" / "model.safetensors").exists()
         output = launch(
-            f"{RECIPE} --config recipe.yaml --output_dir student --stages 2 --model_name_or_path student/sft",
+            f"-m edit_trl train --accelerate_config {ROOT}/examples/accelerate_configs/cpu.yaml --num_processes 1 "
+            "--config recipe.yaml --output_dir student --stages 2 --model_name_or_path student/sft",
             tmp_path,
         )
         assert "Dropped 1 of 9 rows of the train dataset" in output
@@ -201,7 +203,7 @@ class TestRecipe:
 
 @pytest.fixture(scope="module")
 def recipe():
-    return runpy.run_path(RECIPE)
+    return runpy.run_path(SCRIPT)
 
 
 class TestTable:

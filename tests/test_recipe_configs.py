@@ -1,5 +1,5 @@
 """
-Tests of `examples/configs`: each file goes through the parser of `examples/train.py`, and its values arrive.
+Tests of `examples/configs`: each file goes through the parser of the recipe, and its values arrive.
 """
 
 import re
@@ -12,7 +12,7 @@ import yaml
 
 
 ROOT = Path(__file__).parents[1]
-RECIPE = str(ROOT / "examples" / "train.py")
+RECIPE = str(ROOT / "edit_trl" / "scripts" / "train.py")
 FILES = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
 PAPER = ROOT / "examples" / "configs" / "llama2_7b_paper.yaml"
 

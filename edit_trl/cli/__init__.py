@@ -19,12 +19,12 @@ import threading
 from typing import Any
 
 from ..chat import BudgetReached, EndpointError
-from . import evaluate, inspect, mend, score, synthesize
+from . import evaluate, inspect, mend, score, synthesize, train
 from .flags import parse
 
 
 # The modules of the commands, in the order of `--help`.
-COMMANDS = (synthesize, mend, inspect, evaluate, score)
+COMMANDS = (synthesize, mend, inspect, train, evaluate, score)
 
 # Commands that can be repeated after an interruption and continue where they stopped.
 _RESUMABLE = ("synthesize", "mend", "evaluate")
@@ -96,7 +96,11 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:  # the process is ours
         _handle_interrupts()
     try:
-        args = parse(parser, sys.argv[1:] if argv is None else argv)
+        arguments = sys.argv[1:] if argv is None else argv
+        if arguments[:1] == ["train"]:  # TRL's parser reads its flags
+            command = "train"
+            return train.run_script(arguments[1:])
+        args = parse(parser, arguments)
         command = args.command
         args.run(args)
         sys.stdout.flush()

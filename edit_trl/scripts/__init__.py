@@ -1,0 +1,1 @@
+"""Scripts that `edit-trl` and `accelerate launch` run."""
