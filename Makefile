@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-gpu gpu test-oldest coverage check lint types format docs-cli docs-compat clean
+.PHONY: demo test test-fast test-gpu gpu test-oldest coverage check lint types format docs-cli docs-compat docs-images clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train.py $(ARGS)
@@ -58,6 +58,9 @@ docs-cli: $(VENV)/dev
 
 docs-compat: $(VENV)/dev
 	$(BIN)/python tests/compat/page.py docs/compatibility.md
+
+docs-images: $(VENV)/base
+	$(BIN)/python docs/tools/draw.py docs/images
 
 clean:
 	rm -rf $(VENV) .venv-oldest .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
