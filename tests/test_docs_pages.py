@@ -3,6 +3,7 @@ Tests that pages which name parts of the package, its messages or its pictures a
 """
 
 import ast
+import functools
 import importlib
 import importlib.util
 import re
@@ -30,6 +31,7 @@ def text_of(node: ast.AST) -> str | None:
     return None
 
 
+@functools.cache
 def literals() -> list[str]:
     texts = []
     for file in sorted((ROOT / "edit_trl").rglob("*.py")):
@@ -44,7 +46,7 @@ def literals() -> list[str]:
 class TestTroubleshooting:
     MESSAGES = [
         line
-        for block in re.findall(r"^```text\n(.*?)^```", (DOCS / "troubleshooting.md").read_text(), re.M | re.S)
+        for block in re.findall(r"^```output\n(.*?)^```", (DOCS / "troubleshooting.md").read_text(), re.M | re.S)
         for line in block.splitlines()
     ]
 

@@ -132,8 +132,8 @@ def draw_token_loss() -> str:
 
 
 def draw_chains() -> str:
-    """The alignment of the pair, as a notebook shows it."""
-    alignment = align(tokens(CHOSEN), tokens(REJECTED))
+    """The alignment of the end of the pair, as a notebook shows it."""
+    alignment = align(*(tokens(chain[chain.index("Rabbits") :]) for chain in (CHOSEN, REJECTED)))
     return draw_alignment(alignment.chosen_key, alignment.rejected_key, alignment.blocks)
 
 
