@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-gpu gpu test-oldest coverage check lint types format docs-cli docs-compat clean
+.PHONY: demo test test-fast test-gpu gpu test-oldest coverage check lint types format docs docs-cli docs-compat docs-images clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train.py $(ARGS)
@@ -53,14 +53,22 @@ format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, in site/: `python -m http.server -d site` shows it. A dead link is an error.
+docs: .venv-docs/docs
+	.venv-docs/bin/python docs/tools/prepare.py build/docs
+	PATH="$(abspath .venv-docs/bin):$$PATH" PYTHONPATH=docs/tools zensical build --clean --strict
+
 docs-cli: $(VENV)/dev
 	$(BIN)/python -m edit_trl.cli.reference docs/cli.md
 
 docs-compat: $(VENV)/dev
 	$(BIN)/python tests/compat/page.py docs/compatibility.md
 
+docs-images: $(VENV)/base
+	$(BIN)/python docs/tools/draw.py docs/images
+
 clean:
-	rm -rf $(VENV) .venv-oldest .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-docs .venv-oldest build site .cache .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(VENV)/base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -77,4 +85,12 @@ $(VENV)/demo: $(VENV)/base
 
 $(VENV)/dev: $(VENV)/base
 	$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
+	touch $@
+
+# Without the package and PyTorch: docstrings are read and not imported.
+.venv-docs/docs: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+		print(*project['optional-dependencies']['docs'], sep='\n')" > .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet --requirement .venv-docs/requirements.txt
 	touch $@
