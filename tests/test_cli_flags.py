@@ -126,6 +126,22 @@ class TestValues:
         )
 
 
+class TestNames:
+    """TRL's commands take dashes for underscores."""
+
+    @pytest.mark.parametrize("flag", ["--num-examples=0", "--num_examples=0", "--num-examples 0"])
+    def test_dashes_and_underscores_are_the_same(self, flag, teacher, capsys):
+        arguments = [argument.replace("_", "-") for argument in command(teacher)[:-2]]
+        assert main([*arguments, "--output-dir", "out_of-it", "--dry-run", *flag.split()]) == 0
+        assert not capsys.readouterr().err.startswith("edit-trl")
+
+    def test_values_keep_their_dashes(self, teacher, capsys):
+        assert (
+            main(command(teacher, "--limit", "2", "--hub-dataset-id", "my-lab/my_cots-1", output_dir="my-out_1")) == 0
+        )
+        assert sorted(os.listdir("my-out_1"))
+
+
 class TestConfigFile:
     def write(self, teacher, **values):
         common = {"questions": "questions.jsonl", "model": "teacher", "api_key_env": None, "base_url": teacher.url}

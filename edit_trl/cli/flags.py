@@ -162,7 +162,8 @@ def _reader(kind: type, may_be_none: bool) -> Callable[[str], Any]:
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """
-    Read flags from the command line and from the YAML file of `--config`. The command line wins over the file.
+    Read flags from the command line and from the YAML file of `--config`. The command line wins over the file. A flag
+    may be written with dashes for underscores.
 
     Args:
         parser (`argparse.ArgumentParser`):
@@ -177,6 +178,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         ValueError: If the file cannot be read or a key is not the name of a flag.
         SystemExit: After `--help`, and for flags or values that argparse refuses.
     """
+    argv = [re.sub(r"^--[\w-]+", _with_underscores, argument) for argument in argv]
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         _refuse_unknown(args, unknown)
@@ -207,6 +209,11 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         from_file.append(f"--{name}={text}")
     # The parser reads the flags of the file first. If a flag comes twice, the last one wins.
     return parser.parse_args([args.command, *from_file, *argv[argv.index(args.command) + 1 :]])
+
+
+def _with_underscores(match: re.Match[str]) -> str:
+    """The name of a flag with underscores, since TRL's commands take `--num-paths` for `--num_paths` too."""
+    return "--" + match[0][2:].replace("-", "_")
 
 
 def _flag_names(args: argparse.Namespace) -> list[str]:
