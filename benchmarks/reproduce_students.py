@@ -30,6 +30,8 @@ from edit_trl.key_steps import key_step_accuracy
 from edit_trl.scoring import eval_mode, score_tokens
 
 
+# Lengths of prompts up to which each has batches of its own, and prompts in a batch with padding.
+_MAX_LENGTHS, _PADDED_BATCH = 12, 64
 TRAINERS = {"sft": (SFTTrainer, SFTConfig), "edit": (EDITTrainer, EDITConfig), "dpo": (DPOTrainer, DPOConfig)}
 
 
@@ -185,24 +187,33 @@ def generate(
     top_p: float = 1.0,
     batch_size: int = 1000,
 ) -> list[str]:
-    """Return a reply to each prompt. Prompts of equal length share a batch, so no batch has padding on the left."""
+    """
+    Return a reply to each prompt. Prompts of equal length share a batch, so no batch has padding. Prompts of more than
+    a few lengths, as those of real words have, are sorted by length and padded on the left.
+    """
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     end = tokenizer.eos_token_id
     by_length: dict[int, list[int]] = {}
     for number, prompt in enumerate(ids):
         by_length.setdefault(len(prompt), []).append(number)
+    groups = list(by_length.values())
+    if len(groups) > _MAX_LENGTHS:
+        groups, batch_size = [sorted(range(len(ids)), key=lambda number: len(ids[number]))], _PADDED_BATCH
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     replies = [""] * len(ids)
     model.config.use_cache = True
     with eval_mode(model):
-        for numbers in by_length.values():
+        for numbers in groups:
             for batch in (numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)):
-                inputs = torch.tensor([ids[number] for number in batch], device=model.device)
+                width = max(len(ids[number]) for number in batch)
+                padding = [[tokenizer.pad_token_id] * (width - len(ids[number])) for number in batch]
+                inputs = torch.tensor([p + ids[number] for p, number in zip(padding, batch, strict=True)])
+                mask = torch.tensor([[0] * len(p) + [1] * (width - len(p)) for p in padding])
                 output = model.generate(
-                    inputs,
-                    attention_mask=torch.ones_like(inputs),
+                    inputs.to(model.device),
+                    attention_mask=mask.to(model.device),
                     max_new_tokens=max_new_tokens,
                     pad_token_id=tokenizer.pad_token_id,
                     eos_token_id=end,

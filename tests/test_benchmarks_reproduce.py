@@ -17,7 +17,7 @@ import reproduce_report as report
 import torch
 from reproduce_arms import ARMS, Own, SeedData, schedule
 from reproduce_sources import mend_by_right_chain, word_problem
-from reproduce_students import build_student, pack, train, unpack
+from reproduce_students import build_student, generate, pack, train, unpack
 from reproduce_tasks import LENGTHS, SLOTS, TASKS, build_tokenizer, draw_problems, mend, reword
 
 from edit_trl.answers import answers_match, extract_answer
@@ -211,6 +211,17 @@ class TestRuns:
         assert all(record["settings"]["model"] == model_folder for record in records)
         assert report.num_questions(records[1], "in_domain") == 6
         run(tmp_path, "--model", model_folder, "--report")
+
+
+class TestReplies:
+    def test_prompts_of_many_lengths_get_the_replies_that_each_gets_alone(self):
+        model, tokenizer = build_student(16, 1, seed=0)
+        words = "so we get 7 + 3 = 10 . then I see 10 - 2 = 8 . now you".split()
+        prompts = [" ".join(words[:length]) for length in range(1, 20) for _ in range(2)]
+        assert len({len(tokenizer(prompt)["input_ids"]) for prompt in prompts}) > 12
+        alone = [generate(model, tokenizer, [prompt], 8)[0] for prompt in prompts]
+        assert generate(model, tokenizer, prompts, 8) == alone
+        assert len(set(alone)) > 3
 
 
 class TestWordProblems:
