@@ -363,6 +363,8 @@ def _comes_first(a: Sequence[Hashable], b: Sequence[Hashable]) -> bool:
     if len(a) != len(b):
         return len(a) < len(b)
     # Integers and strings have a total order. Other types may have no order or, like sets, a partial order.
+    if {*map(type, a), *map(type, b)} == {str}:
+        return list(a) < list(b)  # type: ignore[operator]
     for kind in (Integral, str):
         if all(isinstance(x, kind) for seq in (a, b) for x in seq):
             return list(a) < list(b)  # type: ignore[operator]

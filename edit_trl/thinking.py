@@ -51,7 +51,12 @@ FORMATS: dict[str, tuple[str, str]] = {
 _WORDED = {str(list(FORMATS).index("Here is my thought process"))}
 
 # A reply without any of these words has no thinking. Plain replies are by far the most, and this is quick.
-_WORDS = ("think", "thought", "reason", "scratch", "inner_", "unused9", "<|", "|>", "assistantfinal", "analysis")
+# A reply with a special token, such as the end of a chain, is also searched for `_WORDS_BESIDE_TOKENS`.
+_WORDS = (
+    *("think", "thought", "reason", "scratch", "inner_", "unused9", "assistantfinal", "analysis"),
+    *("<|message|>", "channel|>", "_of_solution|>", "_response|>", "_text|>"),
+)
+_WORDS_BESIDE_TOKENS = ("assistant", "commentary")
 _MARKS = re.compile(
     "|".join(f"(?P<o{i}>{opening})|(?P<c{i}>{closing})" for i, (opening, closing) in enumerate(FORMATS.values())),
     re.IGNORECASE | re.MULTILINE,
@@ -106,7 +111,8 @@ def split_thinking(reply: str) -> Reply:
     ```
     """
     lowered = reply.lower()
-    if not any(word in lowered for word in _WORDS):
+    has_tokens = "<|" in lowered or "|>" in lowered
+    if not any(word in lowered for word in (*_WORDS, *(_WORDS_BESIDE_TOKENS if has_tokens else ()))):
         return Reply(reply, "", False)
     if "<|message|>" in reply or "<|channel|>" in reply:
         return _split_channels(reply)

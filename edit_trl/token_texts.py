@@ -5,7 +5,7 @@ Many tokenizers lose the leading space if a token is decoded alone, and several 
 functions here handle both cases, for the alignment of words and to show a chain token by token.
 """
 
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 from typing import TYPE_CHECKING
 
 import regex
@@ -61,17 +61,20 @@ def decode_pieces(
         `list[tuple[str, int]]`: For each piece, its text and its number of tokens.
     """
     known = {} if known_texts is None else known_texts
+    for token in set(ids).difference(known):
+        known[token] = decode_part(tokenizer, [token])
+    texts = list(map(known.__getitem__, ids))
+    whole_text = "".join(texts)
+    if whole_text.isascii():  # each token has whole characters, and none is a mark
+        return list(zip(texts, repeat(1), strict=False))
     special_ids = set(tokenizer.all_special_ids)
+    if "\ufffd" not in whole_text:
+        return _with_their_marks(list(zip(texts, repeat(1), strict=False)), [token in special_ids for token in ids])
     pieces: list[tuple[str, int]] = []
     start = 0
     whole, last = "", 0  # whole characters of the piece so far, and where the last of them was completed
     for stop in range(1, len(ids) + 1):
-        if stop - start > 1:
-            text = decode_part(tokenizer, ids[start:stop])
-        elif ids[start] in known:
-            text = known[ids[start]]
-        else:
-            text = known[ids[start]] = decode_part(tokenizer, ids[start:stop])
+        text = texts[start] if stop - start == 1 else decode_part(tokenizer, ids[start:stop])
         # Several tokens may make one character, and a token may end one character and begin the next. A character has
         # at most four bytes in UTF-8, so it is complete after at most four tokens.
         if text.rstrip("\ufffd") != whole:
@@ -88,8 +91,6 @@ def decode_pieces(
 def _with_their_marks(pieces: list[tuple[str, int]], special: list[bool]) -> list[tuple[str, int]]:
     """Join each piece that begins inside a character, such as an accent or a Thai vowel, to the piece before it."""
     text = "".join(text for text, _ in pieces)
-    if text.isascii():
-        return pieces
     borders = {match.end() for match in regex.finditer(r"\X", text)} | {0}
     joined: list[tuple[str, int]] = []
     place = num_tokens = 0

@@ -170,7 +170,8 @@ class WeightedChain:
     @property
     def num_key_cut(self) -> int:
         """`int`: Number of key tokens that truncation removes."""
-        return sum(self.is_key) - sum(self.is_key[place - self.prompt_length] for place in self.completion)
+        start = self.completion.start - self.prompt_length
+        return sum(self.is_key) - sum(self.is_key[start : start + len(self.completion)])
 
     @property
     def kept_ids(self) -> list[Any]:

@@ -17,6 +17,7 @@ from edit_trl import DataCollatorForDualCoT, EDITConfig, align, similarity
 from edit_trl.data_utils import prepare_dual_cots
 from edit_trl.inspection import InspectionConfig, read_pairs
 from edit_trl.inspection.pairs import DROPPED, PROBLEMS
+from edit_trl.token_texts import decode_part, decode_pieces
 
 
 ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
@@ -240,6 +241,49 @@ class TestTokens:
         assert (weighted.num_chosen_key, weighted.num_rejected_key) == (1, 1)
         assert [piece.weight for piece in weighted.chosen if piece.is_key] == [0.5]
         assert [piece.weight for piece in weighted.rejected if piece.is_key] == [-0.25]
+
+
+SCRAPS = [*"ab7=🎈éกำ字,", " ", "\n", "\u0301", "\ufffd", "\u200b", "<think>", "</s>", "the answer is 7", "therefore"]
+
+
+class TestBatches:
+    """Rows that are read together give what each row gives alone."""
+
+    @given(some.lists(some.tuples(*[some.lists(some.sampled_from(SCRAPS), max_size=9)] * 3), min_size=3, max_size=9))
+    @settings(deadline=None, max_examples=40)
+    def test_texts_that_are_tokenized_together(self, any_tokenizer, rows):
+        rows = [dict(zip(("prompt", "chosen", "rejected"), map("".join, row), strict=True)) for row in rows]
+        rows += [{"prompt": "Q", "completion": " 7"}, {**ROW, "chosen": None}, {**ROW, "chosen": 5}, ROW]
+        rows.insert(0, ROW)
+        for tokenizer in (None, any_tokenizer):
+            together = list(read_pairs(rows, tokenizer))
+            alone = [pair for row in rows for pair in read_pairs([ROW, row], tokenizer) if pair.row]
+            for row, (pair, other) in enumerate(zip(together, alone, strict=True)):
+                other.row = row
+                other.problems = [name for name in other.problems if name != "duplicate"]
+                pair.problems = [name for name in pair.problems if name != "duplicate"]
+                assert repr(pair) == repr(other)  # a similarity may be NaN
+                if pair.ids and not pair.is_completion:
+                    for side, name in ((pair.chosen, "chosen"), (pair.rejected, "rejected")):
+                        assert texts_of(side) == "".join(slow_pieces(tokenizer, pair.ids.get(f"{name}_ids", [])))
+
+    def test_rows_are_not_read_far_ahead(self, tokenizer):
+        taken = []
+        source = (taken.append(row) or row for row in generated(100))
+
+        pairs = read_pairs(source, tokenizer)
+        next(pairs)
+
+        assert len(taken) == 1
+        for _ in range(70):
+            next(pairs)
+        assert len(taken) < 100 + 28 and sum(1 for _ in pairs) == 29
+
+
+def slow_pieces(tokenizer, ids):
+    """The texts of tokens, decoded one by one, or together where a token is not a whole character."""
+    texts = [decode_part(tokenizer, [token]) for token in ids]
+    return texts if "\ufffd" not in "".join(texts) else [text for text, _ in decode_pieces(tokenizer, ids)]
 
 
 class TestProblems:

@@ -145,3 +145,14 @@ class TestFormats:
     )
     def test_what_is_no_mark_stays(self, reply):
         assert split_thinking(reply) == (reply, "", False)
+
+
+@pytest.mark.parametrize("end", ["<|endoftext|>", "<|im_end|>", "<|eot_id|>"])
+def test_end_of_a_chain_is_no_thinking(end):
+    assert split_thinking(f"2 + 3 = 5.{end}") == (f"2 + 3 = 5.{end}", "", False)
+
+
+def test_words_beside_special_tokens():
+    assert split_thinking("analysisX.assistant\nfinal5<|end|>").answer == "5<|end|>"
+    assert split_thinking("x<channel|>5") == ("5", "x", False)
+    assert split_thinking("<|START_RESPONSE|>5<|END_RESPONSE|>").answer == "5"

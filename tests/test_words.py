@@ -227,3 +227,9 @@ class TestSplitWords:
                 return b"".join(self.tokens[token] for token in ids).decode(errors="replace")
 
         assert decode_pieces(Bytes(), [0, 1, 2, 3, 4, 5]) == [("a", 1), ("ールカ", 4), ("b", 1)]
+
+
+def test_rare_letters_of_scripts_without_spaces_are_words_too():
+    """Two letters of Bopomofo are far below the others of these scripts."""
+    assert words("ab\u02eacd") == ["ab", "\u02ea", "cd"]
+    assert words("abécd – ёж") == ["abécd", "–", "ёж"]

@@ -141,16 +141,16 @@ def reasoning(chain: str) -> str:
 
     ```
     """
-    conclusions = list(_CONCLUSION.finditer(chain))
-    if conclusions:
-        return chain[: conclusions[-1].start()]
     lowered = chain.lower()
+    conclusion = _last_conclusion(chain, lowered)
+    if conclusion is not None:
+        return chain[:conclusion]
     starts = [
-        conclusion.start()
+        statement.start()
         for name, language in LANGUAGES.items()
         if name != "en" and any(cue in lowered for cue in language.cues)
         for pattern in language.statements
-        for conclusion in pattern.finditer(chain)
+        for statement in pattern.finditer(chain)
     ]
     # Without the words before the phrase, such as "daher ist die".
     return re.sub(r"[^.!?,;:。！？，；：\n]*$", "", chain[: max(starts)]) if starts else chain
@@ -162,6 +162,28 @@ def reasoning(chain: str) -> str:
 _CONCLUSION = re.compile(
     r"(?:\b(?:therefore|thus|so|hence)\b[\s,]*)?\bthe (?:correct |final )?answer is\b", re.IGNORECASE
 )
+
+
+def _last_conclusion(chain: str, lowered: str) -> int | None:
+    """
+    Return the start of the last match of `_CONCLUSION`. In ASCII, each match ends with the words "answer is", which
+    are found quickly from the end. Then only the text around them is searched.
+    """
+    if not chain.isascii():
+        return max((conclusion.start() for conclusion in _CONCLUSION.finditer(chain)), default=None)
+    place = lowered.rfind("answer is")
+    while place >= 0:
+        start = max(lowered.rfind("the", max(0, place - len("the correct ")), place), 0)
+        while start > 0 and (chain[start - 1].isspace() or chain[start - 1] == ","):
+            start -= 1
+        # One character more than the words, because a word must end there.
+        around = _CONCLUSION.finditer(chain, max(0, start - len("therefore")), place + len("answer is") + 1)
+        if starts := [conclusion.start() for conclusion in around]:
+            return starts[-1]
+        place = lowered.rfind("answer is", 0, place)
+    return None
+
+
 # Statements that begin with the option: "(B) is the correct answer", "Option B is correct".
 _INVERTED = re.compile(
     r"(?<![\w'’])\(?([A-R])\)?[*_\"']{0,2}\ is\ the\ (?:(?:correct|right|best)\ (?:answer|option|choice)|answer)\b"

@@ -5,6 +5,7 @@ import collections
 import contextlib
 import heapq
 import json
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,13 @@ from ..inspection import (
 )
 from ..token_texts import load_tokenizer
 from .flags import add_command, add_fields, add_flag, add_rows, field_values
+from .progress import Progress
 from .rows import inputs, read_rows
 
 
+# A bar is shown if reading takes longer than this, and then changes so often.
+_SILENT_SECONDS = 2.0
+_SECONDS_PER_CHANGE = 0.1
 _SORT_KEYS = ("key_token_ratio", "similarity", "length")
 
 
@@ -98,6 +103,7 @@ def run(args: argparse.Namespace) -> None:
         kept = None if filtered is None else stack.enter_context(filtered)
         pairs = read_pairs(read_rows("DATA", args.data, args.split, args.limit), tokenizer, config)
         watchers = [statistics.add, shown.add, *([] if kept is None else [kept.add])]
+        watchers.append(_ReadingProgress(stack.enter_context(Progress()), args.limit).add)
         pairs = _watch(pairs, watchers)
         if args.log_probs:
             pairs = add_log_probs(pairs, _load_model(args.model))
@@ -127,6 +133,22 @@ def _watch(pairs: Iterable[InspectedPair], watchers: list[Any]) -> Iterator[Insp
         for watch in watchers:
             watch(pair)
         yield pair
+
+
+class _ReadingProgress:
+    """Shows how many pairs were read. Files are read row by row, so their number is known only with `--limit`."""
+
+    def __init__(self, progress: Progress, limit: int | None) -> None:
+        self.progress = progress
+        self.limit = limit
+        self.num_read = 0
+        self.next_time = time.monotonic() + _SILENT_SECONDS
+
+    def add(self, pair: InspectedPair) -> None:
+        self.num_read += 1
+        if time.monotonic() > self.next_time:
+            self.progress.show("pairs", self.num_read, self.limit)
+            self.next_time = time.monotonic() + _SECONDS_PER_CHANGE
 
 
 def _load_model(name: str) -> Any:

@@ -38,12 +38,16 @@ class Progress:
         if self._steps:
             self._bars.stop()
 
-    def show(self, step: str, num_done: int, num_all: int, text: str = "") -> None:
-        """Show that `num_done` of the `num_all` parts of a `step` are done, followed by a `text`."""
+    def show(self, step: str, num_done: int, num_all: int | None, text: str = "") -> None:
+        """
+        Show that `num_done` of the `num_all` parts of a `step` are done, followed by a `text`. `None` if it is not
+        known how many there are.
+        """
         if step not in self._steps:
             self._bars.start()
             self._steps[step] = self._bars.add_task(step, total=num_all, text="")
         self._bars.update(self._steps[step], completed=num_done, text=text)
         if not self._console.is_terminal and time.monotonic() > self._next_line:
-            print(f"{step} {num_done}/{num_all}" + (f": {text}" if text else ""), file=sys.stderr, flush=True)
+            parts = f"{num_done:,}" if num_all is None else f"{num_done}/{num_all}"
+            print(f"{step} {parts}" + (f": {text}" if text else ""), file=sys.stderr, flush=True)
             self._next_line = time.monotonic() + SECONDS_PER_LINE

@@ -69,11 +69,12 @@ class Statistics:
             pair ([`InspectedPair`]):
                 The pair.
         """
-        self.problems.update(pair.problems)
+        for problem in pair.problems:
+            self.problems[problem] += 1
         self.num_with_problems += bool(pair.problems)
         if pair.is_completion:
             self.num_completions += 1
-            self.totals.update(**pair.cost, cut=pair.num_cut, pairs_cut=pair.num_cut > 0)
+            self._add_totals(**pair.cost, cut=pair.num_cut, pairs_cut=pair.num_cut > 0)
             return
         self.num_pairs += 1
         sums: dict[str, float] = {"pairs": 1, "problems": bool(pair.problems)}
@@ -96,8 +97,12 @@ class Statistics:
                 for key, number in sums.items():
                     group[key] += number
 
+    def _add_totals(self, **numbers: int) -> None:
+        for name, number in numbers.items():
+            self.totals[name] += number
+
     def _count_tokens(self, pair: InspectedPair) -> None:
-        self.totals.update(
+        self._add_totals(
             **pair.cost,
             cut=pair.num_cut,
             key_cut=pair.num_key_cut,
@@ -106,7 +111,9 @@ class Statistics:
             no_rejected_key=not pair.num_rejected_key,
         )
         for side, counter in self.key_pieces.items():
-            counter.update(piece.text for piece in getattr(pair, side) if piece.is_key)
+            for text, is_key, _, _ in getattr(pair, side):
+                if is_key:
+                    counter[text] += 1
             if len(counter) > _MAX_COUNTED:
                 self.key_pieces[side] = Counter(dict(counter.most_common(_MAX_COUNTED // 2)))
 

@@ -22,7 +22,8 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, pairwise
+from functools import lru_cache
+from itertools import accumulate, islice, pairwise, repeat
 from typing import Any, NamedTuple
 
 from ..alignment import CHOSEN_KEY_WEIGHT, CHOSEN_OTHER_WEIGHT, REJECTED_KEY_WEIGHT, similarity
@@ -31,7 +32,7 @@ from ..option_help import help_from_docstring
 from ..pair_checks import PairError, check_pair, is_completion, is_tokenized_row
 from ..text_checks import check_ids_of_texts
 from ..token_texts import decode_pieces
-from ..weighting import WeightedPair, align_completions, check_max_length, check_options, weigh_pair
+from ..weighting import WeightedChain, WeightedPair, align_completions, check_max_length, check_options, weigh_pair
 from ..words import split_text, unspaced_starts, words
 
 
@@ -53,6 +54,10 @@ PROBLEMS = {
 DROPPED = ("missing", "equal", "no_room")
 
 _MAX_CHARACTERS = 1_000_000
+_TEXTS = ("prompt", "chosen", "rejected", "completion")
+
+# Maximum number of rows that are tokenized at once.
+_BATCH_SIZE = 64
 
 
 @help_from_docstring
@@ -215,7 +220,7 @@ def read_pairs(
     examples: Iterable[dict[str, Any]], tokenizer: Any = None, config: InspectionConfig | None = None
 ) -> Iterator[InspectedPair]:
     """
-    Align the pairs of a dataset, one at a time.
+    Align the pairs of a dataset. Up to 64 rows are read ahead, because their texts are tokenized together.
 
     Args:
         examples ([`~datasets.Dataset`] or `Iterable[dict]`):
@@ -243,8 +248,11 @@ def read_pairs(
     ```
     """
     reader = _Reader(tokenizer, config or InspectionConfig())
-    for row, example in enumerate(examples):
-        yield reader.read(row, example)
+    rows = enumerate(examples)
+    size = 1  # the first pair is there at once
+    while batch := list(islice(rows, size)):
+        yield from reader.read_batch(batch)
+        size = min(2 * size, _BATCH_SIZE)
 
 
 class _Reader:
@@ -255,11 +263,34 @@ class _Reader:
         # Without a tokenizer the "tokens" are words, so the alignment of "tokens" is the alignment of words.
         self.config = config if tokenizer is not None else replace(config, alignment_level="token")
         self.known_texts: dict[int, str] = {}
+        self.known_ids: dict[str, list[int]] = {}
         self.seen: set[bytes] = set()
+        # Many pairs have the same answers, and each pair has its own twice.
+        self.answers_match = lru_cache(maxsize=10_000)(answers_match)
 
-    def read(self, row: int, example: dict[str, Any]) -> InspectedPair:
-        if row == 0:
-            self._check_columns(example)
+    def read_batch(self, batch: list[tuple[int, dict[str, Any]]]) -> Iterator[InspectedPair]:
+        if batch[0][0] == 0:
+            self._check_columns(batch[0][1])
+        pairs = [self._checked(row, example) for row, example in batch]
+        if self.tokenizer is not None:
+            from ..data_utils import tokenize_texts
+
+            rows = (pair.example for pair in pairs if not pair.problems and not is_tokenized_row(pair.example))
+            self.known_ids = tokenize_texts(rows, self.tokenizer, self.tokenizer.eos_token)
+        pairs.reverse()
+        while pairs:  # only one pair at a time has its pieces
+            pair = pairs.pop()
+            if not pair.problems:
+                if self.tokenizer is None:
+                    self._read_words(pair)
+                else:
+                    self._read_tokens(pair)
+            if pair.chosen and (pair.rejected or pair.is_completion):
+                self._find_problems(pair)
+            yield pair
+
+    def _checked(self, row: int, example: dict[str, Any]) -> InspectedPair:
+        """Return the pair without its pieces, with the problems for which they are not needed."""
         pair = InspectedPair(row, example, task=_name(example.get("task")), origin=_name(example.get("origin")))
         try:
             check_pair(example)
@@ -267,20 +298,12 @@ class _Reader:
             pair.problems.append("unreadable")
             pair.error = str(error)
             return pair
-        texts = [_plain_text(example.get(name)) for name in ("prompt", "chosen", "rejected", "completion")]
         pair.is_completion = is_completion(example)
         has_pair = {"chosen", "rejected"} <= example.keys() or {"chosen_ids", "rejected_ids"} <= example.keys()
         if not has_pair and not pair.is_completion:
             pair.problems.append("missing")
-        elif max(map(len, texts)) > _MAX_CHARACTERS:
+        elif any(len(_plain_text(example.get(name))) > _MAX_CHARACTERS for name in _TEXTS):
             pair.problems.append("too_long")
-        elif self.tokenizer is None:
-            prompt, chosen, rejected, completion = texts
-            self._read_words(pair, prompt, *([completion] if pair.is_completion else [chosen, rejected]))
-        else:
-            self._read_tokens(pair)
-        if pair.chosen and (pair.rejected or pair.is_completion):
-            self._find_problems(pair)
         return pair
 
     def _check_columns(self, example: dict[str, Any]) -> None:
@@ -295,7 +318,9 @@ class _Reader:
                 "the student's tokenizer, whose tokens they are: `--model NAME`."
             )
 
-    def _read_words(self, pair: InspectedPair, prompt: str, *chains: str) -> None:
+    def _read_words(self, pair: InspectedPair) -> None:
+        prompt, chosen, rejected, completion = (_plain_text(pair.example.get(name)) for name in _TEXTS)
+        chains = (completion,) if pair.is_completion else (chosen, rejected)
         if "prompt" not in pair.example:  # the prompt is the common start, as in TRL, but it ends at a whole word
             prompt = _common_words(chains)
             chains = tuple(chain[len(prompt) :] for chain in chains)
@@ -317,7 +342,7 @@ class _Reader:
             if is_tokenized_row(example):
                 check_ids_of_texts(example, self.tokenizer)
             elif not data_utils.is_missing(example):
-                ids, _ = data_utils.tokenize_pair(example, self.tokenizer, self.tokenizer.eos_token)
+                ids, _ = data_utils.tokenize_pair(example, self.tokenizer, self.tokenizer.eos_token, self.known_ids)
             sides = [ids[name] for name in names[1:]]
             if not all(sides):
                 pair.problems.append("missing")
@@ -343,14 +368,8 @@ class _Reader:
             config = replace(config, completion_weight=1.0)  # training asks for a weight, and the advice says so
         weighted = weigh_pair({**pair.example, **ids}, config, self.tokenizer, self.known_texts)
         chains = (weighted.chosen, weighted.rejected)[: len(pieces)]
-        starts = [list(accumulate((length for _, length in side), initial=0)) for side in pieces]
-        shown = [
-            [
-                _piece(text, chain.is_key[start : start + length], chain.weights[start : start + length])
-                for (text, length), start in zip(side, places, strict=False)
-            ]
-            for side, places, chain in zip(pieces, starts, chains, strict=True)
-        ]
+        starts = [_starts(side, len(chain.weights)) for side, chain in zip(pieces, chains, strict=True)]
+        shown = [_shown(*parts) for parts in zip(pieces, starts, chains, strict=True)]
         pair.num_prompt = len(ids["prompt_ids"])
         pair.num_cut = sum(chain.num_cut for chain in chains)
         rows = [chain.kept_ids for chain in chains]
@@ -360,8 +379,12 @@ class _Reader:
             pair.num_chosen = len(ids["completion_ids"])
         else:
             pair.chosen, pair.rejected = shown
-            pair.cost["shared_prefix"] -= len(os.path.commonprefix(rows))
             self._compare(pair, ids["chosen_ids"], ids["rejected_ids"], weighted, starts)
+            if chains[0].start == chains[1].start == 0:
+                shared = min(pair.num_prompt + pair.num_shared, *map(len, rows))
+            else:
+                shared = _num_shared(*rows)
+            pair.cost["shared_prefix"] -= shared
         limit = self.config.max_length
         if limit is not None and self.config.truncation_mode == "keep_start" and pair.num_prompt >= limit:
             pair.problems.append("no_room")
@@ -377,7 +400,7 @@ class _Reader:
         chosen: list[Any],
         rejected: list[Any],
         weighted: WeightedPair,
-        starts: list[list[int]],
+        starts: list[Sequence[int]],
     ) -> None:
         """Fill the fields that compare the two chains. `starts` are the positions of their pieces."""
         alignment = weighted.alignment or align_completions(
@@ -386,8 +409,11 @@ class _Reader:
         pair.edits = _edits(alignment.blocks, *starts)
         pair.num_chosen, pair.num_rejected = len(chosen), len(rejected)
         pair.num_chosen_key, pair.num_rejected_key = sum(weighted.chosen.is_key), sum(weighted.rejected.is_key)
-        pair.num_shared = len(os.path.commonprefix([chosen, rejected]))
-        pair.similarity = similarity(chosen, rejected)
+        pair.num_shared = _num_shared(chosen, rejected)
+        if self.config.alignment_level == "token":  # as `similarity` computes it, from the edits that are known
+            pair.similarity = 1.0 - alignment.distance / max(len(chosen), len(rejected))
+        else:
+            pair.similarity = similarity(chosen, rejected)
         pair.num_key_cut = weighted.chosen.num_key_cut + weighted.rejected.num_key_cut
 
     def _find_problems(self, pair: InspectedPair) -> None:
@@ -405,13 +431,13 @@ class _Reader:
             pair.problems.append("only_answer_differs")
         chosen_answer, rejected_answer = extract_answer(chosen), extract_answer(rejected)
         if "equal" not in pair.problems and chosen_answer is not None and rejected_answer is not None:
-            if answers_match(rejected_answer, chosen_answer):
+            if self.answers_match(rejected_answer, chosen_answer):
                 pair.problems.append("same_answer")
         answer = pair.example.get("answer")
         if isinstance(answer, str) and answer.strip():
-            if chosen_answer is not None and not answers_match(chosen_answer, answer):
+            if chosen_answer is not None and not self.answers_match(chosen_answer, answer):
                 pair.problems.append("chosen_is_wrong")
-            if rejected_answer is not None and answers_match(rejected_answer, answer):
+            if rejected_answer is not None and self.answers_match(rejected_answer, answer):
                 pair.problems.append("rejected_is_right")
 
 
@@ -437,13 +463,35 @@ def _common_words(chains: Sequence[str]) -> str:
     return common[: max([end, *(start for start in starts if start <= len(common))])]
 
 
-def _piece(text: str, keys: Sequence[bool], weights: Sequence[float]) -> Piece:
-    is_key = any(keys)
-    return Piece(text, is_key, weights[list(keys).index(True)] if is_key else weights[0], len(keys))
+def _starts(side: list[tuple[str, int]], num_tokens: int) -> Sequence[int]:
+    """Return the token positions of the pieces of a chain, and of its end."""
+    if len(side) == num_tokens:  # a piece for each token
+        return range(num_tokens + 1)
+    return list(accumulate((length for _, length in side), initial=0))
+
+
+def _shown(side: list[tuple[str, int]], starts: Sequence[int], chain: WeightedChain) -> list[Piece]:
+    """Return the pieces of a chain from their texts and lengths, and from where they start."""
+    if len(side) == len(chain.weights):
+        return list(map(Piece._make, zip((text for text, _ in side), chain.is_key, chain.weights, repeat(1))))
+    pieces = []
+    for (text, length), start in zip(side, starts, strict=False):
+        keys = chain.is_key[start : start + length]
+        is_key = any(keys)
+        pieces.append(Piece(text, is_key, chain.weights[start + keys.index(True) if is_key else start], length))
+    return pieces
+
+
+def _num_shared(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
+    """Return the number of tokens with which both chains begin."""
+    shorter = min(len(chosen), len(rejected))
+    if chosen[:shorter] == rejected[:shorter]:
+        return shorter
+    return next(place for place, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
 
 
 def _edits(
-    blocks: list[tuple[int, int, int, int]], chosen_starts: list[int], rejected_starts: list[int]
+    blocks: list[tuple[int, int, int, int]], chosen_starts: Sequence[int], rejected_starts: Sequence[int]
 ) -> list[tuple[int, int, int, int]]:
     """Return the spans between the blocks, in pieces. The starts are token positions of the pieces, and of the end."""
     ends = [chosen_starts[-1], rejected_starts[-1]]
