@@ -4,9 +4,13 @@ Tests of answers that only the last sentence states, and of the replies on which
 Unread is better than misread. Every bug adds a row.
 """
 
-import pytest
+import re
 
-from edit_trl.answers import extract_answer
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edit_trl.answers import extract_answer, reasoning
 
 
 # Each row: what a model wrote, what is read.
@@ -186,3 +190,33 @@ class TestClosing:
     def test_a_reply_that_goes_on_is_not_closed(self, reply, expected):
         if not any(word in reply for word in ("nswer is", "boxed", "fbox")):
             assert extract_answer(f"{reply}\n\nBut wait, this is only the first half of the way, and we go") is None
+
+
+class TestReasoning:
+    PIECES = [
+        *(
+            "the",
+            "The ",
+            "answer is",
+            "answer is ",
+            "correct ",
+            "final ",
+            "therefore",
+            "so ",
+            "hence,",
+            " ",
+            ",",
+            "\n",
+        ),
+        *("\x1c", "a", "issue", "s", "5.", " the answer is", " therefore, the answer is"),
+    ]
+
+    @given(st.lists(st.sampled_from(PIECES), max_size=10))
+    @settings(deadline=None, max_examples=500)
+    def test_it_ends_at_the_last_conclusion(self, pieces):
+        """The same phrase, searched from the start as one pattern."""
+        chain = "".join(pieces)
+        lead = r"(?:\b(?:therefore|thus|so|hence)\b[\s,]*)?"
+        found = [m.start() for m in re.finditer(rf"(?i){lead}\bthe (?:correct |final )?answer is\b", chain)]
+
+        assert reasoning(chain) == (chain[: found[-1]] if found else chain)

@@ -109,6 +109,18 @@ class TestInspect:
         num_scored = batch["scored_key"].sum() + sum(key[-6] for key in keys)
         assert cut["key_tokens"] == batch["num_key_tokens"].sum() - num_scored > 0
 
+    def test_report_names_files_without_their_folders(self, tmp_path, capsys):
+        folder = tmp_path / "private"
+        folder.mkdir()
+        data = folder / "mine.jsonl"
+        data.write_text(Path("pairs.jsonl").read_text())
+
+        assert main(["inspect", str(data), "--html", str(folder / "r.html"), "--max_length", "99"]) == 0
+
+        page = (folder / "r.html").read_text()
+        assert "edit-trl inspect mine.jsonl --html r.html --max_length 99" in page
+        assert "none: read as words" in page and "private" not in page
+
     def test_good_and_bad_pairs_are_written_apart(self, capsys):
         assert main(["inspect", "pairs.jsonl", "--filter", "good.jsonl"]) == 0
 

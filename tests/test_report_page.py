@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.metadata import version
 
 import pytest
 import regex
@@ -207,6 +208,43 @@ class TestInBrowser:
 
         assert numbers == expected
         assert captions[3:] == (["key words by task, the 20 with most pairs"] if len(rows) == 25 else [])
+
+    def test_overview_says_what_it_is_of_and_shows_a_pair(self, tmp_path):
+        rows = [{**pair_of("1 + 1"), "chosen": ""}, *(pair_of(f"2 + {number}") for number in range(3))]
+        write_html(read_pairs(rows), None, tmp_path / "report.html", provenance={"Data": "pairs.jsonl"})
+        steps = """
+            return [texts("#example .right .key"), texts("#example .wrong .key"), texts("#example a"),
+              texts("#provenance dt"), texts("#provenance dd"), texts("#pair .chain")];
+        """
+        (right, wrong, links, names, values, others), _ = drive(tmp_path, steps)
+
+        assert (right, wrong, links, others) == (["5.", "5."], ["6.", "6."], ["pair 1"], [])
+        assert names == ["Data", "Made by", "Date"]
+        assert values[:2] == ["pairs.jsonl", f"edit_trl {version('edit-trl')}"]
+
+    def test_table_leaves_out_the_description_of_a_task(self, tmp_path):
+        task = "Sort these words in the order of the alphabet, please.\n"
+        rows = [pair_of(text, task="sort") for text in ("pear fig", "plum nut")]
+        rows = [{**row, "prompt": task + row["prompt"]} for row in rows] + [pair_of("2 + 3", task="add")]
+        write_html(read_pairs(rows), None, tmp_path / "report.html")
+        excerpts, _ = drive(tmp_path, 'await go("#pairs"); return texts("#rows .excerpt");')
+
+        assert excerpts == ["… Q: pear fig\nA:", "… Q: plum nut\nA:", "Q: 2 + 3\nA:"]
+
+    @pytest.mark.parametrize("size", ["1400,900", "390,900"])
+    def test_all_columns_are_in_the_window(self, tmp_path, size):
+        """With every problem in one row, and long prompts."""
+        rows = [{**pair_of("w " * 200), "answer": "6", "task": "t" * 30, "origin": "rectified"}] * 2
+        rows += [{**rows[0], "rejected": "Quite other words. The answer is 5."}]
+        write_html(read_pairs(rows), None, tmp_path / "report.html")
+        steps = """
+            await go("#pairs");
+            return [texts("#rows .problem").length, [...document.querySelectorAll("#rows td, #rows td *")]
+              .map(cell => cell.getBoundingClientRect()).filter(box => box.right > innerWidth).length];
+        """
+        (num_problems, num_outside), _ = drive(tmp_path, steps, "", f"--window-size={size}")
+
+        assert num_problems >= 6 and num_outside == 0
 
     def test_filters_and_search(self, tmp_path):
         rows = generated(120)
@@ -423,7 +461,7 @@ class TestInBrowser:
               const contrasts = [];
               for (const hash of ["#overview", "#pairs", "#pair=0"]) {
                 await go(hash);
-                if (hash === "#pair=0") document.querySelector(".right .edit").focus();
+                if (hash === "#pair=0") document.querySelector("#pair .right .edit").focus();
                 contrasts.push(least());
               }
               const { backgroundColor } = getComputedStyle(document.body);

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import contextlib
+import dataclasses
 import heapq
 import json
 import time
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
         if args.log_probs:
             pairs = add_log_probs(pairs, _load_model(args.model))
         if args.html is not None:
-            write_html(pairs, statistics, args.html, title=Path(args.data).name)
+            write_html(pairs, statistics, args.html, title=Path(args.data).name, provenance=_provenance(args))
         else:
             collections.deque(pairs, maxlen=0)
     if not statistics.num_rows:
@@ -126,6 +127,27 @@ def run(args: argparse.Namespace) -> None:
         print(f"{kept.num_good:,} pairs without problems, {kept.num_bad:,} with: {kept.bad}")
     for path in outputs.values():
         print(path)
+
+
+def _provenance(args: argparse.Namespace) -> dict[str, str]:
+    """What the report says of its origin. Reports are shared, so folders of this machine are left out."""
+
+    def name(value: str) -> str:
+        path = Path(value).expanduser()
+        return path.name if path.is_absolute() or value.startswith((".", "~")) or path.exists() else value
+
+    words = ["edit-trl", "inspect", name(args.data)]
+    for flag, value in vars(args).items():
+        if flag in ("model", "html", "plot", "json", "filter", "config") and value is not None:
+            words += [f"--{flag}", name(value)]
+    options = [("limit", None), ("split", "train"), ("log_probs", False)]
+    options += [(f.name, f.default) for f in dataclasses.fields(InspectionConfig)]
+    for flag, default in options:
+        value = getattr(args, flag, default)
+        if value != default:
+            words += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
+    tokenizer = "none: read as words" if args.model is None else name(args.model)
+    return {"Data": name(args.data), "Tokenizer": tokenizer, "Command": " ".join(words)}
 
 
 def _watch(pairs: Iterable[InspectedPair], watchers: list[Any]) -> Iterator[InspectedPair]:

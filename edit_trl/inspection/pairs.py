@@ -43,7 +43,7 @@ PROBLEMS = {
     "equal": "the tokens of both chains are equal",
     "no_room": "the prompt leaves no room for a completion under `max_length`",
     "keys_cut": "truncation at `max_length` cuts all key tokens",
-    "duplicate": "an earlier row has the same pair",
+    "duplicate": "an earlier row has the same prompt and the same two chains",
     "not_dual": "the similarity of the chains is below `min_similarity`",
     "only_answer_differs": "the steps of both chains are the same, so only the conclusion has key tokens",
     "same_answer": "both chains give the same answer",

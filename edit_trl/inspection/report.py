@@ -16,7 +16,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,6 +58,7 @@ def write_html(
     path: str | os.PathLike,
     title: str = "Dual chains-of-thought",
     max_pairs: int = 5_000,
+    provenance: Mapping[str, str] | None = None,
 ) -> None:
     """
     Write a report to open in a browser: one file that needs no network.
@@ -77,6 +80,9 @@ def write_html(
             Title of the report.
         max_pairs (`int`, *optional*, defaults to `5000`):
             Maximum number of pairs in the file. The statistics are computed on all pairs.
+        provenance (`Mapping[str, str]`, *optional*):
+            What the report was made of and how, by name, such as the tokenizer. Shown below the statistics. The
+            version of `edit_trl` and the date are always there.
 
     Raises:
         ValueError: If `statistics` has not counted the pairs, `max_pairs` is below 0, or `path` is a folder or a
@@ -112,7 +118,7 @@ def write_html(
             "style": style,
             "script_hash": _hash(script),
             "script": script,
-            "summary": _to_json({**_summary(statistics), **counts}),
+            "summary": _to_json({**_summary(statistics), **counts, "provenance": _provenance(provenance or {})}),
         }
         with open(page, "w", encoding="utf-8", newline="\n") as file:
             # The data may contain text such as `{{style}}`, so all placeholders are found before the first is filled.
@@ -246,6 +252,11 @@ def _summary(statistics: Statistics) -> dict[str, Any]:
         "columns": _COLUMNS,
         "problem_texts": PROBLEMS,
     }
+
+
+def _provenance(given: Mapping[str, str]) -> list[tuple[str, str]]:
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return [*given.items(), ("Made by", f"edit_trl {version('edit-trl')}"), ("Date", made)]
 
 
 def _hash(content: str) -> str:

@@ -26,6 +26,24 @@ function showOverview() {
       `An epoch takes ${count(padded)} ${unit} through the model in two rows per pair, ${count(shared)} with ` +
       `shared_prefix (${percent(shared / padded, 0)}).`));
   }
+  showProvenance();
+}
+
+function showProvenance() {
+  byId("provenance").append(make("h3", {}, "About this report"), make("dl", { className: "provenance" },
+    ...summary.provenance.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, bdi(value))))));
+}
+
+// The first pair without problems, as its own view shows it. The pairs have been read.
+function showExample() {
+  const pair = pairs.find(pair => !pair.raw && pair.chosen.length && pair.rejected.length && !pair.problems.length);
+  if (pair === undefined) return;
+  const side = (className, title, name) => make("section", { className, "aria-label": title }, make("h3", {}, title),
+    chain(pair, name, new Map(), true));
+  byId("example").append(make("h3", {}, "An example: ", make("a", { href: `#pair=${pair.row}` }, `pair ${pair.row}`)),
+    make("p", { className: "data dim excerpt", dir: "auto" }, excerpt(pair)),
+    make("div", { className: "chains" }, side("right", "Right chain", "chosen"),
+      side("wrong", "Wrong chain", "rejected")));
 }
 
 function showCards() {

@@ -4,6 +4,7 @@
 // script. `make` puts all data into text nodes; no data is parsed as HTML.
 
 const PAGE_SIZE = 50;
+const MIN_DESCRIPTION = 30;  // characters of a description that the table leaves out
 const MIN_FOLD = 120;  // characters of a shared stretch that is folded
 const MAX_SHOWN = 40;  // characters of it that are shown at each end
 const WORDS = new Intl.Segmenter(undefined, { granularity: "word" });
@@ -21,6 +22,7 @@ const summary = JSON.parse(byId("summary-data").textContent);
 const unit = summary.unit, oneOf = unit.slice(0, -1);
 let pairs = [];
 let places = new Map();  // from the row of a pair to its place in `pairs`
+const descriptions = new Map();  // from a task to the length of its description
 let order = [];  // places of the pairs that pass the filters, sorted
 const view = { search: "", task: "", origin: "", problem: "", sort: "row", descending: false, page: 0 };
 
@@ -106,11 +108,34 @@ function readPairs() {
   byId("pairs-data").remove();
 }
 
+// By task, the number of characters with which all prompts begin, up to the end of a line or sentence. The task is
+// described there; the table shows what comes after it.
+function findDescriptions() {
+  const shared = new Map();
+  for (const pair of pairs) {
+    if (pair.raw) continue;
+    const seen = shared.get(pair.task);
+    if (seen === undefined) { shared.set(pair.task, { start: pair.prompt, num: 1 }); continue; }
+    let length = 0;
+    while (length < seen.start.length && seen.start[length] === pair.prompt[length]) length++;
+    seen.start = seen.start.slice(0, length);
+    seen.num++;
+  }
+  for (const [task, { start, num }] of shared) {
+    const end = Math.max(start.lastIndexOf("\n"), start.lastIndexOf(". "), start.lastIndexOf("。"));
+    if (num > 1 && end >= MIN_DESCRIPTION) descriptions.set(task, end + 1);
+  }
+}
+
 function columnsOfTable() {
   const columns = [{ name: "row", label: "Row" }];
   if (pairs.some(pair => pair.task !== null)) columns.push({ name: "task", label: "Task", data: true });
   if (pairs.some(pair => pair.origin !== null)) columns.push({ name: "origin", label: "Origin", data: true });
-  columns.push({ name: "prompt", label: "Prompt", data: true },
+  columns.push({ name: "prompt", label: "Prompt", data: true });
+  if (pairs.some(pair => pair.problems.length)) {
+    columns.push({ name: "problems", label: "Problems", largestFirst: true });
+  }
+  columns.push(
     { name: "key_token_ratio", label: `Key ${unit}`, show: percent, largestFirst: true },
     { name: "similarity", label: "Similarity", show: decimals },
     { name: "shared_start", label: "Shared start", show: value => percent(value, 0) },
@@ -123,9 +148,6 @@ function columnsOfTable() {
   }
   if (pairs.some(pair => pair.num_cut)) {
     columns.push({ name: "num_cut", label: "Cut", show: count, largestFirst: true });
-  }
-  if (pairs.some(pair => pair.problems.length)) {
-    columns.push({ name: "problems", label: "Problems", largestFirst: true });
   }
   return columns;
 }
@@ -220,15 +242,17 @@ function turnTo(page) {
 function tableRow(pair) {
   const cells = tableColumns.map(column => {
     const value = pair[column.name];
+    // On a narrow screen the cells of a row stand one below the other, each with the name of its column.
+    const cell = (className, content) => make("td", { className, "data-label": column.label }, content);
     if (column.name === "row") {
       return make("th", { scope: "row" }, make("a", { href: `#pair=${pair.row}` }, String(pair.row)));
     }
     if (column.name === "prompt") {
-      return make("td", {}, make("div", { className: "data excerpt", dir: "auto" }, excerpt(pair)));
+      return cell("", make("div", { className: "data excerpt", dir: "auto" }, excerpt(pair)));
     }
-    if (column.name === "problems") return make("td", {}, ...problemTags(pair));
-    if (column.data) return make("td", { className: "name" }, value === null ? "–" : shortName(value));
-    return make("td", { className: "number" }, column.show(value));
+    if (column.name === "problems") return cell("", make("div", {}, ...problemTags(pair)));
+    if (column.data) return cell("name", value === null ? "–" : shortName(value));
+    return cell("number", column.show(value));
   });
   return make("tr", { click: event => {
     if (!event.target.closest("a") && !String(getSelection())) location.hash = `#pair=${pair.row}`;
@@ -237,7 +261,9 @@ function tableRow(pair) {
 
 function excerpt(pair) {
   const prompt = pair.raw ? Object.values(pair.raw).join(" ") : pair.prompt;
-  return visible(prompt.slice(0, 300).replace(/[\ud800-\udbff]$/, "").trim());
+  const start = pair.raw ? 0 : descriptions.get(pair.task) || 0;
+  const shown = prompt.length > start ? prompt.slice(start, start + 300).replace(/[\ud800-\udbff]$/, "").trim() : "";
+  return visible(shown && start ? `… ${shown}` : shown || prompt.slice(0, 300).trim());
 }
 
 function problemTags(pair) {
@@ -343,7 +369,7 @@ function legend() {
   return parts;
 }
 
-function chain(pair, side, edits) {
+function chain(pair, side, edits, isFolded = byId("fold").checked) {
   const box = make("div", { className: "data chain", dir: "auto" });
   let group = null, groupEdit = null;
   let numStray = 0;  // weights in the dataset may mark key tokens outside of all edits
@@ -380,7 +406,7 @@ function chain(pair, side, edits) {
       group.append(element);
     }
   }
-  if (byId("fold").checked) for (const stretch of box.querySelectorAll(".shared")) fold(stretch);
+  if (isFolded) for (const stretch of box.querySelectorAll(".shared")) fold(stretch);
   return box;
 }
 
@@ -442,6 +468,7 @@ function showView() {
 function route() {
   const [name, row] = showView();
   if (name === "pair") showPair(row);
+  if (name === "overview" && !byId("example").hasChildNodes()) showExample();
   if (name === "pairs" && current !== null) {  // back on the page, and at the row, of the pair last shown
     const index = order.indexOf(places.get(current));
     if (index >= 0) view.page = Math.floor(index / PAGE_SIZE);
@@ -510,6 +537,7 @@ document.addEventListener("DOMContentLoaded", () => {
 function start() {
   if (!byId("pairs-data")) return;
   readPairs();
+  findDescriptions();
   tableColumns = columnsOfTable();
   fillFilters();
   byId("shade-label").hidden = !summary.has_log_probs;
