@@ -426,8 +426,9 @@ def tokenize_texts(
     """
     texts: dict[str, None] = {}
     for example in examples:
-        prompt, *chains = (example.get(name) for name in ("prompt", *_chain_names(example)))
-        if isinstance(prompt, str) and all(isinstance(chain, str) for chain in chains):
+        values = [example.get(name) for name in ("prompt", *_chain_names(example))]
+        prompt, *chains = [value for value in values if isinstance(value, str)] or [""]
+        if len(chains) + 1 == len(values):
             texts.update(dict.fromkeys([prompt, *(prompt + _ended(chain, eos_token) for chain in chains)]))
     if not texts:
         return {}

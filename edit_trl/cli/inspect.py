@@ -140,7 +140,7 @@ def _provenance(args: argparse.Namespace) -> dict[str, str]:
     for flag, value in vars(args).items():
         if flag in ("model", "html", "plot", "json", "filter", "config") and value is not None:
             words += [f"--{flag}", name(value)]
-    options = [("limit", None), ("split", "train"), ("log_probs", False)]
+    options: list[tuple[str, Any]] = [("limit", None), ("split", "train"), ("log_probs", False)]
     options += [(f.name, f.default) for f in dataclasses.fields(InspectionConfig)]
     for flag, default in options:
         value = getattr(args, flag, default)

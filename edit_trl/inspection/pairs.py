@@ -320,7 +320,7 @@ class _Reader:
 
     def _read_words(self, pair: InspectedPair) -> None:
         prompt, chosen, rejected, completion = (_plain_text(pair.example.get(name)) for name in _TEXTS)
-        chains = (completion,) if pair.is_completion else (chosen, rejected)
+        chains: tuple[str, ...] = (completion,) if pair.is_completion else (chosen, rejected)
         if "prompt" not in pair.example:  # the prompt is the common start, as in TRL, but it ends at a whole word
             prompt = _common_words(chains)
             chains = tuple(chain[len(prompt) :] for chain in chains)
