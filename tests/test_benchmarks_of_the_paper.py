@@ -24,6 +24,7 @@ from edit_trl.evaluation import (
 )
 from edit_trl.evaluation.benchmarks import BENCHMARKS, harness_tasks
 from edit_trl.evaluation.identity import hash_of_prompt
+from edit_trl.install_hint import install_hint
 
 
 NAVIGATE = [
@@ -611,5 +612,5 @@ class TestHarnessTasks:
     def test_missing_harness_is_named_with_its_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "lm_eval", None)
         monkeypatch.setitem(sys.modules, "lm_eval.api.task", None)
-        with pytest.raises(ImportError, match=r"pip install 'edit-trl\[harness\]'"):
+        with pytest.raises(ImportError, match=re.escape(f"`{install_hint('harness')}`")):
             harness_tasks()

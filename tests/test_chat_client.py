@@ -4,6 +4,7 @@ Tests of the client against a scripted endpoint on loopback: its options, and th
 
 import asyncio
 import gc
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from teacher import (
 )
 
 from edit_trl.chat import ChatClient, EndpointError
+from edit_trl.install_hint import install_hint
 
 
 pytest.importorskip("openai")
@@ -245,7 +247,7 @@ class TestOptions:
 class TestImports:
     def test_missing_openai_names_the_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "openai", None)
-        with pytest.raises(ImportError, match=r"`ChatClient` needs .* `pip install 'edit-trl\[openai\]'`"):
+        with pytest.raises(ImportError, match=rf"`ChatClient` needs .* `{re.escape(install_hint('openai'))}`"):
             ask(ChatClient("teacher", api_key_env=None), questions(1))
 
     def test_importing_the_module_does_not_import_openai(self):

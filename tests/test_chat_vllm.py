@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +25,7 @@ from teacher import Teacher
 
 from edit_trl.chat import BudgetReached, ChatClient, EndpointError
 from edit_trl.cli import main
+from edit_trl.install_hint import install_hint
 
 
 RUN = [*WRONG_COTS[:4], *RIGHT_COTS[:2]]
@@ -106,7 +108,7 @@ class TestClient:
         monkeypatch.setitem(sys.modules, "vllm", None)
         with client_for(store=store) as client:
             assert ask(client, questions(3)) == answers(3)
-            with pytest.raises(ImportError, match=r"needs the `vllm` package.*pip install 'edit-trl\[vllm\]'"):
+            with pytest.raises(ImportError, match=rf"needs the `vllm` package.*{re.escape(install_hint('vllm'))}"):
                 ask(client, questions(4))
 
     def test_budget_holds(self, vllm):
@@ -196,7 +198,7 @@ class TestSynthesize:
         for name in ("dual_cots.jsonl", "sft.jsonl", "rejected.jsonl"):
             assert Path("out", name).read_bytes() == Path("whole", name).read_bytes() != b""
         reports = [json.loads(Path(folder, "report.json").read_text()) for folder in ("out", "whole")]
-        assert reports[0].pop("base_url") == "vllm" and reports[1].pop("base_url") == teacher.url
+        assert reports[0].pop("base_url") == "vllm" and reports[1].pop("base_url") == "private"
         assert reports[0] == reports[1]
 
     def test_shards_are_merged_without_vllm(self, monkeypatch):

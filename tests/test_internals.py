@@ -114,6 +114,9 @@ IMPORTS = [
     Internal("transformers.utils.PushInProgress", None, "`PublicPushes`"),
     Internal("transformers.utils.cached_file", ("path_or_repo_id", "filename"), "`evaluation.identity`, for a commit"),
     Internal("accelerate.utils.DistributedType", None, "`trainer_arguments.check_engine`"),
+    Internal("accelerate.utils.gather_object", ("object",), "`scripts.train`, for the answers of all processes"),
+    Internal("accelerate.commands.launch.launch_command", ("args",), "`edit-trl train --accelerate_config`"),
+    Internal("accelerate.commands.launch.launch_command_parser", (), "`edit-trl train --accelerate_config`"),
     Internal("accelerate.utils.is_peft_model", ("model",), "`scoring.without_adapter`, to look inside a `PeftModel`"),
     Internal("accelerate.logging.get_logger", ("name",), "all modules that log"),
 ]

@@ -3,6 +3,7 @@ Tests of the figure that matplotlib draws.
 """
 
 import os
+import re
 import sys
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 from inspected import counted, generated, pair_of
 
 from edit_trl.inspection import InspectionConfig, Statistics, plot_statistics
+from edit_trl.install_hint import install_hint
 
 
 pytest.importorskip("matplotlib")
@@ -57,7 +59,7 @@ class TestPlots:
 
     def test_without_matplotlib_it_names_the_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(ImportError, match="edit-trl\\[plot\\]"):
+        with pytest.raises(ImportError, match=re.escape(install_hint("plot"))):
             plot_statistics(Statistics())
 
     def test_fonts_are_found_for_letters_that_the_default_does_not_have(self, monkeypatch, tmp_path):
