@@ -78,7 +78,7 @@ class TestSynthesize:
         assert out.split("\n")[0].strip() == "5 pairs"
         assert "\n14 requests, 280 tokens in, 140 tokens out, cost 0.35\n" in out  # 0.28 + 0.07
         assert "\nNote: 2 rectified questions are too few to draw 3 examples" in out
-        assert re.search(r"^Key words: \d+\.\d% of the chains .* Similarity: 0\.\d\d\.$", out, re.MULTILINE)
+        assert re.search(r"^Key words: \d+\.\d% of the chains .* Similarity: 0\.\d\d\.$", out, re.MULTILINE), out
         for step, counts in (("extract", "6/6"), ("rectify", "3/3"), ("corrupt", "3/3")):
             assert re.search(rf"^{step} .*{counts}", err, re.MULTILINE)
             assert counts not in out
