@@ -76,6 +76,18 @@ def rows_of_a_stream(folder: Path, num_shards: int, num_workers: int) -> list[in
     return sorted(gather_object(found))
 
 
+def files_written(folder: Path) -> list[list[str]]:
+    """Names of the files that each process writes in a run with checkpoints, each in a folder of its own."""
+    own = folder / f"of-{PartialState().process_index}"
+    trainer = make_trainer(own, PAIRS[:16], save_strategy="steps", save_steps=2, per_device_train_batch_size=2)
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    trainer.save_state()
+    PartialState().wait_for_everyone()
+    return gather_object([sorted({path.name for path in own.rglob("*") if path.is_file()})])
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     results: dict = {}
@@ -90,6 +102,7 @@ def main() -> None:
     results["evaluation"] = evaluate(folder, PAIRS)
     for num_shards, num_workers in ((1, 0), (2, 0), (4, 0), (4, 2)):
         results["stream", num_shards, num_workers] = rows_of_a_stream(folder, num_shards, num_workers)
+    results["written"] = files_written(folder)
     results["num_processes"] = PartialState().num_processes
     if PartialState().is_main_process:
         torch.save(results, folder / "results.pt")

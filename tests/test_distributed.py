@@ -73,6 +73,13 @@ def test_evaluation_and_prediction_count_every_row_once(both, tmp_path):
     assert one["eval_loss"] == pytest.approx(sum(alone) / 23, abs=1e-6)
 
 
+def test_only_the_first_process_writes(both):
+    """But for the state of its random numbers, which each process has in a checkpoint."""
+    first, second = both["written"]
+    assert {"model.safetensors", "optimizer.pt", "trainer_state.json", "README.md", "rng_state_0.pth"} <= set(first)
+    assert second == ["rng_state_1.pth"]
+
+
 @pytest.mark.parametrize(("num_shards", "num_workers"), [(1, 0), (2, 0), (4, 0), (4, 2)])
 def test_a_stream_gives_every_row_to_one_process(num_shards, num_workers, both):
     assert both["stream", num_shards, num_workers] == list(range(20))
