@@ -255,9 +255,7 @@ def stage_settings(trainer: Any) -> dict[str, Any]:
     }
     names = {"loss": "loss"}
     if is_edit:
-        for name in ("chosen_key_weight", "rejected_key_weight", "chosen_other_weight", "completion_weight"):
-            settings[name] = getattr(args, name)
-        for name in ("rejected_loss", "alignment_level", "tie_break"):
+        for name in (*_WEIGHTS, "completion_weight", "rejected_loss", "alignment_level", "tie_break"):
             settings[name] = getattr(args, name)
         for chain in ("chosen", "rejected"):
             points = _curve(state.log_history, f"edit/key_token_ratio_{chain}")

@@ -227,7 +227,77 @@ class Cooldown:
             await asyncio.sleep(seconds + random.uniform(0.0, min(seconds, 1.0)))
 
 
-class Run:
+class Workers:
+    """
+    The workers of one run, however their requests are answered: [`Run`] sends them, `VLLMRun` gathers them.
+
+    Args:
+        store ([`ReplyStore`]):
+            Store of the replies.
+        num_workers (`int`):
+            Number of items that are worked on at once.
+    """
+
+    def __init__(self, store: ReplyStore, num_workers: int) -> None:
+        self.store = store
+        self._num_workers = num_workers
+        self._pending: dict[str, asyncio.Event] = {}  # requests that a worker has begun, by key
+        self._stop: EndpointError | None = None  # the error that ends the run
+        self._num_failures = 0  # failed requests in a row
+
+    async def for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R | Exception]:
+        """Call `work` on all `items`, as `ChatClient.for_each` describes."""
+        results: dict[int, _R | Exception] = {}
+        numbered = enumerate(items)
+
+        async def worker() -> None:
+            for index, item in numbered:
+                try:
+                    results[index] = await work(item)
+                except (BudgetReached, EndpointError) as error:
+                    results[index] = error
+                if self._stop is not None:
+                    break
+
+        workers = [asyncio.create_task(worker()) for _ in range(self._num_workers)]
+        try:
+            await self._attend(workers)
+        finally:
+            for task in workers:
+                task.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            await self._close()
+        if self._stop is not None:
+            raise self._stop
+        return [results[index] for index in range(len(results))]
+
+    async def chat(self, messages: list[dict[str, str]], sample: int) -> ChatReply:
+        """Return the reply to `messages` with the number of a `sample`, as `ChatClient.chat` describes."""
+        key = self.store.key(messages, sample)
+        while key in self._pending:  # another worker has begun the same request
+            await self._pending[key].wait()
+        reply = self.store.get(key)
+        if reply is not None:
+            return reread(reply)
+        self._pending[key] = asyncio.Event()
+        try:
+            return await self._ask(key, messages, sample)
+        finally:
+            self._pending.pop(key).set()
+
+    async def _attend(self, workers: list["asyncio.Task[None]"]) -> None:
+        """Wait for the workers, and for the requests that `work` has started and not waited for."""
+        raise NotImplementedError
+
+    async def _ask(self, key: str, messages: list[dict[str, str]], sample: int) -> ChatReply:
+        """Get the reply to a request that is not in the store, and put it there."""
+        raise NotImplementedError
+
+    async def _close(self) -> None:
+        """Give back what the run has opened."""
+
+
+class Run(Workers):
     """
     One run: the workers that process the items, and their requests.
 
@@ -259,63 +329,25 @@ class Run:
         max_concurrency: int,
         max_retries: int,
     ) -> None:
+        super().__init__(store, max_concurrency)
         self.endpoint = endpoint
-        self.store = store
         self.budget = budget
         self.usage = budget.usage
         self.request_pace = request_pace
         self.token_pace = token_pace
         self.cooldown = cooldown
-        self.max_concurrency = max_concurrency
         self.max_retries = max_retries
         self._slots = asyncio.Semaphore(max_concurrency)  # for requests in flight
         self._opening = asyncio.Lock()
-        self._pending: dict[str, asyncio.Event] = {}  # requests that a worker has begun, by key
-        self._stop: EndpointError | None = None  # the error that ends the run
-        self._num_failures = 0  # failed requests in a row
 
-    async def for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R | Exception]:
-        """Call `work` on all `items`, as `ChatClient.for_each` describes."""
-        results: dict[int, _R | Exception] = {}
-        numbered = enumerate(items)
+    async def _attend(self, workers: list["asyncio.Task[None]"]) -> None:
+        await asyncio.gather(*workers)
+        # `work` may start several requests and return before they have ended.
+        while self._pending:
+            await asyncio.gather(*(event.wait() for event in self._pending.values()))
 
-        async def worker() -> None:
-            for index, item in numbered:
-                try:
-                    results[index] = await work(item)
-                except (BudgetReached, EndpointError) as error:
-                    results[index] = error
-                if self._stop is not None:
-                    break
-
-        workers = [asyncio.create_task(worker()) for _ in range(self.max_concurrency)]
-        try:
-            await asyncio.gather(*workers)
-            # `work` may start several requests and return before they have ended.
-            while self._pending:
-                await asyncio.gather(*(event.wait() for event in self._pending.values()))
-        finally:
-            for task in workers:
-                task.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            await self.endpoint.close()
-        if self._stop is not None:
-            raise self._stop
-        return [results[index] for index in range(len(results))]
-
-    async def chat(self, messages: list[dict[str, str]], sample: int) -> ChatReply:
-        """Return the reply to `messages` with the number of a `sample`, as `ChatClient.chat` describes."""
-        key = self.store.key(messages, sample)
-        while key in self._pending:  # another worker has sent the same request
-            await self._pending[key].wait()
-        reply = self.store.get(key)
-        if reply is not None:
-            return reread(reply)
-        self._pending[key] = asyncio.Event()
-        try:
-            return await self._ask(key, messages, sample)
-        finally:
-            self._pending.pop(key).set()
+    async def _close(self) -> None:
+        await self.endpoint.close()
 
     async def _ask(self, key: str, messages: list[dict[str, str]], sample: int) -> ChatReply:
         prompt_tokens = estimate_tokens(messages)

@@ -8,19 +8,15 @@ goes on. The model is loaded when the first reply is missing.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ..install_hint import install_hint
 from .dialect import LENGTH_FIELDS, request_fields
 from .endpoint import EndpointError, estimate_tokens, on_one_line
-from .replies import UnreadableReply, read_reply, reread
-from .run import MAX_FAILURES, Budget, BudgetReached
+from .replies import UnreadableReply, read_reply
+from .run import MAX_FAILURES, Budget, Workers
 from .store import ChatReply, ReplyStore
 
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 # The `base_url` of a client that asks vLLM.
 VLLM = "vllm"
@@ -152,7 +148,7 @@ class _Request(NamedTuple):
     reply: "asyncio.Future[ChatReply]"
 
 
-class VLLMRun:
+class VLLMRun(Workers):
     """
     Runs all requests of one call of `ChatClient.for_each`, in calls of many requests.
 
@@ -166,64 +162,28 @@ class VLLMRun:
     """
 
     def __init__(self, engine: VLLMEngine, store: ReplyStore, budget: Budget) -> None:
+        super().__init__(store, REQUESTS_PER_CALL)
         self.engine = engine
-        self.store = store
         self.budget = budget
         self._queue: list[_Request] = []
-        self._pending: dict[str, asyncio.Event] = {}  # requests that a worker has begun, by key
-        self._num_failures = 0  # refused requests in a row
-        self._stop: EndpointError | None = None
 
-    async def for_each(self, items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R | Exception]:
-        """Call `work` on all `items`, as `ChatClient.for_each` describes."""
-        results: dict[int, _R | Exception] = {}
-        numbered = enumerate(items)
-
-        async def worker() -> None:
-            for index, item in numbered:
-                try:
-                    results[index] = await work(item)
-                except (BudgetReached, EndpointError) as error:
-                    results[index] = error
-                if self._stop is not None:
-                    break
-
-        workers = [asyncio.create_task(worker()) for _ in range(REQUESTS_PER_CALL)]
-        try:
-            # `work` may start several requests and return before they have ended.
-            while self._pending or not all(task.done() for task in workers):
-                await self._settle()
-                self._answer()
-                for task in workers:
-                    if task.done():
-                        task.result()  # raises what `work` has raised
-        finally:
+    async def _attend(self, workers: list["asyncio.Task[None]"]) -> None:
+        # `work` may start several requests and return before they have ended.
+        while self._pending or not all(task.done() for task in workers):
+            await self._settle()
+            self._answer()
             for task in workers:
-                task.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        if self._stop is not None:
-            raise self._stop
-        return [results[index] for index in range(len(results))]
+                if task.done():
+                    task.result()  # raises what `work` has raised
 
-    async def chat(self, messages: list[dict[str, str]], sample: int) -> ChatReply:
-        """Return the reply to `messages` with the number of a `sample`, as `ChatClient.chat` describes."""
-        key = self.store.key(messages, sample)
-        while key in self._pending:  # another worker has asked the same
-            await self._pending[key].wait()
-        reply = self.store.get(key)
-        if reply is not None:
-            return reread(reply)
-        self._pending[key] = asyncio.Event()
+    async def _ask(self, key: str, messages: list[dict[str, str]], sample: int) -> ChatReply:
+        cost = await self.budget.reserve(estimate_tokens(messages))
         try:
-            cost = await self.budget.reserve(estimate_tokens(messages))
-            try:
-                request = _Request(key, messages, sample, asyncio.get_running_loop().create_future())
-                self._queue.append(request)
-                return await request.reply
-            finally:
-                self.budget.release(cost, was_sent=True)
+            request = _Request(key, messages, sample, asyncio.get_running_loop().create_future())
+            self._queue.append(request)
+            return await request.reply
         finally:
-            self._pending.pop(key).set()
+            self.budget.release(cost, was_sent=True)
 
     async def _settle(self) -> None:
         """Let the workers run until no more requests come."""
@@ -238,9 +198,9 @@ class VLLMRun:
         """Answer the requests of the queue."""
         while self._queue:
             requests, self._queue = self._queue[:REQUESTS_PER_CALL], self._queue[REQUESTS_PER_CALL:]
-            self._ask(requests)
+            self._ask_all(requests)
 
-    def _ask(self, requests: list[_Request]) -> None:
+    def _ask_all(self, requests: list[_Request]) -> None:
         """Ask vLLM. One request that it refuses makes the whole call fail, so the halves are tried again."""
         self.engine.load()
         try:
@@ -255,8 +215,8 @@ class VLLMRun:
                 self._fail(requests[0], f"vLLM refused the request: {on_one_line(str(error))}")
                 return
             middle = len(requests) // 2
-            self._ask(requests[:middle])
-            self._ask(requests[middle:])
+            self._ask_all(requests[:middle])
+            self._ask_all(requests[middle:])
         else:
             for request, reply in zip(requests, replies, strict=True):
                 if isinstance(reply, UnreadableReply):

@@ -136,6 +136,7 @@ class RightChainTrainer(WholeCheckpoints, PublicPushes, SFTTrainer):
 
 
 def main() -> None:
+    """Read the arguments, run the stages that they ask for, and print the scores of the demo."""
     try:
         script_args, training_args, model_args = parse_arguments()
     except (TypeError, ValueError) as error:
