@@ -68,7 +68,7 @@ docs-images: $(VENV)/base
 	$(BIN)/python docs/tools/draw.py docs/images
 
 clean:
-	rm -rf $(VENV) .venv-docs .venv-oldest build site .cache .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-docs .venv-oldest build site .cache .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
 $(VENV)/base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
