@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,23 @@ def test_relative_links_lead_somewhere():
     for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_folder_of_scores_is_used_for_one_run():
+    """A folder with the scores of another student or other settings is refused, so one is not named for two."""
+    runs: dict[str, set[tuple[str, ...]]] = {}
+    for page in PAGES:
+        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:2] == ["edit-trl", "evaluate"] and "--output_dir" in words:
+                    if "--compare" in words:
+                        place = words.index("--compare")
+                        del words[place : place + 2]
+                    folder = words[words.index("--output_dir") + 1]
+                    runs.setdefault(folder, set()).add(tuple(words))
+    assert {"scores", "scores_sft"} <= set(runs)
+    assert {folder: found for folder, found in runs.items() if len(found) > 1} == {}
 
 
 def test_commands_of_the_readme_are_targets_of_the_makefile():
