@@ -33,6 +33,7 @@ def answer(request: dict, number: int) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name)
 def test_snippets_run(page, tmp_path, model_folder, pairs, loopback_hub):
     code = "\n".join(snippets(page)).replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "dual_cots.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
     environment = {**os.environ, **(loopback_hub.environment if "push_to_hub" in code else {}), "OMP_NUM_THREADS": "1"}
     with Teacher(answer) as teacher:
