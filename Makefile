@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-gpu gpu test-oldest coverage check lint types format docs docs-cli docs-compat docs-images clean
+.PHONY: demo test test-fast test-gpu gpu test-oldest coverage check lint types format docs docs-cli docs-compat docs-images notebook clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/train.py $(ARGS)
@@ -66,6 +66,10 @@ docs-compat: $(VENV)/dev
 
 docs-images: $(VENV)/base
 	$(BIN)/python docs/tools/draw.py docs/images
+
+# Runs the notebook with the demo's student, and keeps the outputs in it. A few minutes.
+notebook: $(VENV)/demo $(VENV)/dev
+	$(BIN)/python docs/tools/run_notebook.py examples/notebooks/quickstart.ipynb
 
 clean:
 	rm -rf $(VENV) .venv-docs .venv-oldest build site .cache .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

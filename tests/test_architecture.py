@@ -87,8 +87,8 @@ ROOMS: dict[str, set[str]] = {
         *("option_help", "pair_checks", "tasks"),
     },
     "cli": {
-        *("chat", "evaluation", "files", "inspection", "option_help", "question_formats", "questions", "synthesis"),
-        "token_texts",
+        *("chat", "evaluation", "files", "inspection", "install_hint", "option_help", "question_formats"),
+        *("questions", "synthesis", "token_texts"),
     },
     "__main__": {"cli"},
 }

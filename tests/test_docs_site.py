@@ -63,7 +63,10 @@ def test_files_outside_of_the_docs_are_pages(pages):
     assert "exclude: true" in script  # the search would find each word of it
     assert "[cpu.yaml](cpu.yaml.md)" in (pages / "repository/examples/accelerate_configs/index.md").read_text()
     assert "../examples/train.py" not in without_code((pages / "quickstart.md").read_text())
-    # Data files are named and not linked.
+    # Data files and notebooks are named and not linked.
+    assert "notebook (`examples/notebooks/quickstart.ipynb`)" in " ".join(
+        (pages / "quickstart.md").read_text().split()
+    )
     assert "records (`benchmarks/reproduce_small.jsonl`)" in " ".join((pages / "results.md").read_text().split())
 
 

@@ -1,5 +1,6 @@
 """Tests of what goes to the Hub with a student: the model card, and the files without what names the machine."""
 
+import base64
 import json
 import re
 import subprocess
@@ -236,7 +237,10 @@ class TestAlignmentDrawing:
     def test_cells_and_spans(self, chosen, rejected):
         """A cell for each token, coloured if it is key; each shared span joins cells of the same number."""
         alignment = align(chosen, rejected)
-        page = ElementTree.fromstring(f"<div>{alignment._repr_html_()}</div>")
+        shown = ElementTree.fromstring(f"<div>{alignment._repr_html_()}</div>")
+        kind, _, image = shown.find("img").get("src").partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        page = ElementTree.fromstring(base64.b64decode(image))
         name = "{http://www.w3.org/2000/svg}"
         cells = [rect.get("fill") for rect in page.iter(f"{name}rect")][1:]
         assert len(cells) == len(chosen) + len(rejected)
@@ -245,7 +249,7 @@ class TestAlignmentDrawing:
         for polygon in page.iter(f"{name}polygon"):
             a, b, c, d = (tuple(map(float, point.split(","))) for point in polygon.get("points").split())
             assert b[0] - a[0] == pytest.approx(c[0] - d[0], abs=0.21) and b[0] > a[0]
-        assert f"{alignment.distance} edits" in page.find("p").text
+        assert f"{alignment.distance} edits" in shown.find("p").text
 
 
 class TestCurves:

@@ -2,8 +2,9 @@
 Prepare the pages of the site: `python docs/tools/prepare.py build/docs`.
 
 The pages of `docs/` are copied. What they link to outside of it, such as scripts and configs, becomes pages of the
-site under `repository/`, so that every link works on the site and in the repository. Large data files are named and
-not linked. Pages of the API reference, under `api/`, name the public objects; mkdocstrings reads their docstrings.
+site under `repository/`, so that every link works on the site and in the repository. Large data files and notebooks
+are named and not linked. Pages of the API reference, under `api/`, name the public objects; mkdocstrings reads their
+docstrings.
 
 Needs the standard library only.
 """
@@ -37,7 +38,7 @@ API = (
 OTHER_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")
 
 _LANGUAGES = {"": "text", ".sbatch": "bash", ".sh": "bash", ".yml": "yaml", ".py": "python", ".txt": "text"}
-_DATA = (".jsonl", ".parquet")
+_DATA = (".ipynb", ".jsonl", ".parquet")
 _LINK = re.compile(r"(!?)\[((?:[^][]|\[[^]]*\])*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 
 
@@ -115,7 +116,7 @@ class Pages:
 
 
 def is_linked(file: Path) -> bool:
-    """Tell whether the site has a page of a file: all but data files."""
+    """Tell whether the site has a page of a file: all but data files and notebooks."""
     return file.suffix not in _DATA
 
 

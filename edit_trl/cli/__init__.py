@@ -20,6 +20,7 @@ from typing import Any
 
 from ..chat import BudgetReached, EndpointError
 from . import evaluate, inspect, mend, score, synthesize, train
+from .completion import SHELLS, completion_script
 from .flags import parse
 
 
@@ -36,6 +37,14 @@ class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         names = ("edit-trl", "trl", "transformers", "torch")
         print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in names))
+        parser.exit()
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints a script for a shell, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _: Any, values: Any, *__: Any) -> None:
+        print(completion_script(parser, values))
         parser.exit()
 
 
@@ -88,6 +97,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--version", action=_ShowVersion, nargs=0, help="show the versions of what is installed and exit"
+    )
+    parser.add_argument(
+        "--print_completion",
+        action=_PrintCompletion,
+        choices=SHELLS,
+        help="print the script that completes commands and flags in a shell and exit",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:

@@ -41,6 +41,8 @@ _LAUNCH_OPTIONS = {
     "num_processes": "Number of processes, with 'accelerate_config'",
     "help_all": "Show all flags, with those of TRL and transformers",
 }
+# Flags whose values are files or folders.
+_PATHS = ("dataset_name", "model_name_or_path", "output_dir", "config", "accelerate_config")
 
 
 def add_parser(commands: Any) -> None:
@@ -53,6 +55,15 @@ def add_parser(commands: Any) -> None:
         "transformers too.",
         add_help=False,
     )
+
+
+def add_shown_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that `--help` shows to the `parser` of this command, for their names. It reads no values."""
+    names = ", ".join(names for options in _groups().values() for names in options).split(", ")
+    for name in dict.fromkeys(["help", *names]):
+        is_path = name in _PATHS
+        # Others may be switches, which have no value.
+        parser.add_argument(f"--{name}", nargs=None if is_path else "?", metavar="FILE" if is_path else "TEXT")
 
 
 def run_script(argv: list[str]) -> int:
@@ -121,27 +132,33 @@ def _accelerate_config(name: str) -> str:
 
 def _help() -> str:
     """The help text: the start of the script's docstring, its own flags, and the most used others."""
-    script = ast.parse((_PACKAGE / "scripts" / "train.py").read_text(encoding="utf-8"))
-    config = ast.parse((_PACKAGE / "edit_config.py").read_text(encoding="utf-8"))
-    about = (ast.get_docstring(script) or "").split("\n\n")[0]
-    groups = {
-        "this recipe": _described(script, "RecipeArguments"),
-        "EDIT, in stage 2": _described(config, "EDITConfig"),
-        "TRL and transformers, some of them": _TRL_OPTIONS,
-        "launching": _LAUNCH_OPTIONS,
-    }
+    about = (ast.get_docstring(_parsed("scripts/train.py")) or "").split("\n\n")[0]
     lines = [
         "usage: edit-trl train [--dataset_name DATA] [--model_name_or_path MODEL] [--config FILE] [...]",
         "",
         about,
     ]
-    for title, options in groups.items():
+    for title, options in _groups().items():
         lines += ["", f"{title}:"]
         for names, text in options.items():
             flags = ", ".join(f"--{name}" for name in names.split(", "))
             lines += textwrap.wrap(flags, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
             lines += textwrap.wrap(text.rstrip("."), 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines)
+
+
+def _groups() -> dict[str, dict[str, str]]:
+    """The flags that the help shows, with their texts, by the title of their group."""
+    return {
+        "this recipe": _described(_parsed("scripts/train.py"), "RecipeArguments"),
+        "EDIT, in stage 2": _described(_parsed("edit_config.py"), "EDITConfig"),
+        "TRL and transformers, some of them": _TRL_OPTIONS,
+        "launching": _LAUNCH_OPTIONS,
+    }
+
+
+def _parsed(file: str) -> ast.Module:
+    return ast.parse((_PACKAGE / file).read_text(encoding="utf-8"))
 
 
 def _described(module: ast.Module, name: str) -> dict[str, str]:
