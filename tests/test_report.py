@@ -166,13 +166,34 @@ class TestWriteHtml:
             write_html(read_pairs(generated()), Statistics(), tmp_path / "report.html")
         assert not list(tmp_path.iterdir())
 
-    def test_pairs_beyond_the_limit_are_counted_and_left_out(self, tmp_path):
-        page = written(tmp_path, *counted(generated()), max_pairs=10)
+    def test_of_many_pairs_a_sample_is_there_and_all_are_counted(self, tmp_path):
+        rows = generated(400)
+        page = written(tmp_path, *counted(rows), max_pairs=40)
         summary = page.data("summary")
+        shown = [pair["row"] for pair in page.pairs]
 
-        assert (summary["pairs"], summary["embedded"], len(page.pairs)) == (60, 10, 10)
+        assert (summary["pairs"], summary["sampled"], summary["embedded"]) == (400, 40, 40)
+        assert shown == sorted(set(shown)) != list(range(40))
+        # Of a uniform sample each quarter has 10 give or take 2.6.
+        assert all(2 <= sum(start <= row < start + 100 for row in shown) <= 20 for start in range(0, 400, 100))
+        assert [pair["answer"] for pair in page.pairs] == [rows[row]["answer"] for row in shown]
+        assert written(tmp_path, read_pairs(rows), None, max_pairs=40).data("pairs") == page.data("pairs")
         with pytest.raises(ValueError, match="`max_pairs`"):
             write_html([], None, tmp_path / "report.html", max_pairs=-1)
+
+    def test_each_problem_has_pairs_in_the_file(self, tmp_path):
+        rows = generated(300)
+        rows[123]["chosen"] = 5
+        rows[250]["rejected"] = rows[250]["chosen"]
+        page = written(tmp_path, *counted(rows), max_pairs=5)
+        summary = page.data("summary")
+
+        assert summary["problems"].keys() >= {"unreadable", "equal"}
+        for problem, num in summary["problems"].items():
+            shown = [pair["row"] for pair in page.pairs if problem in pair["problems"]]
+            assert len(shown) >= min(num, summary["examples"]) > 0
+        assert {123, 250} <= {pair["row"] for pair in page.pairs}
+        assert summary["embedded"] == len(page.pairs) <= 5 + 5 * len(summary["problems"])
 
     def test_an_error_on_the_way_leaves_the_older_file(self, tmp_path):
         def fail():

@@ -344,7 +344,7 @@ class TestInBrowser:
         ]
 
     def test_keys_and_links_lead_from_pair_to_pair(self, tmp_path):
-        write_html(read_pairs(generated(60)), None, tmp_path / "report.html", max_pairs=50)
+        write_html(read_pairs(generated(60)), None, tmp_path / "report.html")
         steps = """
             const result = [];
             const seen = () => {
@@ -362,15 +362,45 @@ class TestInBrowser:
             byId("next").click(); await wait();
             result.push(location.hash === `#pair=${second}`, byId("previous").disabled);
             byId("search").focus();
-            await go("#pair=55");
+            await go("#pair=60");
             result.push(byId("texts").textContent);
             return result;
         """
         result, _ = drive(tmp_path, steps, "#pair=3")
 
-        assert result[:6] == [f"#pair={row} Pair {row} {row + 1} of 50" for row in (3, 4, 5, 4, 3, 2)]
+        assert result[:6] == [f"#pair={row} Pair {row} {row + 1} of 60" for row in (3, 4, 5, 4, 3, 2)]
         assert result[6:11] == ["#pairs", "2", "3", True, False]
-        assert result[11] == "This pair is not in this file, which holds the first 50 of 60."
+        assert result[11] == "There is no such pair."
+
+    def test_sample_says_that_it_is_one_and_has_pairs_of_each_problem(self, tmp_path):
+        rows = generated(200)
+        for row, task in enumerate(["first", "second", "third"]):
+            rows[row]["task"] = task
+        rows[150]["rejected"] = rows[150]["chosen"]
+        write_html(read_pairs(rows), None, tmp_path / "report.html", max_pairs=30)
+        steps = """
+            const held = new Set(pairs.map(pair => pair.row));
+            const missing = [0, 1, 2].find(row => !held.has(row));
+            const press = name => [...document.querySelectorAll("#overview button")].find(button =>
+              button.textContent === name).click();
+            const result = { notice: texts("#notices p"), held: [...held], missing };
+            press("equal"); await wait();
+            result.equal = [rows(), byId("found").textContent];
+            await go("#overview");
+            press(["first", "second", "third"][missing]); await wait();
+            result.task = [rows(), byId("found").textContent];
+            await go(`#pair=${missing}`);
+            result.pair = byId("texts").textContent;
+            return result;
+        """
+        result, _ = drive(tmp_path, steps)
+
+        num = len(result["held"])
+        sample = "a random sample of 30, in which each row was equally likely, and up to 20 of each problem"
+        assert result["notice"] == [f"The numbers are of all 200 rows. Pairs are shown of a part of them: {sample}."]
+        assert result["equal"] == [[150], f"1 of {num} pairs in this file"]
+        assert result["task"] == [[], f"0 of {num} pairs in this file"]
+        assert result["pair"] == f"This pair is not in this file. Of 200 rows it holds {sample}."
 
     def test_shared_text_folds_and_unfolds(self, tmp_path):
         long = " ".join(f"step{i}" for i in range(60))

@@ -6,7 +6,7 @@ never part of the markup: each `<` in the data is escaped in the file, and the s
 The content security policy of the page allows only this style and this script, and forbids the network.
 
 The statistics are read after the last pair, because the pairs may come from a generator that counts them while they
-are read. Pairs after the first `max_pairs` are counted, but not written to the file.
+are read. Of more than `max_pairs` pairs the file has a random sample, which `sampling.py` draws.
 """
 
 import base64
@@ -16,17 +16,18 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..files import written_aside
 from .dataset_statistics import Statistics
 from .distributions import histograms, key_ratio_by_task
 from .log_probs import key_log_prob, piece_log_probs
 from .pairs import PROBLEMS, InspectedPair, Piece
+from .sampling import Sample
 from .terminal import visible
 
 
@@ -79,7 +80,8 @@ def write_html(
         title (`str`, *optional*, defaults to `"Dual chains-of-thought"`):
             Title of the report.
         max_pairs (`int`, *optional*, defaults to `5000`):
-            Maximum number of pairs in the file. The statistics are computed on all pairs.
+            Number of pairs in the file. Of more pairs, the file has a random sample, and 20 pairs of each problem.
+            The same pairs give the same sample. The statistics are computed on all pairs.
         provenance (`Mapping[str, str]`, *optional*):
             What the report was made of and how, by name, such as the tokenizer. Shown below the statistics. The
             version of `edit_trl` and the date are always there.
@@ -103,15 +105,12 @@ def write_html(
     """
     if max_pairs < 0:
         raise ValueError(f"`max_pairs` must be at least 0, got {max_pairs}. It is the number of pairs in the file.")
-    path = Path(path)
     template, style, *scripts = (
         (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", *_SCRIPTS)
     )
     script = "\n".join(scripts)
     with written_aside(path) as (page,):
-        embedded = page.with_name(f"{page.name}.pairs")
-        with open(embedded, "w", encoding="utf-8") as file:
-            statistics, counts = _write_pairs(pairs, statistics, max_pairs, file)
+        statistics, texts, counts = _read_pairs(pairs, statistics, max_pairs)
         parts: dict[str, str] = {
             "title": html.escape(visible(title)),
             "style_hash": _hash(style),
@@ -126,8 +125,9 @@ def write_html(
                 if index % 2 == 0:
                     file.write(part)
                 elif part == "pairs":
-                    with open(embedded, encoding="utf-8") as source:
-                        file.writelines(source)
+                    file.write("[")
+                    file.writelines(f"{',' if number else ''}\n{text}" for number, text in enumerate(texts))
+                    file.write("\n]")
                 else:
                     file.write(parts[part])
 
@@ -135,32 +135,31 @@ def write_html(
 # Pairs as JSON
 
 
-def _write_pairs(
-    pairs: Iterable[InspectedPair], statistics: Statistics | None, max_pairs: int, file: IO[str]
-) -> tuple[Statistics, dict[str, Any]]:
-    """Write the first pairs and read all pairs. Returns the statistics of all pairs, and what was written."""
+def _read_pairs(
+    pairs: Iterable[InspectedPair], statistics: Statistics | None, max_pairs: int
+) -> tuple[Statistics, Collection[str], dict[str, Any]]:
+    """Read all pairs. Returns their statistics, the pairs to show as JSON, and how these were chosen."""
     gathered = None
     num = 0
     has_log_probs = False
-    file.write("[")
+    sample = Sample(max_pairs)
     for num, pair in enumerate(pairs, 1):
         if statistics is None:
             gathered = gathered or Statistics()
             if pair.chosen and pair.ids is None:
                 gathered.unit = "words"
             gathered.add(pair)
-        if num <= max_pairs:
-            file.write(",\n" if num > 1 else "\n")
-            file.write(_to_json(_fields(pair)))
-            has_log_probs |= pair.log_probs is not None
-    file.write("\n]")
+        sample.add(num, lambda: _to_json(_fields(pair)), labels=pair.problems)  # noqa: B023, called at once
+        has_log_probs |= pair.log_probs is not None
     statistics = statistics or gathered or Statistics()
     if statistics.num_rows < num:
         raise ValueError(
             f"`statistics` must have counted all pairs when the last one is read, got {statistics.num_rows} of "
             f"{num}. Call `statistics.add(pair)` for each, or pass `None` to have them counted here."
         )
-    return statistics, {"embedded": min(num, max_pairs), "has_log_probs": has_log_probs}
+    texts = sample.texts().values()
+    counts = {"embedded": len(texts), "sampled": min(num, max_pairs), "examples": sample.num_examples}
+    return statistics, texts, {**counts, "has_log_probs": has_log_probs}
 
 
 def _fields(pair: InspectedPair) -> list[Any]:

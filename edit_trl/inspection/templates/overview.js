@@ -8,7 +8,7 @@ function showOverview() {
   showCards();
   if (summary.embedded < summary.rows) {
     byId("notices").append(make("p", { className: "notice" },
-      `The numbers are of all ${count(summary.rows)} pairs; this file holds the first ${count(summary.embedded)}.`));
+      `The numbers are of all ${count(summary.rows)} rows. Pairs are shown of a part of them: ${describeSample()}.`));
   }
   if (summary.advice.length) {
     byId("advice").append(make("h3", {}, "Advice"),
@@ -27,6 +27,11 @@ function showOverview() {
       `shared_prefix (${percent(shared / padded, 0)}).`));
   }
   showProvenance();
+}
+
+function describeSample() {
+  return `a random sample of ${count(summary.sampled)}, in which each row was equally likely, and up to ` +
+    `${count(summary.examples)} of each problem`;
 }
 
 function showProvenance() {

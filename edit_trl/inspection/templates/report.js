@@ -195,7 +195,8 @@ function readFilters() {
 
 function fillFilters() {
   for (const name of ["task", "origin"]) {
-    const values = [...new Set(pairs.map(pair => pair[name]).filter(value => value !== null))].sort();
+    const counted = summary[`by_${name}`].map(([value]) => value);  // a sample may have none of them
+    const values = [...new Set([...counted, ...pairs.map(pair => pair[name]).filter(value => value !== null)])].sort();
     byId(name).append(make("option", { value: "" }, "all"),
       ...values.map(value => make("option", { value }, shortName(value).textContent)));
     byId(name).parentElement.hidden = !values.length;
@@ -208,7 +209,8 @@ function fillFilters() {
 
 function showTable() {
   const num = order.length;
-  byId("found").textContent = `${num === pairs.length ? "" : `${count(num)} of `}${count(pairs.length)} pairs`;
+  byId("found").textContent = `${num === pairs.length ? "" : `${count(num)} of `}${count(pairs.length)} pairs` +
+    (pairs.length < summary.rows ? " in this file" : "");
   byId("columns").replaceChildren(...tableColumns.map(column => {
     const isSorted = view.sort === column.name;
     const arrow = isSorted ? (view.descending ? " ▼" : " ▲") : "";
@@ -299,7 +301,7 @@ function showPair(row) {
     byId("place").textContent = "";
     byId("previous").disabled = byId("next").disabled = true;
     byId("texts").append(make("p", { className: "notice" }, pairs.length === summary.rows ? "There is no such pair." :
-      `This pair is not in this file, which holds the first ${count(pairs.length)} of ${count(summary.rows)}.`));
+      `This pair is not in this file. Of ${count(summary.rows)} rows it holds ${describeSample()}.`));
     return;
   }
   const [list, index] = placeInOrder();
