@@ -27,6 +27,7 @@ from teacher import (
     time_limit,  # noqa: F401
 )
 
+from edit_trl.cli import main
 from edit_trl.synthesis import SynthesisConfig, dataset_files, push_to_hub, save_dual_cots, synthesize
 from edit_trl.synthesis.checks import REJECT_REASONS
 from edit_trl.synthesis.dataset_files import check_output_dir
@@ -114,6 +115,19 @@ class TestFiles:
 
         loaded = load_dataset(folder, "dual_cots", split="train", cache_dir=str(tmp_path / "cache"))
         assert loaded["mistake_kinds"][:] == [["logical"], None, ["logical", "other"]]
+
+    @pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+    def test_card_takes_the_part_of_the_inspection(self, file_format, mixed, tmp_path):
+        config = SynthesisConfig(output_dir=str(tmp_path), file_format=file_format)
+        save_dual_cots(mixed, config)
+        card = (tmp_path / "README.md").read_text()
+        assert main(["inspect", f"{tmp_path}/dual_cots.{file_format}", "--card", f"{tmp_path}/inspection.md"]) == 0
+
+        save_dual_cots(mixed, config)
+
+        section = (tmp_path / "inspection.md").read_text()
+        assert (tmp_path / "README.md").read_text() == f"{card}\n{section}"
+        assert "## The pairs" in section and len(section) > 1_000
 
     def test_report_is_the_one_of_the_run(self, folders, mixed):
         assert json.loads(Path(folders["jsonl"], "report.json").read_text()) == mixed.report

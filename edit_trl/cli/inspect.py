@@ -17,6 +17,7 @@ from ..inspection import (
     InspectionConfig,
     Statistics,
     add_log_probs,
+    card_section,
     plot_statistics,
     print_statistics,
     read_pairs,
@@ -32,6 +33,8 @@ from .rows import inputs, read_rows
 # A bar is shown if reading takes longer than this, and then changes so often.
 _SILENT_SECONDS = 2.0
 _SECONDS_PER_CHANGE = 0.1
+# Maximum number of characters of the card's example, if there is a pair so short.
+_MAX_EXAMPLE = 2_000
 _SORT_KEYS = ("key_token_ratio", "similarity", "length")
 
 
@@ -66,6 +69,7 @@ def add_parser(commands: Any) -> None:
         ("html", "File for a report to open in a browser"),
         ("plot", "File for a picture of the statistics, PNG or SVG"),
         ("json", "File for the statistics"),
+        ("card", "Markdown file for a part of the dataset card on the Hub, with the statistics and an example"),
         (
             "filter",
             "JSON Lines file for the pairs without problems; a second file beside it has the pairs with problems",
@@ -87,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     config = InspectionConfig(**field_values(args, InspectionConfig))
     outputs = {
         f"`--{name}`": Path(getattr(args, name))
-        for name in ("html", "plot", "json", "filter")
+        for name in ("html", "plot", "json", "card", "filter")
         if getattr(args, name) is not None
     }
     filtered = None if args.filter is None else _FilteredFiles(outputs["`--filter`"])
@@ -99,11 +103,11 @@ def run(args: argparse.Namespace) -> None:
     if args.model is not None:
         tokenizer = load_tokenizer("--model", args.model)
     statistics = Statistics(config, unit="tokens" if tokenizer else "words")
-    shown = _ShownPairs(args.sort, args.num_pairs)
+    shown, example = _ShownPairs(args.sort, args.num_pairs), _Example()
     with contextlib.ExitStack() as stack:
         kept = None if filtered is None else stack.enter_context(filtered)
         pairs = read_pairs(read_rows("DATA", args.data, args.split, args.limit), tokenizer, config)
-        watchers = [statistics.add, shown.add, *([] if kept is None else [kept.add])]
+        watchers = [statistics.add, shown.add, example.add, *([] if kept is None else [kept.add])]
         watchers.append(_ReadingProgress(stack.enter_context(Progress()), args.limit).add)
         pairs = _watch(pairs, watchers)
         if args.log_probs:
@@ -121,6 +125,10 @@ def run(args: argparse.Namespace) -> None:
     if args.json is not None:
         with written_aside(args.json) as (path,):
             path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if args.card is not None:
+        picture = None if args.plot is None else Path(args.plot).name
+        with written_aside(args.card) as (path,):
+            path.write_text(card_section(summary, example.pair, _provenance(args), picture), encoding="utf-8")
     print_statistics(summary)
     shown.print(weights=args.weights, fold=args.fold)
     if kept is not None:
@@ -130,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _provenance(args: argparse.Namespace) -> dict[str, str]:
-    """What the report says of its origin. Reports are shared, so folders of this machine are left out."""
+    """What report and card say of their origin. They are shared, so folders of this machine are left out."""
 
     def name(value: str) -> str:
         path = Path(value).expanduser()
@@ -138,7 +146,7 @@ def _provenance(args: argparse.Namespace) -> dict[str, str]:
 
     words = ["edit-trl", "inspect", name(args.data)]
     for flag, value in vars(args).items():
-        if flag in ("model", "html", "plot", "json", "filter", "config") and value is not None:
+        if flag in ("model", "html", "plot", "json", "card", "filter", "config") and value is not None:
             words += [f"--{flag}", name(value)]
     options: list[tuple[str, Any]] = [("limit", None), ("split", "train"), ("log_probs", False)]
     options += [(f.name, f.default) for f in dataclasses.fields(InspectionConfig)]
@@ -215,6 +223,21 @@ class _ShownPairs:
         for pair in self.first:
             print()
             show_pair(pair, weights=weights, fold=fold)
+
+
+class _Example:
+    """The example of the card: the first pair without problems that is not long, or the shortest if all are long."""
+
+    def __init__(self) -> None:
+        self.pair: InspectedPair | None = None
+        self.length = 0
+
+    def add(self, pair: InspectedPair) -> None:
+        if pair.problems or not (pair.chosen and pair.rejected):
+            return
+        length = len(pair.prompt) + sum(len(piece.text) for piece in (*pair.chosen, *pair.rejected))
+        if self.pair is None or (self.length > _MAX_EXAMPLE and length < self.length):
+            self.pair, self.length = pair, length
 
 
 class _FilteredFiles:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .card import card_section
 from .dataset_statistics import Statistics
 from .log_probs import add_log_probs
 from .pairs import InspectedPair, InspectionConfig, Piece, read_pairs
@@ -20,6 +21,7 @@ __all__ = [
     "Piece",
     "Statistics",
     "add_log_probs",
+    "card_section",
     "plot_statistics",
     "print_statistics",
     "read_pairs",

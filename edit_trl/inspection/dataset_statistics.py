@@ -5,8 +5,10 @@ Compute statistics of a dual-CoT dataset, pair by pair, and advice for training.
 """
 
 import math
+import os
 from array import array
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 from .pairs import DROPPED, PROBLEMS, InspectedPair, InspectionConfig
@@ -52,6 +54,8 @@ class Statistics:
         self.problems: Counter[str] = Counter()
         self.num_with_problems = 0
         self.values = {name: array("f") for name in ("both", "chosen", "rejected", "similarity", "shared")}
+        self.lengths = {name: array("f") for name in ("prompt", "chosen", "rejected")}
+        self.teachers: Counter[tuple[str, str | None]] = Counter()
         self.totals: Counter[str] = Counter()
         self.groups: dict[str, dict[str, dict[str, float]]] = {"task": {}, "origin": {}}
         self.key_pieces: dict[str, Counter[str]] = {"chosen": Counter(), "rejected": Counter()}
@@ -88,8 +92,13 @@ class Statistics:
             }
             for name, number in numbers.items():
                 self.values[name].append(number)
+            for name, lengths in self.lengths.items():
+                lengths.append(getattr(pair, f"num_{name}"))
             sums.update(read=1, both=numbers["both"], similarity=numbers["similarity"])
             self._count_tokens(pair)
+        teacher, prompt_version = (pair.example.get(name) for name in ("teacher", "prompt_version"))
+        if isinstance(teacher, str) and teacher:
+            self.teachers[_public_name(teacher), prompt_version if isinstance(prompt_version, str) else None] += 1
         for column, groups in self.groups.items():
             name = getattr(pair, column)
             if name is not None:
@@ -123,11 +132,13 @@ class Statistics:
 
         Returns:
             `dict[str, Any]`: `pairs` and `readable_pairs`; `completions`, the number of rows without a wrong chain;
-            `unit`; `problems` by name, and the number of pairs
-            `with_problems`; mean and quantiles of `key_token_ratio` (of `both` chains, `chosen`, `rejected`),
-            `similarity` and `shared_start`; `by_task` and `by_origin`; `truncation` at `max_length`; `one_sided`, the
-            numbers of pairs without key tokens in one chain; the most frequent `key_tokens`; `cost`, the number of
-            tokens through the model per epoch in the two layouts; `paper`; and `advice`.
+            `unit`; `problems` by name, and the number of pairs `with_problems`; mean and quantiles of
+            `key_token_ratio` (of `both` chains, `chosen`, `rejected`), `similarity`, `shared_start` and `lengths` (of
+            `prompt`, `chosen` and `rejected`); `by_task` and `by_origin`; `teachers`, lists of a teacher, the version
+            of its prompts and the number of its pairs, from the columns of [`synthesize`]; `truncation` at
+            `max_length`; `one_sided`, the numbers of pairs without key tokens in one chain; the most frequent
+            `key_tokens`; `cost`, the number of tokens through the model per epoch in the two layouts; `paper`; and
+            `advice`.
         """
         values = {name: _describe(numbers) for name, numbers in self.values.items()}
         totals = self.totals
@@ -141,10 +152,12 @@ class Statistics:
             "key_token_ratio": {name: values[name] for name in ("both", "chosen", "rejected")},
             "similarity": values["similarity"],
             "shared_start": values["shared"],
+            "lengths": {name: _describe(numbers) for name, numbers in self.lengths.items()},
             **{
                 f"by_{column}": {name: _describe_group(counts) for name, counts in sorted(groups.items())}
                 for column, groups in self.groups.items()
             },
+            "teachers": [[*names, num] for names, num in self.teachers.most_common(20)],
             "truncation": {
                 "max_length": self.config.max_length,
                 "truncation_mode": self.config.truncation_mode,
@@ -235,6 +248,11 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
             "The chains differ early: to compute their common start only once (`shared_prefix`) saves little here."
         )
     return advice
+
+
+def _public_name(model: str) -> str:
+    """Return the name of a model without the folder that it is in, since statistics may be published."""
+    return Path(model).name if os.path.isabs(model) or model.startswith((".", "~")) else model
 
 
 def _describe(numbers: "array[float]") -> dict[str, Any]:

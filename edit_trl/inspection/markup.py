@@ -76,14 +76,36 @@ def chain_markdown(pair: InspectedPair, side: str) -> str:
     """
     parts: list[str] = []
     for piece in getattr(pair, side):
-        text = html.escape(visible(piece.text), quote=False).replace("\n", " ⏎ ")
-        text = "".join(f"\\{character}" if character in r"\`*_[]#|~" else character for character in text)
+        text = markdown_text(piece.text)
         word = text.strip()
         if piece.is_key and word:
             before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
             text = f"{before}**{word}**{after}"
         parts.append(text)
     return "".join(parts).replace("****", "")
+
+
+def markdown_text(text: str) -> str:
+    """
+    Write a text as Markdown that shows the text itself.
+
+    Args:
+        text (`str`):
+            Any text.
+
+    Returns:
+        `str`: One line, also for a cell of a table. What Markdown or HTML would read as a mark is escaped.
+
+    Examples:
+
+    ```python
+    >>> print(markdown_text("2*3 < 7\\n[yes]"))
+    2\\*3 &lt; 7 ⏎ \\[yes\\]
+
+    ```
+    """
+    text = html.escape(visible(text), quote=False).replace("\n", " ⏎ ")
+    return "".join(f"\\{character}" if character in r"\`*_[]#|~" else character for character in text)
 
 
 def pair_html(pair: InspectedPair) -> str:

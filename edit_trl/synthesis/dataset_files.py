@@ -19,8 +19,9 @@ _DATASETS = ("dual_cots", "sft", "rejected")
 _USED_PROMPTS = ("cot.txt", "answer_hint.txt", "contrastive_cot.txt")
 
 
-# Page of `edit-trl inspect` that is pushed with the dataset.
+# Files of `edit-trl inspect` in the folder: a page that is pushed with the dataset, and a part of its card.
 REPORT_PAGE = "report.html"
+CARD_SECTION = "inspection.md"
 
 
 def check_output_dir(
@@ -203,8 +204,24 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
         *(["\n".join(f"- `{reason}`: {REJECT_REASONS[reason]}" for reason in used)] if used else []),
         "## Tasks",
         _table(["task", "chains", "rectified", "corrupted"], tasks),
+        *card_sections(config),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def card_sections(config: SynthesisConfig) -> list[str]:
+    """
+    Return the part of the card that `edit-trl inspect --card` has written to `inspection.md` in the folder.
+
+    Args:
+        config ([`SynthesisConfig`]):
+            Options. `output_dir` is used.
+
+    Returns:
+        `list[str]`: One text, or none if there is no such file.
+    """
+    path = Path(config.output_dir, CARD_SECTION)
+    return [path.read_text(encoding="utf-8").strip()] if path.is_file() else []
 
 
 def _file_names(config: SynthesisConfig) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..files import written_aside
 from .checks import REJECT_REASONS
-from .dataset_files import check_output_dir
+from .dataset_files import card_sections, check_output_dir
 from .mending import MENDING_REASONS, MendingConfig
 from .results import MENDING_STEPS, SynthesisResult
 
@@ -121,5 +121,6 @@ def mended_card(result: SynthesisResult, config: MendingConfig, datasets: "dict[
         "## Steps",
         "\n".join(rows),
         *(["\n".join(f"- `{reason}`: {reasons[reason]}" for reason in used)] if used else []),
+        *card_sections(config),
     ]
     return "\n\n".join(parts) + "\n"
