@@ -22,7 +22,7 @@ def install_hint(extra: str) -> str:
     Examples:
 
     ```python
-    >>> install_hint("plot").startswith("pip install ")
+    >>> install_hint("vllm").startswith("pip install ")
     True
 
     ```

@@ -78,7 +78,7 @@ ROOMS: dict[str, set[str]] = {
         "questions",
     },
     "inspection": {
-        "install_hint",
+        "drawings",
         *("alignment", "answers", "data_utils", "files", "option_help", "pair_checks", "scoring", "text_checks"),
         *("token_texts", "weighting", "words"),
     },

@@ -145,7 +145,7 @@ class TestInspect:
                 ["--filter", "link.jsonl"],
                 "`--filter` must not be a file that is read, got 'link.jsonl', which is 'pairs",
             ),
-            (["--plot", "hard.png"], "`--plot` must not be a file that is read, got 'hard.png', which is"),
+            (["--plot", "hard.svg"], "`--plot` must not be a file that is read, got 'hard.svg', which is"),
             (
                 ["--filter", "keep.jsonl"],
                 "the second file of `--filter` must not be a file that is read, got 'keep.rejected",
@@ -161,7 +161,7 @@ class TestInspect:
     )
     def test_output_that_would_destroy_something_is_refused_before_any_work(self, flags, message, capsys):
         os.symlink("pairs.jsonl", "link.jsonl")
-        os.link("pairs.jsonl", "hard.png")
+        os.link("pairs.jsonl", "hard.svg")
         os.link("pairs.jsonl", "keep.rejected.jsonl")
         os.symlink("loop", "loop")
         os.mkfifo("pipe")
@@ -267,6 +267,11 @@ class TestInspect:
             (json.dumps(GOOD), ["--num_pairs", "-1"], "`--num_pairs` and `--fold` must be at least 0"),
             (json.dumps(GOOD), ["--limit", "0"], "`--limit` must be at least 1, got 0"),
             (json.dumps(GOOD), ["--log_probs"], "`--log_probs` needs `--model`"),
+            (
+                json.dumps(GOOD),
+                ["--plot", "a/plot.png"],
+                "must be an SVG file, got 'a/plot.png'. Browsers open it: pass",
+            ),
             (json.dumps(GOOD), ["--filter", "good.csv"], "Pass `--filter good.jsonl`"),
             (json.dumps(GOOD), ["--html", "nowhere/report.html"], "The folder of 'nowhere/report.html' must exist"),
             (json.dumps(GOOD), ["--tie_break", "left"], "`tie_break` must be one of 'symmetric', 'reference'"),

@@ -27,23 +27,23 @@ def installed_from(monkeypatch, origin):
 @pytest.mark.parametrize(
     ("origin", "expected"),
     [
-        (None, ["edit-trl[plot]"]),
-        ({"url": "file:///a%20b/repo", "dir_info": {"editable": True}}, ["--editable", "/a b/repo[plot]"]),
-        ({"url": "file:///repo", "dir_info": {}}, ["/repo[plot]"]),
-        ({"url": "file:///w/edit.whl", "archive_info": {}}, ["edit-trl[plot] @ file:///w/edit.whl"]),
+        (None, ["edit-trl[vllm]"]),
+        ({"url": "file:///a%20b/repo", "dir_info": {"editable": True}}, ["--editable", "/a b/repo[vllm]"]),
+        ({"url": "file:///repo", "dir_info": {}}, ["/repo[vllm]"]),
+        ({"url": "file:///w/edit.whl", "archive_info": {}}, ["edit-trl[vllm] @ file:///w/edit.whl"]),
         (
             {"url": "https://host/edit.git", "vcs_info": {"vcs": "git", "commit_id": "1", "requested_revision": "v1"}},
-            ["edit-trl[plot] @ git+https://host/edit.git@v1"],
+            ["edit-trl[vllm] @ git+https://host/edit.git@v1"],
         ),
         (
             {"url": "https://host/edit.git", "vcs_info": {"vcs": "git", "commit_id": "1"}},
-            ["edit-trl[plot] @ git+https://host/edit.git"],
+            ["edit-trl[vllm] @ git+https://host/edit.git"],
         ),
     ],
 )
 def test_command(monkeypatch, origin, expected):
     installed_from(monkeypatch, origin)
-    assert shlex.split(install_hint("plot")) == ["pip", "install", *expected]
+    assert shlex.split(install_hint("vllm")) == ["pip", "install", *expected]
 
 
 def test_not_installed(monkeypatch):
@@ -51,13 +51,13 @@ def test_not_installed(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(module, "distribution", missing)
-    assert install_hint("plot") == "pip install '.[plot]'"
+    assert install_hint("vllm") == "pip install '.[vllm]'"
 
 
 def test_this_copy():
     """The tests run on an editable installation of this folder, or on a built one."""
-    hint = install_hint("plot")
-    assert hint.startswith("pip install ") and hint.endswith("[plot]'") or " @ " in hint
+    hint = install_hint("vllm")
+    assert hint.startswith("pip install ") and hint.endswith("[vllm]'") or " @ " in hint
 
 
 def test_no_message_names_the_index():

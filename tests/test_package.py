@@ -238,7 +238,7 @@ class TestDependencies:
         """What `make test-oldest` installs, of the dependencies and of the extras that the tests use."""
         lines = (ROOT / ".github" / "constraints-oldest.txt").read_text().splitlines()
         expected = {}
-        for extra in (None, "completion", "demo", "math", "openai", "plot"):
+        for extra in (None, "completion", "demo", "math", "openai"):
             for requirement in requirements(extra):
                 (oldest,) = (limit.version for limit in requirement.specifier if limit.operator == ">=")
                 expected[requirement.name] = oldest

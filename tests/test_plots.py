@@ -1,93 +1,113 @@
-"""
-Tests of the figure that matplotlib draws.
-"""
+"""Tests of the picture of the statistics: its shapes are read back into numbers."""
 
-import os
 import re
-import sys
-from types import SimpleNamespace
+import xml.etree.ElementTree as ElementTree
 
 import pytest
-from inspected import counted, generated, pair_of
+from inspected import HOSTILE, counted, generated, pair_of
 
+from edit_trl.drawings import draw_distributions
 from edit_trl.inspection import InspectionConfig, Statistics, plot_statistics
-from edit_trl.install_hint import install_hint
+from edit_trl.inspection.distributions import histograms
 
 
-pytest.importorskip("matplotlib")
+SVG = "{http://www.w3.org/2000/svg}"
+LEFT, RIGHT, TOP, BOTTOM = 62, 312, 30, 180  # of the axes within a plot
+
+
+def read(image):
+    """The plots of an image, from left to right, and the bars below."""
+    root = ElementTree.fromstring(image)
+    return root.findall(f"{SVG}g")
+
+
+def texts(part, anchor=None):
+    return [text.text for text in part.iter(f"{SVG}text") if anchor is None or text.get("text-anchor") == anchor]
+
+
+def scale(part):
+    """Values at the left, right, bottom and top of a plot, from the numbers at its axes."""
+    shares = [float(text[:-1]) / 100 for text in texts(part, "middle") if text.endswith("%")]
+    counts = [float(text) for text in texts(part, "end") if text.isdigit()]
+    return shares[0], shares[-1], counts[0], counts[-1]
+
+
+def bars_of(part):
+    """`{start of a bin: number of pairs}`, measured."""
+    low, high, least, most = scale(part)
+    assert least == 0
+    found = {}
+    for rect in part.findall(f"{SVG}rect"):
+        x, y, height = (float(rect.get(name)) for name in ("x", "y", "height"))
+        assert y + height == pytest.approx(BOTTOM, abs=0.01)
+        found[round(low + (x - LEFT) / (RIGHT - LEFT) * (high - low), 3)] = height / (BOTTOM - TOP) * most
+    return found
 
 
 class TestPlots:
     def test_histograms_hold_all_pairs_and_the_borders(self):
         _, statistics = counted(generated(), config=InspectionConfig(min_similarity=0.6))
-        axes = {part.get_xlabel(): part for part in plot_statistics(statistics).axes}
+        *plots, _ = read(plot_statistics(statistics))
 
-        assert list(axes) == ["key words of a pair", "similarity", "start that both chains share", "key words by task"]
-        for label in list(axes)[:3]:
-            (steps,) = axes[label].patches
-            assert sum(steps.get_data().values) == 60
-        for label, place in (("key words of a pair", 0.047), ("similarity", 0.6)):
-            (line,) = axes[label].lines
-            assert set(line.get_xdata()) == {place}
+        assert [texts(plot)[0] for plot in plots] == [
+            "key words of a pair",
+            "similarity",
+            "start that both chains share",
+        ]
+        for plot, histogram in zip(plots, histograms(statistics), strict=True):
+            expected = {edge: num for edge, num in zip(histogram.edges, histogram.counts, strict=False) if num}
+            assert bars_of(plot) == pytest.approx(expected, abs=0.05)
+            assert sum(bars_of(plot).values()) == pytest.approx(60, abs=0.5)
+            titles = [title.text for title in plot.iter(f"{SVG}title")]
+            assert [int(title.split(": ")[1].split()[0]) for title in titles] == list(expected.values())
+        for plot, place in zip(plots, (0.047, 0.6), strict=False):
+            (line,) = [path.get("d") for path in plot.iter(f"{SVG}path") if path.get("stroke-dasharray")]
+            low, high, _, _ = scale(plot)
+            x = float(re.match(r"M([\d.]+)", line)[1])
+            assert low + (x - LEFT) / (RIGHT - LEFT) * (high - low) == pytest.approx(place, abs=1e-3)
 
     def test_bars_are_the_means_of_the_tasks(self):
         _, statistics = counted(generated())
-        by_task = statistics.summary()["by_task"]
-        axes = plot_statistics(statistics).axes[-1]
-        bars = {
-            label.get_text(): bar.get_width() for label, bar in zip(axes.get_yticklabels(), axes.patches, strict=True)
-        }
+        by_task = {name: group["key_token_ratio"] for name, group in statistics.summary()["by_task"].items()}
+        bars = read(plot_statistics(statistics))[-1]
+        names = texts(bars, "end")
+        widths = [float(rect.get("width")) for rect in bars.iter(f"{SVG}rect")]
 
-        assert bars == {name: pytest.approx(group["key_token_ratio"], abs=1e-4) for name, group in by_task.items()}
+        assert names == sorted(by_task, key=by_task.get, reverse=True)
+        assert [width / widths[0] for width in widths] == pytest.approx(
+            [by_task[name] / by_task[names[0]] for name in names], abs=1e-3
+        )
+        assert texts(bars)[2::2] == [f"{by_task[name]:.1%}" for name in names]
 
     def test_one_task_has_no_plot_by_task(self):
-        assert len(plot_statistics(counted([pair_of("1", task="a")])[1]).axes) == 3
+        assert len(read(plot_statistics(counted([pair_of("1", task="a")])[1]))) == 3
 
-    @pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
-    @pytest.mark.parametrize("suffix", ["png", "svg"])
-    def test_figures_are_written(self, tmp_path, suffix):
-        rows = [pair_of(f"{i}", task=task) for i, task in enumerate(["$\\frac", "a\0b", "x" * 200, "<b>"])]
-        path = tmp_path / f"plot.{suffix}"
-        plot_statistics(counted(rows)[1]).savefig(path)
+    def test_names_of_any_letters_are_texts_within_the_picture(self):
+        """Long names are cut; a Chinese letter takes the place of two, and a bar begins behind the longest name."""
+        names = ["$\\frac", "a\0b", "x" * 200, "<b>", "算术题目" * 9, *HOSTILE.values()]
+        names = [name for name in names if name != HOSTILE["surrogates"]]
+        bars = read(plot_statistics(counted([pair_of(f"{i}", task=task) for i, task in enumerate(names)])[1]))[-1]
 
-        assert path.read_bytes().startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+        shown = texts(bars, "end")
+        assert {"$\\frac", "a␀b", "x" * 29 + "…", "<b>"} <= set(shown) and max(map(len, shown)) == 30
+        ends = {float(text.get("x")) for text in bars.iter(f"{SVG}text") if text.get("text-anchor") == "end"}
+        assert min(ends) > 59 * 6
+        assert {float(rect.get("x")) for rect in bars.iter(f"{SVG}rect")} == {ends.pop() + 6}
 
     def test_nothing_to_draw_is_said(self):
-        axes = plot_statistics(Statistics()).axes
+        plots = read(plot_statistics(Statistics()))
 
-        assert all("no pair could be read" in [text.get_text() for text in part.texts] for part in axes)
+        assert len(plots) == 3 and all("no pair could be read" in texts(plot) for plot in plots)
 
-    def test_without_matplotlib_it_names_the_extra(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(ImportError, match=re.escape(install_hint("plot"))):
-            plot_statistics(Statistics())
+    @pytest.mark.parametrize("num", [1, 2, 3, 7, 99, 12_345])
+    def test_counts_have_whole_numbers_at_their_axis(self, num):
+        (plot,) = read(draw_distributions([("a", [0.0, 0.5, 1.0], [num, 0], None)]))
 
-    def test_fonts_are_found_for_letters_that_the_default_does_not_have(self, monkeypatch, tmp_path):
-        """The fonts and their characters are made up. Sans comes first, boxes and cursive letters never."""
-        from matplotlib import font_manager
+        ticks = [text for text in texts(plot, "end") if text != "pairs"]
+        assert 2 <= len(ticks) <= 6 and all(tick.isdigit() for tick in ticks) and int(ticks[-1]) >= 1.15 * num
+        assert bars_of(plot) == {0.0: pytest.approx(num, rel=1e-3)}
 
-        fonts = {
-            "Chinese Serif": ("算术题", "normal"),
-            "Last Resort High-Efficiency": ("算术题目", "normal"),
-            "Chinese Cursive Sans": ("算术题目", "italic"),
-            "Chinese Sans": ("算术", "normal"),
-            "Thai Sans": ("โจทย์", "normal"),
-        }
-        entries = []
-        for name, (_, style) in fonts.items():
-            (tmp_path / name).touch()
-            entries.append(SimpleNamespace(name=name, style=style, weight=400, fname=str(tmp_path / name)))
-        default = font_manager.findfont(font_manager.FontProperties())
+    def test_notebooks_show_statistics_as_the_picture(self):
+        _, statistics = counted(generated())
 
-        def get_font(path):
-            name = os.path.basename(path)
-            known = "task ab1" if path == default else fonts[name][0]
-            return SimpleNamespace(get_charmap=lambda: {ord(character): 1 for character in known})
-
-        monkeypatch.setattr(font_manager.fontManager, "ttflist", entries)
-        monkeypatch.setattr(font_manager, "get_font", get_font)
-        rows = [pair_of(f"{i}", task=task) for i, task in enumerate(["算术题目", "a 1"])]
-        axes = plot_statistics(counted(rows)[1]).axes[-1]
-
-        for label in axes.get_yticklabels():
-            assert label.get_fontfamily()[1:] == ["Chinese Sans", "Chinese Serif"]
+        assert statistics._repr_svg_() == plot_statistics(statistics)

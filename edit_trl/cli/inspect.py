@@ -67,7 +67,7 @@ def add_parser(commands: Any) -> None:
     group = parser.add_argument_group("files")
     for name, text in (
         ("html", "File for a report to open in a browser"),
-        ("plot", "File for a picture of the statistics, PNG or SVG"),
+        ("plot", "SVG file for a picture of the statistics"),
         ("json", "File for the statistics"),
         ("card", "Markdown file for a part of the dataset card on the Hub, with the statistics and an example"),
         (
@@ -88,6 +88,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("`--num_pairs` and `--fold` must be at least 0. They are numbers of pairs and of tokens.")
     if args.log_probs and not (args.model and args.html):
         raise ValueError("`--log_probs` needs `--model`, the model to run, and `--html`, the report that shows them.")
+    if args.plot is not None and Path(args.plot).suffix != ".svg":
+        name = f"{Path(args.plot).stem}.svg"
+        raise ValueError(f"`--plot` must be an SVG file, got {args.plot!r}. Browsers open it: pass `--plot {name}`.")
     config = InspectionConfig(**field_values(args, InspectionConfig))
     outputs = {
         f"`--{name}`": Path(getattr(args, name))
@@ -121,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
     summary = statistics.summary()
     if args.plot is not None:
         with written_aside(args.plot) as (path,):
-            plot_statistics(statistics).savefig(path)
+            path.write_text(plot_statistics(statistics), encoding="utf-8")
     if args.json is not None:
         with written_aside(args.json) as (path,):
             path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

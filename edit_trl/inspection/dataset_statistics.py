@@ -126,6 +126,12 @@ class Statistics:
             if len(counter) > _MAX_COUNTED:
                 self.key_pieces[side] = Counter(dict(counter.most_common(_MAX_COUNTED // 2)))
 
+    def _repr_svg_(self) -> str:
+        """How a notebook shows the statistics."""
+        from .plots import plot_statistics
+
+        return plot_statistics(self)
+
     def summary(self) -> dict[str, Any]:
         """
         Return the statistics as a dictionary of values that JSON can hold.
