@@ -3,6 +3,7 @@ Tests of `examples/train.py` with a tiny student: started from the command line,
 """
 
 import json
+import math
 import os
 import re
 import runpy
@@ -42,6 +43,40 @@ def launch(command: str, folder: Path, environment: dict[str, str] | None = None
     return completed.stdout
 
 
+def read_report(path: Path) -> tuple[dict, list[dict]]:
+    """The summary and the pairs in a report."""
+    summary, rows = (
+        json.loads(re.search(f'id="{name}-data">(.*?)</script>', path.read_text(), re.DOTALL)[1])
+        for name in ("summary", "pairs")
+    )
+    return summary, [dict(zip(summary["columns"], row, strict=True)) for row in rows]
+
+
+def check_report(folder: Path, names: list[str]) -> None:
+    """The report has each held-back question with the replies of each student, and marks them as the scores do."""
+    summary, pairs = read_report(folder / "report.html")
+    scores = json.loads((folder / "scores.json").read_text())
+    replies = [dict(pair["replies"]) for pair in pairs]
+    assert all([heading.partition(":")[0] for heading in by_name] == names for by_name in replies)
+    for name in names:
+        for task in {pair["task"] for pair in pairs}:
+            own = [by_name for by_name, pair in zip(replies, pairs, strict=True) if pair["task"] == task]
+            marks = [heading.startswith(f"{name}: right") for by_name in own for heading in by_name if name in heading]
+            assert (sum(marks), len(marks)) == (scores[name][task]["num_right"], scores[name][task]["num_questions"])
+    trained = ("multistep_arithmetic", "object_counting", "boolean_expressions")
+    first = {pair["task"]: pair["row"] for pair in reversed(pairs) if pair["task"] in trained}
+    assert {pair["row"] for pair in pairs if pair["key_log_prob_chosen"] is not None} == set(first.values())
+    for row, by_name in enumerate(replies):
+        pattern = r" · probability of key tokens ([\d.]+)% right, ([\d.]+)% wrong$"
+        values = [re.search(pattern, heading) for heading in by_name]
+        assert [value is not None for value in values] == [row in first.values()] * len(names)
+        if row in first.values():
+            for group, side in ((1, "chosen"), (2, "rejected")):
+                share = math.exp(pairs[row][f"key_log_prob_{side}"])
+                assert float(values[-1][group]) == pytest.approx(100 * share, abs=0.1)
+    assert dict(summary["provenance"])["Log-probabilities"] == f"of the first pair of each trained task, {names[-1]}"
+
+
 ACCELERATE = f"-m accelerate.commands.launch --config_file {ROOT}/examples/accelerate_configs/cpu.yaml {RECIPE}"
 
 
@@ -63,6 +98,15 @@ class TestRecipe:
         for folder in ("student", "student/sft", "student/control"):
             for file in ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"):
                 assert (tmp_path / folder / file).exists(), f"{folder}/{file}"
+
+        check_report(tmp_path / "student", list(scores))
+        assert str(tmp_path) not in (tmp_path / "student" / "report.html").read_text()
+        end = output[output.rindex("McNemar") :]
+        assert re.search(
+            r"\n\nPair 0 .*\n\nQ: .*\nA:\n\nright +wrong *\n.*\n\nbefore: (right|wrong) · ", end, re.DOTALL
+        )
+        assert "\n\nstage 1 continued: " in end
+        assert output.splitlines()[-1].endswith("Report of all 8 held-back questions: student/report.html")
 
         files = loopback_hub.files["somebody/student"]
         assert files["adapter_model.safetensors"] == (tmp_path / "student" / "adapter_model.safetensors").read_bytes()
@@ -96,6 +140,7 @@ class TestRecipe:
         assert list(scores) == ["before", "after stage 1 (SFT)", "after stage 2 (KRSL)"]
         for by_task in scores.values():
             assert sum(by_task[name]["num_questions"] for name in ("in domain", "out of domain")) == 9
+        check_report(tmp_path / "student", list(scores))
         assert (tmp_path / "student" / "adapter_model.safetensors").exists()
 
     def test_pairs_in_a_file_and_options_in_another(self, tmp_path, model_folder, pairs):
@@ -141,6 +186,9 @@ class TestRecipe:
         assert list(scores) == ["before", "after stage 1 (SFT)", "after stage 2 (KRSL)"]
         assert {name: scores[name] for name in before} == before
         assert scores["after stage 2 (KRSL)"] == scores["after stage 1 (SFT)"]
+        # Replies of the earlier run are not kept.
+        _, shown = read_report(tmp_path / "student" / "report.html")
+        assert {len(pair["replies"]) for pair in shown} == {1}
 
     def test_a_kill_while_stage_1_is_saved(self, tmp_path, model_folder):
         """The folder has a config and weights, but stage 1 is not finished: it continues from its checkpoint."""

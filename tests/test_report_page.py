@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -221,6 +222,32 @@ class TestInBrowser:
         assert (right, wrong, links, others) == (["5.", "5."], ["6.", "6."], ["pair 1"], [])
         assert names == ["Data", "Made by", "Date"]
         assert values[:2] == ["pairs.jsonl", f"edit_trl {version('edit-trl')}"]
+
+    def test_replies_are_below_the_chains(self, tmp_path):
+        read = [
+            replace(
+                pair, replies={"after: <i>right</i>": " It is\n<b>5</b>.", "10": "", "2": "Zebra"} if row else None
+            )
+            for row, pair in enumerate(read_pairs([pair_of("1"), pair_of("2")]))
+        ]
+        write_html(read, None, tmp_path / "report.html")
+        steps = """
+            const shown = () => [texts("#texts .reply h3"), texts("#texts .reply .data")];
+            const result = [texts("#example .reply").length];
+            await go("#pair=0");
+            result.push(shown());
+            await go("#pair=1");
+            const box = id => document.querySelector(id).getBoundingClientRect();
+            result.push(shown(), box("#texts .reply").top >= box("#texts .wrong").bottom,
+              document.documentElement.scrollWidth <= innerWidth);
+            choose("search", "zebra");
+            result.push(rows());
+            return result;
+        """
+        for size in ("1400,900", "390,900"):
+            result, _ = drive(tmp_path, steps, "", f"--window-size={size}")
+            headings = ["after: <i>right</i>", "10", "2"]
+            assert result == [0, [[], []], [headings, ["It is\n<b>5</b>.", "(empty)", "Zebra"]], True, True, [1]]
 
     def test_table_leaves_out_the_description_of_a_task(self, tmp_path):
         task = "Sort these words in the order of the alphabet, please.\n"

@@ -3,6 +3,7 @@ Tests of pairs and statistics printed in a terminal.
 """
 
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -82,6 +83,16 @@ class TestTerminal:
         assert [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows] == [
             [str(i), "5.", "1", "6.", "-0.025"] for i in (1, 2)
         ]
+
+    def test_replies_come_last(self):
+        (pair,) = read_pairs([ROW])
+        lines = printed(
+            replace(pair, replies={"before": " I\x1b[31m do not know.\n", "after: right": "5"})
+        ).splitlines()
+
+        start = lines.index("before")
+        assert lines[start:] == ["before", " I␛[31m do not know.", "", "after: right", "5", ""]
+        assert lines[start - 2].startswith("wrong: 2 + 3 =")
 
     def test_pair_that_cannot_be_read_says_why(self):
         shown = printed({**ROW, "chosen": ""})

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -33,6 +34,9 @@ class TestMarkup:
         table = ElementTree.fromstring(pair_html(pair).replace("<br>", "<br/>"))
         assert [row.find("th").text for row in table.iter("tr")] == ["prompt", "right", "wrong"]
         assert pair._repr_html_() == pair_html(pair)
+        shown = replace(pair, replies={"after <b>": "5 < 6\n"})
+        *_, row = ElementTree.fromstring(pair_html(shown).replace("<br>", "<br/>")).iter("tr")
+        assert (row.find("th").text, row.find("td").text) == ("after <b>", "5 < 6")
 
     @given(st.text(max_size=30), st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=30))
     def test_all_text_is_shown_and_none_is_markup(self, prompt, chosen, rejected):

@@ -110,7 +110,8 @@ def markdown_text(text: str) -> str:
 
 def pair_html(pair: InspectedPair) -> str:
     """
-    Write a pair as HTML: its prompt and both chains, with coloured key tokens. Notebooks show a pair in this form.
+    Write a pair as HTML: its prompt, both chains with coloured key tokens, and replies if it has any. Notebooks show a
+    pair in this form.
 
     Args:
         pair ([`InspectedPair`]):
@@ -123,8 +124,13 @@ def pair_html(pair: InspectedPair) -> str:
     if pair.chosen and pair.rejected:
         numbers += [f"{pair.key_token_ratio:.1%} key", f"similarity {pair.similarity:.2f}"]
     title = html.escape(" · ".join([*numbers, *pair.problems]))
-    cells = [("prompt", html.escape(visible(pair.prompt)).replace("\n", "<br>"))]
+
+    def escaped(text: str) -> str:
+        return html.escape(visible(text)).replace("\n", "<br>")
+
+    cells = [("prompt", escaped(pair.prompt))]
     cells += [(name, chain_html(pair, side)) for name, side in (("right", "chosen"), ("wrong", "rejected"))]
+    cells += [(escaped(name), escaped(reply)) for name, reply in (pair.replies or {}).items()]
     rows = "".join(
         f'<tr><th style="text-align:left;vertical-align:top">{name}</th>'
         f'<td style="text-align:left;white-space:pre-wrap">{content}</td></tr>'

@@ -170,6 +170,8 @@ class InspectedPair:
         log_probs (`tuple[list[float], list[float]]`, *optional*):
             Log-probability, in nats, of each token of the right and of the wrong chain, if [`add_log_probs`] added
             them.
+        replies (`dict[str, str]`, *optional*):
+            Replies of students to the prompt, by a heading, to be shown below the chains. [`read_pairs`] adds none.
         cost (`dict[str, int]`):
             Tokens that the pair takes through the model after truncation, by layout: in two rows of the same length
             (`"padded"`) and in one that holds the common start once (`"shared_prefix"`).
@@ -199,6 +201,7 @@ class InspectedPair:
     num_key_cut: int = 0
     ids: dict[str, list[int]] | None = None
     log_probs: tuple[list[float], list[float]] | None = None
+    replies: dict[str, str] | None = None
     cost: dict[str, int] = field(default_factory=dict)
     is_completion: bool = False
     error: str | None = None

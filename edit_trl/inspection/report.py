@@ -45,7 +45,7 @@ _SCRIPTS = ("overview.js", "report.js")
 _COLUMNS = (
     *("row", "task", "origin", "problems", "answer", "prompt", "chosen", "rejected"),
     *("num_prompt", "num_chosen", "num_rejected", "num_chosen_key", "num_rejected_key", "num_shared", "similarity"),
-    *("num_cut", "num_key_cut", "key_log_prob_chosen", "key_log_prob_rejected", "raw"),
+    *("num_cut", "num_key_cut", "key_log_prob_chosen", "key_log_prob_rejected", "raw", "replies"),
 )
 
 # Characters that might end a script element, are not valid text, or change the direction of text in the source file.
@@ -170,6 +170,7 @@ def _fields(pair: InspectedPair) -> list[Any]:
     }
     fields["answer"] = answer if isinstance(answer, str) else None
     fields["similarity"] = _number(pair.similarity, 4)
+    fields["replies"] = pair.replies and list(pair.replies.items())
     if not (pair.chosen and pair.rejected):
         names = ("prompt", "completion") if pair.is_completion else ("prompt", "chosen", "rejected")
         raw = {name: pair.example.get(name) for name in names}

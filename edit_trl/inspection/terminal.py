@@ -54,7 +54,8 @@ def show_pair(
     Print one pair with its key tokens marked.
 
     The chains are printed side by side if the terminal is wide enough, otherwise one below the other. So are chains
-    with letters that are read from right to left: a terminal would change the order of the two columns.
+    with letters that are read from right to left: a terminal would change the order of the two columns. Replies of
+    students, if the pair has any, come last.
 
     Args:
         pair ([`InspectedPair`] or `dict[str, Any]`):
@@ -122,9 +123,15 @@ def show_pair(
             column.ratio, column.overflow = 1, "fold"
         table.add_row(*map(_wrapped_by_words, chains))
         console.print(table)
+        if pair.replies:
+            console.print()
     else:
         for name, chain in zip(("right:", "wrong:"), chains, strict=True):
             _print_chain(name, chain, console)
+    for name, reply in (pair.replies or {}).items():
+        console.print(_wrapped_by_words(Text(_in_place(visible(name)), style="bold")))
+        console.print(_wrapped_by_words(Text(visible(reply).strip("\n"))))
+        console.print()
     if weights:
         console.print(_edit_table(pair))
 

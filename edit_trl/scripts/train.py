@@ -65,6 +65,7 @@ from edit_trl.hub import PublicPushes
 from edit_trl.install_hint import install_hint
 from edit_trl.option_help import help_from_docstring
 from edit_trl.pair_checks import is_completion
+from edit_trl.scripts.demo_report import DemoReport
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
 
 
@@ -161,9 +162,14 @@ def main() -> None:
         describe(train_dataset, tokenizer, script_args, training_args, model_args)
 
     scores: dict[str, dict[str, list[bool]]] = {}
+    report = DemoReport(questions, tokenizer, training_args)
     hub_dataset = script_args.dataset_name
     if hub_dataset is not None and os.path.exists(hub_dataset):
         hub_dataset = None
+
+    def score(name: str, trainer: SFTTrainer) -> None:
+        scores[name], replies = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
+        report.add(name, trainer.accelerator.unwrap_model(trainer.model), replies)
 
     def run(
         trainer_class: type[RightChainTrainer] | type[EDITTrainer],
@@ -180,14 +186,14 @@ def main() -> None:
             **student_options(student, model_args, args),
         )
         if questions and not scores:
-            scores["before"] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
+            score("before", trainer)
         state.print(f"\n{name}: {args.output_dir}")
         if state.is_main_process:  # that of an earlier run, which would say that this one is finished
             Path(args.output_dir, "trainer_state.json").unlink(missing_ok=True)
         trainer.train(resume_from_checkpoint=checkpoint(args))
         trainer.save_model()
         if questions:
-            scores[name] = score_student(trainer, tokenizer, questions, script_args.score_batch_size)
+            score(name, trainer)
             if state.is_main_process:
                 Path(args.output_dir, "scores.json").write_text(json.dumps(summarize(scores), indent=2) + "\n")
         if args.push_to_hub:  # `push_to_hub` also writes the card, which shows the scores
@@ -233,6 +239,10 @@ def main() -> None:
     if state.is_main_process and scores:
         print(table(scores))
         Path(training_args.output_dir, "scores.json").write_text(json.dumps(summarize(scores), indent=2) + "\n")
+        name = model_args.model_name_or_path
+        data = f"generated tasks, level {script_args.demo_level}, seed {training_args.seed}"
+        provenance = {"Student": Path(name).name if os.path.isdir(name) else name, "Data": data}
+        report.write(Path(training_args.output_dir, "report.html"), provenance)
 
 
 # Arguments
@@ -485,15 +495,18 @@ def student_options(student: str, model_args: ModelConfig, args: SFTConfig) -> d
 
 def score_student(
     trainer: SFTTrainer, tokenizer: Any, questions: list[DualCoT], batch_size: int
-) -> dict[str, list[bool]]:
-    """Return, for each task, whether the student's greedy answer to each question is right."""
+) -> tuple[dict[str, list[bool]], dict[str, tuple[str, bool]]]:
+    """
+    Return, for each task, whether the student's greedy answer to each question is right; and, by prompt, its reply and
+    whether it is right.
+    """
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.eval()
     use_cache, model.config.use_cache = model.config.use_cache, True
     padding_side, tokenizer.padding_side = tokenizer.padding_side, "left"
     # A reply may be somewhat longer than the longest right chain.
     max_new_tokens = 32 + max(len(ids) for ids in tokenizer([q.chosen for q in questions])["input_ids"])
-    marks: list[tuple[str, bool]] = []
+    marks: list[tuple[str, str, str, bool]] = []
     with (
         PartialState().split_between_processes(sorted(questions, key=lambda q: len(q.question))) as own,
         torch.no_grad(),
@@ -505,23 +518,24 @@ def score_student(
             leave=False,
         ):
             batch = own[start : start + batch_size]
-            inputs = tokenizer([q.to_pair()["prompt"] for q in batch], return_tensors="pt", padding=True).to(
-                model.device
-            )
+            prompts = [q.to_pair()["prompt"] for q in batch]
+            inputs = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
             tokens = model.generate(
                 **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
             )
             replies = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             marks += [
-                (q.task, answers_match(extract_answer(reply), q.answer))
-                for q, reply in zip(batch, replies, strict=True)
+                (q.task, prompt, reply, answers_match(extract_answer(reply), q.answer))
+                for q, prompt, reply in zip(batch, prompts, replies, strict=True)
             ]
     tokenizer.padding_side = padding_side
     model.config.use_cache = use_cache
     by_task = defaultdict(list)
-    for task, mark in gather_object(marks):
+    by_prompt = {}
+    for task, prompt, reply, mark in gather_object(marks):
         by_task[task].append(mark)
-    return dict(by_task)
+        by_prompt[prompt] = (reply, mark)
+    return dict(by_task), by_prompt
 
 
 def summarize(scores: dict[str, dict[str, list[bool]]]) -> dict[str, dict[str, dict[str, Any]]]:

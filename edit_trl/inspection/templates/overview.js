@@ -48,7 +48,7 @@ function showExample() {
   byId("example").append(make("h3", {}, "An example: ", make("a", { href: `#pair=${pair.row}` }, `pair ${pair.row}`)),
     make("p", { className: "data dim excerpt", dir: "auto" }, excerpt(pair)),
     make("div", { className: "chains" }, side("right", "Right chain", "chosen"),
-      side("wrong", "Wrong chain", "rejected")));
+      side("wrong", "Wrong chain", "rejected")), replies(pair));
 }
 
 function showCards() {

@@ -158,7 +158,7 @@ function textOf(pair) {
   if (pair.text === undefined) {
     const sides = pair.raw ? Object.values(pair.raw) : ["chosen", "rejected"].map(side =>
       pair[side].map(segment => typeof segment === "string" ? segment : segment[0]).join(""));
-    pair.text = [pair.prompt, ...sides].join("\n").toLowerCase();
+    pair.text = [pair.prompt, ...sides, ...(pair.replies || []).map(([, reply]) => reply)].join("\n").toLowerCase();
   }
   return pair.text;
 }
@@ -349,12 +349,20 @@ function showTexts(pair) {
   const prompt = visible(pair.prompt).trim();
   texts.append(box("prompt", "Prompt", make("div", { className: "data", dir: "auto" }, prompt || "(empty)")),
     make("div", { className: "chains" }, box("right", "Right chain", chain(pair, "chosen", edits)),
-      box("wrong", "Wrong chain", chain(pair, "rejected", edits))));
+      box("wrong", "Wrong chain", chain(pair, "rejected", edits))), replies(pair));
   byId("edit").hidden = !edits.size;
   byId("edit").replaceChildren(make("p", { className: "dim" }, edits.size ?
     `Point at or move to a key ${oneOf} to see its counterpart and its weight.` : ""));
   byId("legend").hidden = false;
   byId("legend").replaceChildren(...legend());
+}
+
+// What students answer to the prompt.
+function replies(pair) {
+  if (!pair.replies) return "";
+  return make("div", { className: "chains" }, ...pair.replies.map(([name, reply]) =>
+    make("section", { className: "reply", "aria-label": visible(name) }, make("h3", {}, bdi(name)),
+      make("div", { className: "data", dir: "auto" }, visible(reply).trim() || "(empty)"))));
 }
 
 function legend() {
