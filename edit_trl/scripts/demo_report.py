@@ -56,7 +56,8 @@ class DemoReport:
             heading = f"{name}: {'right' if is_right else 'wrong'}"
             right, wrong = (key_log_prob(pair, side) for side in ("chosen", "rejected"))
             if right is not None and wrong is not None:
-                heading += f" · probability of key tokens {math.exp(right):.1%} right, {math.exp(wrong):.1%} wrong"
+                heading += f" · key tokens of the right chain {math.exp(right):.0%} likely, of the wrong chain "
+                heading += f"{math.exp(wrong):.0%}"
             self.pairs[row] = replace(pair, replies={**(pair.replies or {}), heading: reply})
 
     def write(self, path: str | os.PathLike, provenance: dict[str, str]) -> None:
