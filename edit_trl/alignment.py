@@ -16,7 +16,6 @@ that rapidfuzz finds from the smaller sequence (fewer elements, then first in li
 Paper: https://huggingface.co/papers/2405.19737
 """
 
-import base64
 import codecs
 import math
 import sys
@@ -73,19 +72,13 @@ class Alignment:
     blocks: list[tuple[int, int, int, int]]
 
     def _repr_html_(self) -> str:
-        """
-        How a notebook shows the alignment: an image of both chains with their key tokens.
-
-        The SVG is in an `img`: viewers of notebooks that were run elsewhere, such as JupyterLab, remove `svg` elements
-        from HTML.
-        """
-        from .drawings import draw_alignment
+        """How a notebook shows the alignment: an image of both chains with their key tokens."""
+        from .drawings import draw_alignment, html_image
 
         right, wrong = (f"{sum(keys)} of {len(keys)}" for keys in (self.chosen_key, self.rejected_key))
         counts = f"{self.distance} edits; key tokens: {right} in the right chain, {wrong} in the wrong one"
         drawing = draw_alignment(self.chosen_key, self.rejected_key, self.blocks)
-        image = base64.b64encode(drawing.encode()).decode()
-        return f'<p>{counts}</p><img alt="{counts}" src="data:image/svg+xml;base64,{image}"/>'
+        return f"<p>{counts}</p>{html_image(drawing, counts)}"
 
     def expand(self, chosen_lengths: Sequence[int], rejected_lengths: Sequence[int]) -> "Alignment":
         """

@@ -1,5 +1,6 @@
 """Draw curves, distributions and alignments as SVG images, without a library for plots."""
 
+import base64
 import html
 import math
 import unicodedata
@@ -226,3 +227,29 @@ def draw_alignment(
             )
     width = _LEFT + cell * max(1, len(chosen_key), len(rejected_key)) + 8
     return _svg(width, 80, parts)
+
+
+def html_image(drawing: str, description: str) -> str:
+    """
+    Write a drawing as an `img` of HTML. Viewers of notebooks that were run elsewhere, such as JupyterLab, remove `svg`
+    elements.
+
+    Args:
+        drawing (`str`):
+            The image, as SVG.
+        description (`str`):
+            Text for readers who do not see it.
+
+    Returns:
+        `str`: The element, with the image in it.
+
+    Examples:
+
+    ```python
+    >>> html_image("<svg/>", "nothing")
+    '<img alt="nothing" src="data:image/svg+xml;base64,PHN2Zy8+"/>'
+
+    ```
+    """
+    image = base64.b64encode(drawing.encode()).decode()
+    return f'<img alt="{html.escape(description)}" src="data:image/svg+xml;base64,{image}"/>'

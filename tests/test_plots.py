@@ -1,5 +1,6 @@
 """Tests of the picture of the statistics: its shapes are read back into numbers."""
 
+import base64
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -110,4 +111,7 @@ class TestPlots:
     def test_notebooks_show_statistics_as_the_picture(self):
         _, statistics = counted(generated())
 
-        assert statistics._repr_svg_() == plot_statistics(statistics)
+        image = ElementTree.fromstring(statistics._repr_html_())
+        kind, _, data = image.get("src").partition(",")
+        assert (image.tag, kind) == ("img", "data:image/svg+xml;base64")
+        assert base64.b64decode(data).decode() == plot_statistics(statistics)

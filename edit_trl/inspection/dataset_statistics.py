@@ -126,11 +126,12 @@ class Statistics:
             if len(counter) > _MAX_COUNTED:
                 self.key_pieces[side] = Counter(dict(counter.most_common(_MAX_COUNTED // 2)))
 
-    def _repr_svg_(self) -> str:
+    def _repr_html_(self) -> str:
         """How a notebook shows the statistics."""
+        from ..drawings import html_image
         from .plots import plot_statistics
 
-        return plot_statistics(self)
+        return html_image(plot_statistics(self), f"Distributions of key {self.unit}, similarity and common start")
 
     def summary(self) -> dict[str, Any]:
         """
