@@ -170,7 +170,7 @@ class LoopbackHub:
                 path = self.path.split("?")[0]
                 if path == "/api/repos/create":
                     request = json.loads(body)
-                    name = f"{request['organization']}/{request['name']}"
+                    name = f"{request['organization'] or 'somebody'}/{request['name']}"
                     hub.files.setdefault(name, {})
                     self.answer({"url": f"{hub.url}/{name}"})
                 elif path == "/api/validate-yaml":

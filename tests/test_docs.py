@@ -20,6 +20,10 @@ def snippets(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
+# Snippets of the tutorials are files for their commands. `test_tutorials.py` runs both.
+PAGES_WITH_SNIPPETS = [page for page in PAGES if page.name != "tutorials.md" and snippets(page)]
+
+
 def answer(request: dict, number: int) -> str:
     """A teacher for the question of the docs."""
     asked = request["messages"][-1]["content"]
@@ -30,7 +34,7 @@ def answer(request: dict, number: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES_WITH_SNIPPETS, ids=lambda page: page.name)
 def test_snippets_run(page, tmp_path, model_folder, pairs, loopback_hub):
     code = "\n".join(snippets(page)).replace("HuggingFaceTB/SmolLM2-135M-Instruct", model_folder)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
