@@ -96,9 +96,9 @@ class RecipeArguments(ScriptArguments):
             Number of steps of stage 1. If positive, it is used instead of the number of epochs.
         demo_tasks (`list[str]`, *optional*, defaults to the tasks with the shortest chains):
             Tasks of the demo to train on, from `edit_trl.tasks`. Defaults to the tasks with the shortest chains.
-        demo_num_examples (`int`, *optional*, defaults to `144`):
+        demo_num_examples (`int`, *optional*, defaults to `120`):
             Number of pairs of the demo to train on.
-        demo_num_questions (`int`, *optional*, defaults to `80`):
+        demo_num_questions (`int`, *optional*, defaults to `120`):
             Number of held-back questions to score, three quarters of them in domain.
         demo_level (`int`, *optional*, defaults to `1`):
             Difficulty of the demo's tasks, 1 to 3.
@@ -115,8 +115,8 @@ class RecipeArguments(ScriptArguments):
     demo_tasks: list[str] = field(
         default_factory=lambda: ["multistep_arithmetic", "object_counting", "boolean_expressions"]
     )
-    demo_num_examples: int = 144
-    demo_num_questions: int = 80
+    demo_num_examples: int = 120
+    demo_num_questions: int = 120
     demo_level: int = 1
     score_batch_size: int = 40
 
