@@ -79,6 +79,8 @@ def bash(tmp_path_factory):
         ("edit-trl evaluate student --num-p\t 8", "<evaluate><student><--num-paths><8>"),
         ("edit-trl evaluate student --dataset unus\t", "<evaluate><student><--dataset><unusual_name.jsonl>"),
         ("edit-trl inspect unus\t --ht\t r.html", "<inspect><unusual_name.jsonl><--html><r.html>"),
+        ("edit-trl inspect unus\t --model unus\t", "<inspect><unusual_name.jsonl><--model><unusual_name.jsonl>"),
+        ("edit-trl inspect unus\t --sort unus\t", "<inspect><unusual_name.jsonl><--sort><unus>"),  # not a file
         ("edit-trl synthesize --dry-run t\t --temper\t 0", "<synthesize><--dry-run><true><--temperature><0>"),
         ("edit-trl synthesize --dry-run --temper\t 0", "<synthesize><--dry-run><--temperature><0>"),
         ("edit-trl train --contr\t --chosen-k\t 2", "<train><--control><--chosen-key-weight><2>"),

@@ -58,7 +58,9 @@ class TestInspect:
         assert re.findall(r"^Pair (\d+) ", out, re.MULTILINE) == ["0", "1"]
         assert "{+5.+} The answer is {+5.+}" in out and "[-6.-] The answer is [-6.-]" in out
 
-    @pytest.mark.parametrize(("flags", "expected"), [([], "5/?"), (["--limit", "4"], "4/4")])
+    @pytest.mark.parametrize(
+        ("flags", "expected"), [([], "5/5"), (["--limit", "4"], "4/4"), (["--limit", "9"], "5/5")]
+    )
     def test_long_reads_show_how_far_they_are(self, flags, expected, monkeypatch, capsys):
         monkeypatch.setattr("edit_trl.cli.inspect._SILENT_SECONDS", -1.0)
         monkeypatch.setattr("edit_trl.cli.inspect._SECONDS_PER_CHANGE", -1.0)

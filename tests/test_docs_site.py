@@ -70,6 +70,13 @@ def test_files_outside_of_the_docs_are_pages(pages):
     assert "records (`benchmarks/reproduce_small.jsonl`)" in " ".join((pages / "results.md").read_text().split())
 
 
+def test_no_code_has_an_escaped_pipe(pages):
+    """Repositories show `a\\|b` in a table without its backslash, and the site shows it as it is."""
+    for page in pages.rglob("*.md"):
+        found = re.findall(r"`[^`\n]*\\\|[^`\n]*`", without_code(page.read_text()))
+        assert not found, f"{page.relative_to(pages)}: {found[0]}"
+
+
 def test_the_navigation_names_every_page(tools, pages):
     def places(entries: list[dict]) -> Iterator[str]:
         for entry in entries:

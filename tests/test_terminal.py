@@ -144,6 +144,13 @@ class TestTerminal:
         for advice in summary["advice"]:
             assert advice in " ".join(text.split())
 
+    def test_one_pair_with_problems_is_one_pair(self):
+        file = io.StringIO()
+
+        print_statistics(summary_of([*generated(20, seed=2), {**ROW, "chosen": None}]), Console(file=file, width=120))
+
+        assert "1 pair with problems" in file.getvalue()
+
     def test_pairs_with_keys_on_one_side_are_counted(self):
         file = io.StringIO()
         summary = summary_of([ROW, {**ROW, "rejected": f"{ROW['chosen']} Or 6."}])

@@ -16,7 +16,7 @@ from . import train
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 # Placeholders of values that may be a file or a folder. Others are completed with nothing.
-_PATHS = ("DATA", "FILE", "FOLDER", "MODEL", "NAME", "REPLIES", "TOKENIZER")
+_PATHS = ("DATA", "FILE", "FOLDER", "MODEL", "REPLIES", "TOKENIZER")
 
 
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:

@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
     group = parser.add_argument_group("data")
     add_rows(group, split="train", limit="Read only the first N pairs")
     text = "Student whose tokenizer is used; without it, pairs are aligned by words"
-    add_flag(group, "model", str, text, metavar="NAME")
+    add_flag(group, "model", str, text, metavar="TOKENIZER")
     group = parser.add_argument_group("pairs")
     add_flag(group, "num_pairs", int, "Pairs to show", default=3)
     text = "Show the pairs with the highest and the lowest 'key_token_ratio', 'similarity' or 'length'"
@@ -111,14 +111,15 @@ def run(args: argparse.Namespace) -> None:
         kept = None if filtered is None else stack.enter_context(filtered)
         pairs = read_pairs(read_rows("DATA", args.data, args.split, args.limit), tokenizer, config)
         watchers = [statistics.add, shown.add, example.add, *([] if kept is None else [kept.add])]
-        watchers.append(_ReadingProgress(stack.enter_context(Progress()), args.limit).add)
-        pairs = _watch(pairs, watchers)
+        reading = _ReadingProgress(stack.enter_context(Progress()), args.limit)
+        pairs = _watch(pairs, [*watchers, reading.add])
         if args.log_probs:
             pairs = add_log_probs(pairs, _load_model(args.model))
         if args.html is not None:
             write_html(pairs, statistics, args.html, title=Path(args.data).name, provenance=_provenance(args))
         else:
             collections.deque(pairs, maxlen=0)
+        reading.end()
     if not statistics.num_rows:
         raise ValueError(f"DATA must hold at least one pair, {args.data!r} has none. Check the file and its split.")
     summary = statistics.summary()
@@ -175,6 +176,7 @@ class _ReadingProgress:
         self.progress = progress
         self.limit = limit
         self.num_read = 0
+        self.is_shown = False
         self.next_time = time.monotonic() + _SILENT_SECONDS
 
     def add(self, pair: InspectedPair) -> None:
@@ -182,6 +184,12 @@ class _ReadingProgress:
         if time.monotonic() > self.next_time:
             self.progress.show("pairs", self.num_read, self.limit)
             self.next_time = time.monotonic() + _SECONDS_PER_CHANGE
+            self.is_shown = True
+
+    def end(self) -> None:
+        """All pairs were read, so their number is known."""
+        if self.is_shown:
+            self.progress.show("pairs", self.num_read, self.num_read)
 
 
 def _load_model(name: str) -> Any:

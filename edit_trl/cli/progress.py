@@ -46,7 +46,7 @@ class Progress:
         if step not in self._steps:
             self._bars.start()
             self._steps[step] = self._bars.add_task(step, total=num_all, text="")
-        self._bars.update(self._steps[step], completed=num_done, text=text)
+        self._bars.update(self._steps[step], total=num_all, completed=num_done, text=text)
         if not self._console.is_terminal and time.monotonic() > self._next_line:
             parts = f"{num_done:,}" if num_all is None else f"{num_done}/{num_all}"
             print(f"{step} {parts}" + (f": {text}" if text else ""), file=sys.stderr, flush=True)

@@ -50,7 +50,9 @@ def _row(action: argparse.Action) -> str:
     text = (action.help or "").replace("%%", "%")
     # Words in single quotes become code. A quote inside a word is an apostrophe.
     text = re.sub(r"(?<!\w)'([^']+)'(?!\w)", r"`\1`", text)
-    cells = [*(f"`{cell}`" if cell else "" for cell in (flag, metavar, default)), text]
+    # The values of a switch are two pieces of code: the site shows the escape of a pipe inside of code.
+    value = " or ".join(f"`{part}`" for part in str(metavar or "").split("|") if part)
+    cells = [f"`{flag}`", value, f"`{default}`" if default else "", text]
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 

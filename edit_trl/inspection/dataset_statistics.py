@@ -216,8 +216,8 @@ def advise(summary: dict[str, Any], config: InspectionConfig) -> list[str]:
     elif ratio > 3 * PAPER_KEY_TOKEN_RATIO:
         advice.append(
             f"{ratio:.0%} of the {unit} are key, against about {PAPER_KEY_TOKEN_RATIO:.1%} of the tokens in the "
-            "paper: many edits change the wording and not the reasoning. Look at the pairs with the highest ratio "
-            "(`--sort key_token_ratio`)."
+            "paper. Short chains have a higher share, and so have pairs that differ in wording and not only in "
+            "reasoning. Look at the pairs with the highest ratio (`--sort key_token_ratio`)."
         )
     dropped = sum(problems.get(name, 0) for name in DROPPED)
     if dropped:

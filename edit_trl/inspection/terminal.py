@@ -350,7 +350,8 @@ def print_statistics(summary: dict[str, Any], console: "Console | None" = None) 
                 highlight=False,
             )
     if summary["problems"]:
-        table = Table("problem", "pairs", "", title=f"{summary['with_problems']:,} pairs with problems")
+        noun = "pair" if summary["with_problems"] == 1 else "pairs"
+        table = Table("problem", "pairs", "", title=f"{summary['with_problems']:,} {noun} with problems")
         for name, num in summary["problems"].items():
             table.add_row(name, f"{num:,}", PROBLEMS[name])
         console.print(table)

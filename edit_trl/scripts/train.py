@@ -30,6 +30,7 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 from collections import defaultdict
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
@@ -187,7 +188,7 @@ def main() -> None:
         )
         if questions and not scores:
             score("before", trainer)
-        state.print(f"\n{name}: {args.output_dir}")
+        state.print(f"\nTraining {name.removeprefix('after ')}. The student will be in {args.output_dir}")
         if state.is_main_process:  # that of an earlier run, which would say that this one is finished
             Path(args.output_dir, "trainer_state.json").unlink(missing_ok=True)
         trainer.train(resume_from_checkpoint=checkpoint(args))
@@ -602,6 +603,8 @@ def table(scores: dict[str, dict[str, list[bool]]]) -> str:
 
 def run() -> None:
     """Run the recipe as a program: the process ends here, with code 143 after SIGTERM."""
+    # PEFT asks transformers for this property by its old name, and nobody who runs the recipe can change that.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     code: Any = 0
     try:
         main()
