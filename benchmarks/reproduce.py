@@ -43,6 +43,7 @@ from reproduce_students import (
     measure_tokens,
     pack,
     sample,
+    scored_in,
     set_weights,
     train,
     trained_weights,
@@ -80,6 +81,8 @@ class Preset:
             Name or folder of the student. `None` is a Llama with random weights.
         lora (`bool`):
             Whether the model is trained with an adapter (r 16, all linear layers) or in full.
+        bf16 (`bool`):
+            Whether a CPU computes in bfloat16, with weights in float32. An accelerator trains in it in any case.
     """
 
     hidden_size: int
@@ -101,11 +104,12 @@ class Preset:
     source: str = "words"
     model: str | None = None
     lora: bool = False
+    bf16: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`dict[str, Any]`: All sizes. Of the last three, which came later, those that are set."""
-        later = {name: getattr(self, name) for name in ("source", "model", "lora")}
+        """`dict[str, Any]`: All sizes. Of the last four, which came later, those that are set."""
+        later = {name: getattr(self, name) for name in ("source", "model", "lora", "bf16")}
         first = {name: value for name, value in asdict(self).items() if name not in later}
         set_later = {name: value for name, value in later.items() if value != getattr(Preset, name)}
         return {**first, **set_later}
@@ -148,6 +152,7 @@ PRESETS = {
         source="tasks",
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
         lora=True,
+        bf16=True,
     ),
     # Word problems with worked answers, for a GPU and a student of 135M parameters or more, trained in full.
     "gsm_symbolic": Preset(
@@ -208,7 +213,8 @@ def start_seed(preset: Preset, seed: int, cache: Path) -> tuple[Any, Any, SeedDa
     else:
         rows = [completion(problem, problem.chosen) for problem in data.stage_1 + data.other]
         took = train_rows(preset, "sft", model, tokenizer, rows, seed)
-        replies = sample(model, tokenizer, data.new, preset.num_samples, seed, temperature=1.0)
+        with scored_in(model, preset.bf16):
+            replies = sample(model, tokenizer, data.new, preset.num_samples, seed, temperature=1.0)
         cache.mkdir(parents=True, exist_ok=True)
         torch.save({"weights": trained_weights(model), "replies": replies, "took": took}, path)
     data.own = own_replies(data.new, replies, SOURCES[preset.source].mend)
@@ -243,6 +249,7 @@ def train_rows(preset: Preset, trainer: str, model: Any, tokenizer: Any, rows: l
             learning_rate=preset.sft_learning_rate,
             seed=seed,
             folder=folder,
+            bf16=preset.bf16,
         )
 
 
@@ -291,14 +298,16 @@ def run_arm(name: str, preset: Preset, seed: int, model: Any, tokenizer: Any, da
                 seed=seed,
                 folder=folder,
                 trainer_class=arm.trainer_class,
+                bf16=preset.bf16,
                 **arm.options,
             )
-            num_right = sum(verdicts(model, tokenizer, data.validation)[0])
+            with scored_in(model, preset.bf16):
+                num_right = sum(verdicts(model, tokenizer, data.validation)[0])
             trials.append({"learning_rate": learning_rate, "num_right": num_right, "seconds": took.pop("seconds")})
             # The lower rate wins if two are equal.
             if num_right > best[0]:
                 best = (num_right, trained_weights(model))
-    with weights_kept(model):
+    with weights_kept(model), scored_in(model, preset.bf16):
         set_weights(model, best[1])
         scores = measure(model, tokenizer, data, preset, seed, arm.decides)
     chosen = next(trial["learning_rate"] for trial in trials if trial["num_right"] == best[0])
@@ -392,7 +401,8 @@ def run(preset: Preset, records: Records, seeds: Sequence[int], arms: Sequence[s
             began = time.time()
             if name == "stage_1":
                 counts = {"num_own": len(data.own), "num_mended": len(data.mended)}
-                scores = {**took, **counts, **measure(model, tokenizer, data, preset, seed, with_samples=True)}
+                with scored_in(model, preset.bf16):
+                    scores = {**took, **counts, **measure(model, tokenizer, data, preset, seed, with_samples=True)}
             else:
                 scores = run_arm(name, preset, seed, model, tokenizer, data)
             records.add({"seed": seed, "arm": name, **scores})
