@@ -83,6 +83,8 @@ class Preset:
             Whether the model is trained with an adapter (r 16, all linear layers) or in full.
         bf16 (`bool`):
             Whether a CPU computes in bfloat16, with weights in float32. An accelerator trains in it in any case.
+        data (`str`, *optional*):
+            Folder of the data of a source that is not in the repository. Not part of the settings.
     """
 
     hidden_size: int
@@ -105,12 +107,13 @@ class Preset:
     model: str | None = None
     lora: bool = False
     bf16: bool = False
+    data: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """`dict[str, Any]`: All sizes. Of the last four, which came later, those that are set."""
         later = {name: getattr(self, name) for name in ("source", "model", "lora", "bf16")}
-        first = {name: value for name, value in asdict(self).items() if name not in later}
+        first = {name: value for name, value in asdict(self).items() if name not in (*later, "data")}
         set_later = {name: value for name, value in later.items() if value != getattr(Preset, name)}
         return {**first, **set_later}
 
@@ -150,6 +153,29 @@ PRESETS = {
         num_paths=4,
         num_voted=10,
         source="tasks",
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        lora=True,
+        bf16=True,
+    ),
+    # The same with pairs of real models. Numbers of questions of stage 1 and of new ones follow from the pairs.
+    "real": Preset(
+        hidden_size=0,
+        num_layers=0,
+        num_stage_1=0,
+        num_new=0,
+        num_validation=20,
+        num_test=75,
+        num_longer=0,
+        num_other=40,
+        sft_steps=90,
+        steps=30,
+        batch_size=8,
+        sft_learning_rate=5e-4,
+        learning_rates=(3e-5, 1e-4, 3e-4),
+        num_samples=4,
+        num_paths=4,
+        num_voted=10,
+        source="real",
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
         lora=True,
         bf16=True,
@@ -329,7 +355,7 @@ def measure(
     scores["unparsed"] = unread
     tests = data.tests["in_domain"]
     tasks = list(dict.fromkeys(problem.task for problem in tests))
-    held_back = [p for task in tasks for p in [q for q in tests if q.task == task][:150]]
+    held_back = data.held_back or [p for task in tasks for p in [q for q in tests if q.task == task][:150]]
     scores |= measure_tokens(model, tokenizer, held_back)
     scores["nll_other"] = measure_tokens(model, tokenizer, data.tests["other"][:150])["nll"]
     if with_samples:
@@ -421,6 +447,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "edit_trl_reproduce"),
                         help="folder for the students after stage 1 (default: %(default)s)")  # fmt: skip
     parser.add_argument("--model", help="name or folder of the student, of a preset with a pretrained one")
+    parser.add_argument("--data", help="folder of BIG-Bench Mistake, for the preset `real`")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--report", action="store_true", help="train nothing, print the tables")
     parser.add_argument("--docs", type=Path, help="page to write the tables to, with `--report`")
@@ -436,6 +463,7 @@ def main(argv: list[str] | None = None) -> None:
     preset = PRESETS[args.preset]
     if args.model is not None:
         preset = replace(preset, model=args.model)
+    preset = replace(preset, data=args.data)
     records = Records(args.output, args.preset, preset)
     if args.report:
         report = write_report(records.records, args.plot)

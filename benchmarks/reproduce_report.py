@@ -30,6 +30,8 @@ DECIDING = {
     "key tokens": ("mix_key", "mix_mended"),
     "key, not random tokens": ("mix_key", "mix_random"),
 }
+# Kinds of mistakes on the same questions: mistakes of reasoning, and those of the task's own kind.
+KINDS = {"with the push away": ("reasoning", "edit"), "without it": ("alpha_reasoning", "alpha_only")}
 REFERENCES = {"paper": "continued", "mix": "mix_teacher", "scratch": "scratch_sft"}
 NUM_RESAMPLES = 10_000
 
@@ -242,17 +244,18 @@ def transfer_table(records: Sequence[Record]) -> str:
     return markdown_table(["comparison", *TESTS.values()], rows)
 
 
-def tasks_table(records: Sequence[Record]) -> str:
-    """The comparisons that decide, by task; not corrected, and nothing is decided by them."""
+def tasks_table(records: Sequence[Record], comparisons: dict[str, tuple[str, str]]) -> str:
+    """Comparisons by task; not corrected, and nothing is decided by them."""
     rows = []
-    for name, arms in DECIDING.items():
+    for name, arms in comparisons.items():
         pairs = by_seed(records, *arms)
         if pairs:
             differences = [marks(one, "in_domain") - marks(other, "in_domain") for one, other in pairs]
             # The test has the questions of one task after those of the other.
             parts = zip(*(np.split(own, len(MAIN_TASKS)) for own in differences), strict=True)
-            rows.append([name, *[points(estimate(part)) for part in parts]])
-    return markdown_table(["comparison", *(f"`{task}`" for task in MAIN_TASKS)], rows)
+            cells = [points(estimate(part)) for part in parts]
+            rows.append([name, "`{}` - `{}`".format(*arms), str(len(pairs)), *cells])
+    return markdown_table(["comparison", "arms", "seeds", *(f"`{task}`" for task in MAIN_TASKS)], rows)
 
 
 def write_report(records: Sequence[Record], plot: Path | None = None) -> str:
@@ -260,13 +263,20 @@ def write_report(records: Sequence[Record], plot: Path | None = None) -> str:
     if not records:
         return "No arm is finished, so there is no table yet."
     seeds = sorted({record["seed"] for record in records})
+    by_task = [
+        "The same by task, in domain:",
+        tasks_table(records, DECIDING),
+        "Kinds of mistakes in the wrong chains of the same questions: reasoning (one step applies another operation "
+        "than the question has) minus calculation (`totals`) or knowledge (`routes`):",
+        tasks_table(records, KINDS),
+    ]
     parts = [
         f"{len(records)} records of {len(seeds)} seeds.",
         "The comparisons that decide, in domain:",
         deciding_table(records),
         "The same on the other tests (nothing is decided by these):",
         transfer_table(records),
-        *(["The same by task, in domain:", tasks_table(records)] if "source" not in records[0]["settings"] else []),
+        *(by_task if "source" not in records[0]["settings"] else []),
         "All arms. Means over the seeds of each arm; the differences are paired, over the seeds that have both arms:",
         arms_table(records),
         "Sampled replies:",
