@@ -101,6 +101,7 @@ def draw_tasks(preset: Any, seed: int) -> SeedData:
             "longer": draw_generated(preset.num_longer, SHORT_TASKS, 2, seed),
             "other": draw_generated(preset.num_other, OUT_OF_DOMAIN_TASKS, 1, seed),
         },
+        held_back=[p for task in SHORT_TASKS for p in [q for q in parts[3] if q.task == task][:30]],
     )
 
 
