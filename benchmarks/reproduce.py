@@ -114,6 +114,8 @@ class Preset:
         """`dict[str, Any]`: All sizes. Of the last four, which came later, those that are set."""
         later = {name: getattr(self, name) for name in ("source", "model", "lora", "bf16")}
         first = {name: value for name, value in asdict(self).items() if name not in (*later, "data")}
+        if self.model is not None and Path(self.model).is_dir():
+            later["model"] = Path(self.model).name  # records are published without folders of a machine
         set_later = {name: value for name, value in later.items() if value != getattr(Preset, name)}
         return {**first, **set_later}
 

@@ -230,7 +230,7 @@ class TestRuns:
         assert records[0]["num_questions"] == {
             **{"in_domain": 6, "longer": 3, "other": 2, "pass": 3, "self_consistency": 3}
         }
-        assert all(record["settings"]["model"] == model_folder for record in records)
+        assert all(record["settings"]["model"] == Path(model_folder).name for record in records)
         assert report.num_questions(records[1], "in_domain") == 6
         run(tmp_path, "--model", model_folder, "--report")
 
