@@ -43,6 +43,7 @@ from reproduce_students import (
     measure_tokens,
     pack,
     sample,
+    scored_in,
     set_weights,
     train,
     trained_weights,
@@ -80,6 +81,10 @@ class Preset:
             Name or folder of the student. `None` is a Llama with random weights.
         lora (`bool`):
             Whether the model is trained with an adapter (r 16, all linear layers) or in full.
+        bf16 (`bool`):
+            Whether a CPU computes in bfloat16, with weights in float32. An accelerator trains in it in any case.
+        data (`str`, *optional*):
+            Folder of the data of a source that is not in the repository. Not part of the settings.
     """
 
     hidden_size: int
@@ -101,12 +106,16 @@ class Preset:
     source: str = "words"
     model: str | None = None
     lora: bool = False
+    bf16: bool = False
+    data: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`dict[str, Any]`: All sizes. Of the last three, which came later, those that are set."""
-        later = {name: getattr(self, name) for name in ("source", "model", "lora")}
-        first = {name: value for name, value in asdict(self).items() if name not in later}
+        """`dict[str, Any]`: All sizes. Of the last four, which came later, those that are set."""
+        later = {name: getattr(self, name) for name in ("source", "model", "lora", "bf16")}
+        first = {name: value for name, value in asdict(self).items() if name not in (*later, "data")}
+        if self.model is not None and Path(self.model).is_dir():
+            later["model"] = Path(self.model).name  # records are published without folders of a machine
         set_later = {name: value for name, value in later.items() if value != getattr(Preset, name)}
         return {**first, **set_later}
 
@@ -148,6 +157,30 @@ PRESETS = {
         source="tasks",
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
         lora=True,
+        bf16=True,
+    ),
+    # The same with pairs of real models. Numbers of questions of stage 1 and of new ones follow from the pairs.
+    "real": Preset(
+        hidden_size=0,
+        num_layers=0,
+        num_stage_1=0,
+        num_new=0,
+        num_validation=20,
+        num_test=75,
+        num_longer=0,
+        num_other=40,
+        sft_steps=90,
+        steps=30,
+        batch_size=8,
+        sft_learning_rate=5e-4,
+        learning_rates=(3e-5, 1e-4, 3e-4),
+        num_samples=4,
+        num_paths=4,
+        num_voted=10,
+        source="real",
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        lora=True,
+        bf16=True,
     ),
     # Word problems with worked answers, for a GPU and a student of 135M parameters or more, trained in full.
     "gsm_symbolic": Preset(
@@ -208,7 +241,8 @@ def start_seed(preset: Preset, seed: int, cache: Path) -> tuple[Any, Any, SeedDa
     else:
         rows = [completion(problem, problem.chosen) for problem in data.stage_1 + data.other]
         took = train_rows(preset, "sft", model, tokenizer, rows, seed)
-        replies = sample(model, tokenizer, data.new, preset.num_samples, seed, temperature=1.0)
+        with scored_in(model, preset.bf16):
+            replies = sample(model, tokenizer, data.new, preset.num_samples, seed, temperature=1.0)
         cache.mkdir(parents=True, exist_ok=True)
         torch.save({"weights": trained_weights(model), "replies": replies, "took": took}, path)
     data.own = own_replies(data.new, replies, SOURCES[preset.source].mend)
@@ -243,6 +277,7 @@ def train_rows(preset: Preset, trainer: str, model: Any, tokenizer: Any, rows: l
             learning_rate=preset.sft_learning_rate,
             seed=seed,
             folder=folder,
+            bf16=preset.bf16,
         )
 
 
@@ -291,14 +326,16 @@ def run_arm(name: str, preset: Preset, seed: int, model: Any, tokenizer: Any, da
                 seed=seed,
                 folder=folder,
                 trainer_class=arm.trainer_class,
+                bf16=preset.bf16,
                 **arm.options,
             )
-            num_right = sum(verdicts(model, tokenizer, data.validation)[0])
+            with scored_in(model, preset.bf16):
+                num_right = sum(verdicts(model, tokenizer, data.validation)[0])
             trials.append({"learning_rate": learning_rate, "num_right": num_right, "seconds": took.pop("seconds")})
             # The lower rate wins if two are equal.
             if num_right > best[0]:
                 best = (num_right, trained_weights(model))
-    with weights_kept(model):
+    with weights_kept(model), scored_in(model, preset.bf16):
         set_weights(model, best[1])
         scores = measure(model, tokenizer, data, preset, seed, arm.decides)
     chosen = next(trial["learning_rate"] for trial in trials if trial["num_right"] == best[0])
@@ -320,7 +357,7 @@ def measure(
     scores["unparsed"] = unread
     tests = data.tests["in_domain"]
     tasks = list(dict.fromkeys(problem.task for problem in tests))
-    held_back = [p for task in tasks for p in [q for q in tests if q.task == task][:150]]
+    held_back = data.held_back or [p for task in tasks for p in [q for q in tests if q.task == task][:150]]
     scores |= measure_tokens(model, tokenizer, held_back)
     scores["nll_other"] = measure_tokens(model, tokenizer, data.tests["other"][:150])["nll"]
     if with_samples:
@@ -392,7 +429,8 @@ def run(preset: Preset, records: Records, seeds: Sequence[int], arms: Sequence[s
             began = time.time()
             if name == "stage_1":
                 counts = {"num_own": len(data.own), "num_mended": len(data.mended)}
-                scores = {**took, **counts, **measure(model, tokenizer, data, preset, seed, with_samples=True)}
+                with scored_in(model, preset.bf16):
+                    scores = {**took, **counts, **measure(model, tokenizer, data, preset, seed, with_samples=True)}
             else:
                 scores = run_arm(name, preset, seed, model, tokenizer, data)
             records.add({"seed": seed, "arm": name, **scores})
@@ -411,6 +449,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "edit_trl_reproduce"),
                         help="folder for the students after stage 1 (default: %(default)s)")  # fmt: skip
     parser.add_argument("--model", help="name or folder of the student, of a preset with a pretrained one")
+    parser.add_argument("--data", help="folder of BIG-Bench Mistake, for the preset `real`")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--report", action="store_true", help="train nothing, print the tables")
     parser.add_argument("--docs", type=Path, help="page to write the tables to, with `--report`")
@@ -426,6 +465,7 @@ def main(argv: list[str] | None = None) -> None:
     preset = PRESETS[args.preset]
     if args.model is not None:
         preset = replace(preset, model=args.model)
+    preset = replace(preset, data=args.data)
     records = Records(args.output, args.preset, preset)
     if args.report:
         report = write_report(records.records, args.plot)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from reproduce_tasks import Problem, reword
+from reproduce_tasks import Problem, misread, reword
 
 from edit_trl import EDITTrainer, align
 from edit_trl.layouts import to_padded
@@ -40,7 +40,10 @@ class Own:
 
 @dataclass
 class SeedData:
-    """Everything that the arms of one seed are trained and measured on. All questions are different."""
+    """
+    Everything that the arms of one seed are trained and measured on. All questions are different. `held_back` are the
+    pairs for key-step accuracy and NLL, where these are not of the first test.
+    """
 
     stage_1: list[Problem]
     other: list[Problem]
@@ -48,6 +51,7 @@ class SeedData:
     own: list[Own] = field(default_factory=list)
     validation: list[Problem] = field(default_factory=list)
     tests: dict[str, list[Problem]] = field(default_factory=dict)
+    held_back: list[Problem] = field(default_factory=list)
 
     @property
     def mended(self) -> list[Own]:
@@ -185,6 +189,12 @@ def stage_1_pairs(data: SeedData, tokenizer: Any, rng: random.Random) -> list[Ro
     return [pair(problem, problem.chosen, problem.rejected) for problem in data.stage_1]
 
 
+def misread_pairs(data: SeedData, tokenizer: Any, rng: random.Random) -> list[Row]:
+    """The pairs of stage 1's questions, with mistakes of reasoning instead of calculation and of knowledge."""
+    found = [(problem, misread(problem, rng) or problem.rejected) for problem in data.stage_1]
+    return [pair(problem, problem.chosen, rejected) for problem, rejected in found]
+
+
 def stage_1_chains(data: SeedData, tokenizer: Any, rng: random.Random) -> list[Row]:
     """The right chains of stage 1."""
     return [completion(problem, problem.chosen) for problem in data.stage_1]
@@ -320,6 +330,8 @@ ARMS: dict[str, Arm] = {
     ),
     "first": Arm("paper", "α 1 on the first difference alone, β 0", "edit", stage_1_weighted("first")),
     "random": Arm("paper", "α 1 on random tokens, β 0", "edit", stage_1_weighted("random")),
+    "reasoning": Arm("paper", "EDIT with mistakes of reasoning: α 1, β 0.025", "edit", misread_pairs),
+    "alpha_reasoning": Arm("paper", "the same, β 0", "edit", misread_pairs, {"rejected_key_weight": 0.0}),
     "dpo": Arm("paper", "DPO, β 0.1", "dpo", stage_1_pairs, {"beta": 0.1}),
     "dpo_sft": Arm(
         "paper",

@@ -30,6 +30,18 @@ DECIDING = {
     "key tokens": ("mix_key", "mix_mended"),
     "key, not random tokens": ("mix_key", "mix_random"),
 }
+# Kinds of mistakes on the same questions: mistakes of reasoning, and those of the task's own kind.
+KINDS = {"with the push away": ("reasoning", "edit"), "without it": ("alpha_reasoning", "alpha_only")}
+# What the paper reports of the same arms: mean accuracy of five benchmarks, LLaMA2-7B, single runs.
+PAPER = {
+    "stage_1": 44.3,
+    "continued": 42.8,  # "data repeated to the same volume", of the right chains alone
+    "edit": 46.5,
+    "alpha_only": 45.0,
+    "beta_only": 44.3,
+    "dpo": 8.1,
+    "marked": 43.8,
+}
 REFERENCES = {"paper": "continued", "mix": "mix_teacher", "scratch": "scratch_sft"}
 NUM_RESAMPLES = 10_000
 
@@ -190,34 +202,40 @@ def mean_cell(group: Sequence[Record], name: str, factor: float = 1.0, digits: i
 def arms_table(records: Sequence[Record]) -> str:
     """All arms: accuracy, difference to the matched arm of SFT, and the other read-outs."""
     rows = []
+    differences = sft_differences(records)
+    adjusted = dict(zip(differences, holm([found["p_value"] for found in differences.values()]), strict=True))
     for name in ("stage_1", *ARMS):
         group = [record for record in records if record["arm"] == name]
         if not group:
             continue
-        what, reference, difference = "stage 1", None, None
-        if name in ARMS:
-            what, reference = ARMS[name].what, REFERENCES[ARMS[name].group]
-        if reference not in (None, name):
-            difference = compare(records, name, str(reference))
         questions = sum(num_questions(group[0], test) for test in ("in_domain",))
         rates = sorted(f"{record['learning_rate']:g}" for record in group if "learning_rate" in record)
         chosen = ", ".join(f"{rate} × {rates.count(rate)}" for rate in sorted(set(rates), key=float))
         rows.append(
             [
                 f"`{name}`",
-                what,
+                ARMS[name].what if name in ARMS else "stage 1",
                 str(len(group)),
                 *[accuracy_cell(group, test) for test in TESTS],
-                points(difference),
+                points(differences.get(name)),
+                f"{adjusted[name]:.4f}" if name in adjusted else "",
                 mean_cell(group, "key_step_accuracy", 100),
                 mean_cell(group, "nll", digits=3),
                 mean_cell(group, "unparsed", 100 / questions),
                 chosen,
                 mean_cell(group, "seconds", digits=0),
+                f"{PAPER[name]:.1f}" if name in PAPER else "",
             ]
         )
-    header = ["arm", "what", "seeds", *TESTS.values(), "minus SFT, points", "key steps", "NLL", "unread, %", "rates"]
-    return markdown_table([*header, "seconds"], rows)
+    header = ["arm", "what", "seeds", *TESTS.values(), "minus SFT, points", "p (Holm)", "key steps", "NLL"]
+    return markdown_table([*header, "unread, %", "rates", "seconds", "paper"], rows)
+
+
+def sft_differences(records: Sequence[Record]) -> dict[str, Record]:
+    """By arm, its difference to the matched arm of SFT."""
+    references = {name: REFERENCES[arm.group] for name, arm in ARMS.items()}
+    found = {name: compare(records, name, other) for name, other in references.items() if name != other}
+    return {name: difference for name, difference in found.items() if difference is not None}
 
 
 def samples_table(records: Sequence[Record]) -> str:
@@ -242,17 +260,18 @@ def transfer_table(records: Sequence[Record]) -> str:
     return markdown_table(["comparison", *TESTS.values()], rows)
 
 
-def tasks_table(records: Sequence[Record]) -> str:
-    """The comparisons that decide, by task; not corrected, and nothing is decided by them."""
+def tasks_table(records: Sequence[Record], comparisons: dict[str, tuple[str, str]]) -> str:
+    """Comparisons by task; not corrected, and nothing is decided by them."""
     rows = []
-    for name, arms in DECIDING.items():
+    for name, arms in comparisons.items():
         pairs = by_seed(records, *arms)
         if pairs:
             differences = [marks(one, "in_domain") - marks(other, "in_domain") for one, other in pairs]
             # The test has the questions of one task after those of the other.
             parts = zip(*(np.split(own, len(MAIN_TASKS)) for own in differences), strict=True)
-            rows.append([name, *[points(estimate(part)) for part in parts]])
-    return markdown_table(["comparison", *(f"`{task}`" for task in MAIN_TASKS)], rows)
+            cells = [points(estimate(part)) for part in parts]
+            rows.append([name, "`{}` - `{}`".format(*arms), str(len(pairs)), *cells])
+    return markdown_table(["comparison", "arms", "seeds", *(f"`{task}`" for task in MAIN_TASKS)], rows)
 
 
 def write_report(records: Sequence[Record], plot: Path | None = None) -> str:
@@ -260,14 +279,22 @@ def write_report(records: Sequence[Record], plot: Path | None = None) -> str:
     if not records:
         return "No arm is finished, so there is no table yet."
     seeds = sorted({record["seed"] for record in records})
+    by_task = [
+        "The same by task, in domain:",
+        tasks_table(records, DECIDING),
+        "Kinds of mistakes in the wrong chains of the same questions: reasoning (one step applies another operation "
+        "than the question has) minus calculation (`totals`) or knowledge (`routes`):",
+        tasks_table(records, KINDS),
+    ]
     parts = [
         f"{len(records)} records of {len(seeds)} seeds.",
         "The comparisons that decide, in domain:",
         deciding_table(records),
         "The same on the other tests (nothing is decided by these):",
         transfer_table(records),
-        *(["The same by task, in domain:", tasks_table(records)] if "source" not in records[0]["settings"] else []),
-        "All arms. Means over the seeds of each arm; the differences are paired, over the seeds that have both arms:",
+        *(by_task if "source" not in records[0]["settings"] else []),
+        "All arms. Means over the seeds of each arm; the differences are paired, over the seeds that have both arms, "
+        "and their p-values are corrected for the number of all arms. The last column is the paper's, for LLaMA2-7B:",
         arms_table(records),
         "Sampled replies:",
         samples_table(records),
@@ -280,9 +307,7 @@ def write_report(records: Sequence[Record], plot: Path | None = None) -> str:
 def draw(records: Sequence[Record], path: Path) -> None:
     """Draw the difference of each arm to the matched arm of SFT, with its interval and one dot for each seed."""
     pyplot = import_pyplot()
-    names = [name for name, arm in ARMS.items() if name != REFERENCES[arm.group]]
-    found = [(name, compare(records, name, REFERENCES[ARMS[name].group])) for name in names]
-    found = [(name, result) for name, result in found if result is not None]
+    found = list(sft_differences(records).items())
     figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(found) + 1.2))
     for place, (name, result) in enumerate(reversed(found)):
         low, high = (100 * end for end in result["interval"])

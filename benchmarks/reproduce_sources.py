@@ -7,14 +7,20 @@ Where the questions of `reproduce.py` come from, and how a student's wrong reply
 - `gsm_symbolic`: word problems with worked answers from templates, of the package `reasoning-gym`. A fifth of the
   templates are held back. The made-up wrong chains have a wrong last result. The mended chain is the worked answer, if
   the student's reply follows it (it shares at least half of its words).
+- `real`: pairs of real models. The shipped pairs of a small teacher (`examples/data/qwen_dual_cots`, four tasks), and
+  wrong chains of PaLM 2 from BIG-Bench Mistake (tracking shuffled objects) with right ones that are computed. Half of
+  the pairs of a task are for stage 1, a quarter are new questions, a quarter are held back.
 """
 
+import json
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from key_steps_solvers import read_rectified
 from reproduce_arms import SeedData
 from reproduce_tasks import LENGTHS, LONGER, MAIN_TASKS, TASKS, Problem, draw_problems, mend
 
@@ -26,6 +32,7 @@ from edit_trl.tasks import OUT_OF_DOMAIN_TASKS, generate_dual_cots
 
 MIN_SIMILARITY = 0.5
 # The tasks with the shortest chains, as in the demo.
+SHIPPED_PAIRS = Path(__file__).parents[1] / "examples" / "data" / "qwen_dual_cots" / "dual_cots.jsonl"
 SHORT_TASKS = ("multistep_arithmetic", "object_counting", "boolean_expressions")
 
 
@@ -70,19 +77,20 @@ def draw_words(preset: Any, seed: int) -> SeedData:
     )
 
 
+def draw_generated(number: int, tasks: Sequence[str], level: int, seed: int) -> list[Problem]:
+    """Draw questions of tasks of `edit_trl.tasks`, `number` of each task."""
+    examples = generate_dual_cots(number * len(tasks), tasks=tasks, level=level, seed=seed)
+    pairs = [(example, example.to_pair()) for example in examples]
+    return [Problem(e.task, pair["prompt"], pair["chosen"], pair["rejected"], e.answer, (), ()) for e, pair in pairs]
+
+
 def draw_tasks(preset: Any, seed: int) -> SeedData:
     """Draw questions of `edit_trl.tasks`: level 1, level 2, and the tasks that are held back."""
 
-    def draw(number: int, tasks: Sequence[str], level: int = 1) -> list[Problem]:
-        examples = generate_dual_cots(number * len(tasks), tasks=tasks, level=level, seed=seed)
-        pairs = [(example, example.to_pair()) for example in examples]
-        return [
-            Problem(e.task, pair["prompt"], pair["chosen"], pair["rejected"], e.answer, (), ()) for e, pair in pairs
-        ]
-
     sizes = [preset.num_stage_1, preset.num_new, preset.num_validation, preset.num_test]
-    by_task = {task: iter([p for p in draw(sum(sizes), SHORT_TASKS) if p.task == task]) for task in SHORT_TASKS}
-    parts = [[next(problems) for problems in by_task.values() for _ in range(size)] for size in sizes]
+    problems = draw_generated(sum(sizes), SHORT_TASKS, 1, seed)
+    by_task = {task: iter([p for p in problems if p.task == task]) for task in SHORT_TASKS}
+    parts = [[next(own) for own in by_task.values() for _ in range(size)] for size in sizes]
     return SeedData(
         stage_1=parts[0],
         other=[],
@@ -90,9 +98,10 @@ def draw_tasks(preset: Any, seed: int) -> SeedData:
         validation=parts[2],
         tests={
             "in_domain": parts[3],
-            "longer": draw(preset.num_longer, SHORT_TASKS, level=2),
-            "other": draw(preset.num_other, OUT_OF_DOMAIN_TASKS),
+            "longer": draw_generated(preset.num_longer, SHORT_TASKS, 2, seed),
+            "other": draw_generated(preset.num_other, OUT_OF_DOMAIN_TASKS, 1, seed),
         },
+        held_back=[p for task in SHORT_TASKS for p in [q for q in parts[3] if q.task == task][:30]],
     )
 
 
@@ -130,15 +139,65 @@ def draw_gsm_symbolic(preset: Any, seed: int) -> SeedData:
         tests={
             "in_domain": draw("test", preset.num_test, known),
             "longer": draw("held back", preset.num_longer, sorted(held_back)),
-            "other": draw_tasks_of_other(preset.num_other, seed),
+            "other": draw_generated(-(-preset.num_other // 3), SHORT_TASKS, 1, seed)[: preset.num_other],
         },
     )
 
 
-def draw_tasks_of_other(number: int, seed: int) -> list[Problem]:
-    """Draw questions of `edit_trl.tasks` for a student that learned something else."""
-    pairs = [(example, example.to_pair()) for example in generate_dual_cots(number, tasks=SHORT_TASKS, seed=seed)]
-    return [Problem(e.task, pair["prompt"], pair["chosen"], pair["rejected"], e.answer, (), ()) for e, pair in pairs]
+def draw_real(preset: Any, seed: int) -> SeedData:
+    """
+    Draw from real pairs. The tests `longer` are the held-back questions of BIG-Bench Mistake; those of the other tasks
+    are generated, and not among the pairs.
+    """
+    if preset.data is None:
+        raise ValueError(
+            "The preset `real` needs the traces of BIG-Bench Mistake (github.com/WHGTyen/BIG-Bench-Mistake, all files "
+            "in one folder). Pass the folder with `--data`."
+        )
+    by_task: dict[str, list[Problem]] = {}
+    for line in SHIPPED_PAIRS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        texts = (row[name] for name in ("prompt", "chosen", "rejected", "answer"))
+        by_task.setdefault(row["task"], []).append(Problem(row["task"], *texts, (), ()))
+    taught = tuple(by_task)
+    by_task["tracking"] = [
+        Problem(
+            "tracking",
+            student_prompt(record["input"]),
+            *(" " + "\n".join(steps) for steps in (right, record["steps"])),
+            record["target"],
+            (),
+            (),
+        )
+        for record, right in read_rectified(Path(preset.data))[0]["tracking_shuffled_objects"]
+    ]
+    stage_1, new, held_back = [], [], []
+    for name, problems in by_task.items():
+        order = random.Random(f"{seed}/{name}").sample(problems, len(problems))
+        half, quarter = len(order) // 2, len(order) // 4
+        stage_1 += order[:half]
+        new += order[half : half + quarter]
+        held_back += order[half + quarter :]
+    known = {problem.prompt for problems in by_task.values() for problem in problems}
+    number = preset.num_validation + preset.num_test
+    drawn = [p for p in draw_generated(2 * number, taught, 1, seed) if p.prompt not in known]
+    parts: dict[str, list[Problem]] = {"validation": [], "test": []}
+    for name in taught:
+        own = [problem for problem in drawn if problem.task == name]
+        parts["validation"] += own[: preset.num_validation]
+        parts["test"] += own[preset.num_validation : number]
+    return SeedData(
+        stage_1=stage_1,
+        other=[],
+        new=new,
+        validation=parts["validation"],
+        tests={
+            "in_domain": parts["test"],
+            "longer": [problem for problem in held_back if problem.task == "tracking"],
+            "other": draw_generated(preset.num_other, OUT_OF_DOMAIN_TASKS, 1, seed),
+        },
+        held_back=held_back,
+    )
 
 
 def word_problem(question: str, answer: str, worked: str, rng: random.Random) -> Problem | None:
@@ -169,4 +228,5 @@ SOURCES = {
     "words": Source(draw_words, mend, "four operations"),
     "tasks": Source(draw_tasks, mend_by_right_chain, "level 2"),
     "gsm_symbolic": Source(draw_gsm_symbolic, mend_by_right_chain, "templates that were held back"),
+    "real": Source(draw_real, mend_by_right_chain, "held-back questions of BIG-Bench Mistake"),
 }

@@ -82,6 +82,7 @@ def train(
     seed: int,
     folder: str,
     trainer_class: type | None = None,
+    bf16: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """
@@ -104,7 +105,7 @@ def train(
         max_length=None,
         seed=seed,
         use_cpu=not torch.accelerator.is_available(),
-        bf16=torch.accelerator.is_available(),
+        bf16=bf16 or torch.accelerator.is_available(),
         gradient_checkpointing=False,
         save_strategy="no",
         logging_strategy="no",
@@ -174,6 +175,25 @@ def weights_kept(model: Any) -> Any:
         yield
     finally:
         set_weights(model, kept)
+
+
+@contextmanager
+def scored_in(model: Any, bf16: bool) -> Any:
+    """
+    Compute in bfloat16 until the end of the block, if asked. Nothing may be trained meanwhile.
+
+    On a CPU, PyTorch casts frozen weights again at every step, and copies those of the output layer for each row of a
+    batch. So the frozen weights of a student with an adapter count as trained here.
+    """
+    frozen = [weight for weight in model.parameters() if bf16 and not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -236,6 +236,23 @@ def mend(problem: Problem, chain: str) -> str:
     return _conclude(_write_chain(problem.task, words, problem.states, problem.operations), problem.answer)
 
 
+def misread(problem: Problem, rng: random.Random) -> str | None:
+    """
+    Write a wrong chain of a problem whose mistake is one of reasoning: one step applies another operation than the
+    question has, and applies it as it should be. `None` if 50 tries find none that changes the answer.
+    """
+    task = TASKS[problem.task]
+    words = [step.split()[: len(SLOTS)] for step in problem.chosen.split(" .")[: len(problem.operations)]]
+    for place in rng.choices(range(len(problem.operations)), k=50):
+        operations, states = list(problem.operations), list(problem.states[:1])
+        operations[place] = task.operation(rng, problem.states[place])
+        for operation in operations:
+            states.append(task.apply(states[-1], operation))
+        if all(map(task.is_valid, states)) and states[-1] != problem.states[-1]:
+            return _conclude(_write_chain(problem.task, words, states, operations), task.write_state(states[-1]))
+    return None
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Make the tokenizer: one token for each word of the tasks."""
     words = [word for slot in SLOTS for word in slot] + CONCLUSION.split()

@@ -16,9 +16,9 @@ import reproduce
 import reproduce_report as report
 import torch
 from reproduce_arms import ARMS, Own, SeedData, schedule
-from reproduce_sources import mend_by_right_chain, word_problem
+from reproduce_sources import draw_real, mend_by_right_chain, word_problem
 from reproduce_students import build_student, generate, pack, train, unpack
-from reproduce_tasks import LENGTHS, SLOTS, TASKS, build_tokenizer, draw_problems, mend, reword
+from reproduce_tasks import LENGTHS, SLOTS, TASKS, build_tokenizer, draw_problems, mend, misread, reword
 
 from edit_trl.answers import answers_match, extract_answer
 
@@ -59,6 +59,28 @@ class TestTasks:
             assert mend(problem, problem.rejected) == problem.chosen
             other = reword(problem, random.Random(1))
             assert mend(problem, other) == other
+
+    def test_mistake_of_reasoning_is_one_operation_that_was_not_asked_for(self, name):
+        """Every step of the chain is right in itself."""
+        task, rng = TASKS[name], random.Random(3)
+        facts = {}  # state and operation to the next state, read from right chains
+        for problem in problems(name, 1500, "facts"):
+            for before, operation, after in zip(problem.states, problem.operations, problem.states[1:], strict=False):
+                facts[f"{task.write_state(before)} {task.write_operation(operation)}"] = task.write_state(after)
+        checked = 0
+        for problem in problems(name):
+            chain = misread(problem, rng)
+            assert not answers_match(extract_answer(chain), problem.answer)
+            steps = [step.split()[len(SLOTS) :] for step in chain.split(" . ")[:-1]]
+            written = [(step[0], " ".join(step[1:-2]), step[-1]) for step in steps]
+            assert len(written) == len(problem.operations)
+            asked = list(map(task.write_operation, problem.operations))
+            assert sum(step[1] != operation for step, operation in zip(written, asked, strict=True)) == 1
+            for before, operation, after in written:
+                if f"{before} {operation}" in facts:
+                    assert facts[f"{before} {operation}"] == after
+                    checked += 1
+        assert checked > 30
 
     def test_words_of_a_broken_chain_are_the_teachers(self, name):
         problem = problems(name)[0]
@@ -208,9 +230,35 @@ class TestRuns:
         assert records[0]["num_questions"] == {
             **{"in_domain": 6, "longer": 3, "other": 2, "pass": 3, "self_consistency": 3}
         }
-        assert all(record["settings"]["model"] == model_folder for record in records)
+        assert all(record["settings"]["model"] == Path(model_folder).name for record in records)
         assert report.num_questions(records[1], "in_domain") == 6
         run(tmp_path, "--model", model_folder, "--report")
+
+
+MISTAKES = ROOT.parent / "shared" / "data" / "big_bench_mistake"
+
+
+class TestRealPairs:
+    def test_folder_of_the_traces_is_asked_for(self):
+        with pytest.raises(ValueError, match=r"Pass the folder with `--data`"):
+            draw_real(reproduce.PRESETS["real"], 0)
+
+    @pytest.mark.skipif(not MISTAKES.exists(), reason="The traces of BIG-Bench Mistake are not here.")
+    def test_no_question_is_trained_and_tested_on(self):
+        """All shipped pairs are used, once, and each has a right and a wrong answer."""
+        data = draw_real(replace(reproduce.PRESETS["real"], data=str(MISTAKES)), 3)
+        pairs = data.stage_1 + data.new + data.held_back
+        shipped = read(ROOT / "examples" / "data" / "qwen_dual_cots" / "dual_cots.jsonl")
+        kept = {(row["prompt"], row["chosen"], row["rejected"]) for row in shipped}
+        assert kept == {(p.prompt, p.chosen, p.rejected) for p in pairs if p.task != "tracking"}
+        assert len(pairs) == len({p.prompt for p in pairs}) == len(shipped) + 91
+        for pair in pairs:
+            assert answers_match(extract_answer(pair.chosen), pair.answer)
+            assert not answers_match(extract_answer(pair.rejected), pair.answer)
+        asked = data.validation + data.tests["in_domain"]
+        assert not {p.prompt for p in asked} & {p.prompt for p in pairs}
+        assert len({p.prompt for p in asked}) == len(asked) == 4 * (20 + 75)
+        assert [sum(p.task == "tracking" for p in part) for part in (data.stage_1, data.new)] == [45, 22]
 
 
 class TestReplies:
@@ -321,8 +369,8 @@ class TestDocs:
         """The first thousand questions are of `totals`, the others of `routes`."""
         records = {(r["arm"], r["seed"]): bits(r, "in_domain", 2000) for r in read(RECORDS)}
         seeds = [seed for arm, seed in records if arm == "edit" and ("continued", seed) in records]
-        (row,) = [row for row in table if row[0] == "EDIT" and len(row) == 3]
-        for cell, part in zip(row[1:], (slice(0, 1000), slice(1000, 2000)), strict=True):
+        (row,) = [row for row in table if row[0] == "EDIT" and len(row) == 5]
+        for cell, part in zip(row[3:], (slice(0, 1000), slice(1000, 2000)), strict=True):
             shares = [[statistics.fmean(records[arm, s][part]) for s in seeds] for arm in ("edit", "continued")]
             difference = 100 * (statistics.fmean(shares[0]) - statistics.fmean(shares[1]))
             assert float(cell.split()[0]) == pytest.approx(difference, abs=0.051)
