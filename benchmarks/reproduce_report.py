@@ -282,18 +282,18 @@ def write_report(records: Sequence[Record], plot: Path | None = None) -> str:
     by_task = [
         "The same by task, in domain:",
         tasks_table(records, DECIDING),
-        "Kinds of mistakes in the wrong chains of the same questions: reasoning (one step applies another operation "
+        "Kinds of mistakes in the wrong chains of the same questions: reasoning (one step applies another operation\n"
         "than the question has) minus calculation (`totals`) or knowledge (`routes`):",
         tasks_table(records, KINDS),
     ]
     parts = [
-        f"{len(records)} records of {len(seeds)} seeds.",
+        f"{len(records)} records of {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}.",
         "The comparisons that decide, in domain:",
         deciding_table(records),
         "The same on the other tests (nothing is decided by these):",
         transfer_table(records),
         *(by_task if "source" not in records[0]["settings"] else []),
-        "All arms. Means over the seeds of each arm; the differences are paired, over the seeds that have both arms, "
+        "All arms. Means over the seeds of each arm; the differences are paired, over the seeds that have both arms,\n"
         "and their p-values are corrected for the number of all arms. The last column is the paper's, for LLaMA2-7B:",
         arms_table(records),
         "Sampled replies:",
