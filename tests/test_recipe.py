@@ -215,6 +215,9 @@ class TestRecipe:
             ("--resume_from_checkpoint some/where", "`resume_from_checkpoint` must be `true` when both stages run"),
             ("--rejected_key_wight 0.1", "no option `rejected_key_wight`. Did you mean `rejected_key_weight`?"),
             ("--dataset_name nowhere.jsonl", "there is no file 'nowhere.jsonl'"),
+            ("--dataset_name pairs.txt", "a file that ends in .json, .jsonl, .parquet, got 'pairs.txt'"),
+            ("--dataset_name broken.jsonl", "must be a json file, and 'broken.jsonl' is not: "),
+            ("--dataset_name other.jsonl", "`rejected`"),
             ("--beta 0.1", "no option `beta`: EDIT has no reference model"),
             ("--stages 3", "`stages` must be 1, 2 or both"),
             ("--stages 2 --control", "`control` compares stage 2 with more of stage 1"),
@@ -222,8 +225,11 @@ class TestRecipe:
     )
     def test_mistakes_in_the_arguments_are_named(self, tmp_path, monkeypatch, recipe, arguments, message):
         monkeypatch.chdir(tmp_path)
+        Path("pairs.txt").write_text("text")
+        Path("broken.jsonl").write_text('{"prompt": "Q: 1')
+        Path("other.jsonl").write_text('{"question": "1 + 1", "answer": "2"}')
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments.split()])
-        with pytest.raises((SystemExit, FileNotFoundError), match=re.escape(message)):
+        with pytest.raises(SystemExit, match=f"^train.py: .*{re.escape(message)}[^\n]*$"):
             recipe["main"]()
 
     def test_a_mistake_is_one_line(self, tmp_path):

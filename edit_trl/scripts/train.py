@@ -42,6 +42,7 @@ import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Features, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from peft import AutoPeftModelForCausalLM
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -141,16 +142,19 @@ def main() -> None:
     """Read the arguments, run the stages that they ask for, and print the scores of the demo."""
     try:
         script_args, training_args, model_args = parse_arguments()
-    except (TypeError, ValueError) as error:
-        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from error
-    state = PartialState()
-    demo = script_args.dataset_name is None
-    train_dataset, questions = demo_data(script_args, training_args.seed) if demo else (load_pairs(script_args), [])
-    # Stage 2 needs columns that stage 1 does not need. If they are missing, this raises an error now and not after
-    # stage 1. The return value is not used: tokenized pairs are allowed.
-    if 2 in script_args.stages:
-        is_tokenized(train_dataset.column_names)
-    sft_dataset = right_chains(train_dataset) if 1 in script_args.stages else None
+        state = PartialState()
+        questions: list[DualCoT] = []
+        if script_args.dataset_name is None:
+            train_dataset, questions = demo_data(script_args, training_args.seed)
+        else:
+            train_dataset = load_pairs(script_args)
+        # Stage 2 needs columns that stage 1 does not need. If they are missing, this raises an error now and not after
+        # stage 1. The return value is not used: tokenized pairs are allowed.
+        if 2 in script_args.stages:
+            is_tokenized(train_dataset.column_names)
+        sft_dataset = right_chains(train_dataset) if 1 in script_args.stages else None
+    except (OSError, TypeError, ValueError) as error:
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}") from error
     if model_args.model_name_or_path is None:
         with state.local_main_process_first():
             model_args.model_name_or_path = demo_student()
@@ -322,19 +326,28 @@ def remove_checkpoints(folder: str) -> None:
 # Data
 
 
+# Kinds of files of pairs, by their ends.
+_FILE_KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
 def load_pairs(script_args: RecipeArguments) -> Dataset:
     """Load dual CoTs from the Hub or from a JSON, JSON Lines or Parquet file."""
     name = script_args.dataset_name or ""
-    if Path(name).suffix in (".json", ".jsonl", ".parquet") and not os.path.isfile(name):
+    if Path(name).suffix in _FILE_KINDS and not os.path.isfile(name):
         raise FileNotFoundError(
             f"`dataset_name` must be a file or a dataset on the Hub, and there is no file {name!r}."
         )
     if not os.path.isfile(name):
         return load_dataset(name, name=script_args.dataset_config, split=script_args.dataset_train_split)
-    kind = "parquet" if name.endswith(".parquet") else "json"
-    return load_dataset(
-        kind, data_files={script_args.dataset_train_split: name}, split=script_args.dataset_train_split
-    )
+    kind = _FILE_KINDS.get(Path(name).suffix)
+    if kind is None:
+        raise ValueError(f"`dataset_name` must be a file that ends in {', '.join(_FILE_KINDS)}, got {name!r}.")
+    try:
+        return load_dataset(
+            kind, data_files={script_args.dataset_train_split: name}, split=script_args.dataset_train_split
+        )
+    except DatasetGenerationError as error:  # which says nothing; its cause does
+        raise ValueError(f"`dataset_name` must be a {kind} file, and {name!r} is not: {error.__cause__}") from error
 
 
 def demo_data(script_args: RecipeArguments, seed: int) -> tuple[Dataset, list[DualCoT]]:
