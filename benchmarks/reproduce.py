@@ -33,7 +33,7 @@ import datasets
 import torch
 import transformers
 from reporting import describe_machine
-from reproduce_arms import ARMS, Own, SeedData, completion, schedule
+from reproduce_arms import ARMS, Own, SeedData, completion, first_of_each_task, schedule
 from reproduce_report import write_docs, write_report
 from reproduce_sources import SOURCES
 from reproduce_students import (
@@ -159,29 +159,6 @@ PRESETS = {
         lora=True,
         bf16=True,
     ),
-    # The same with pairs of real models. Numbers of questions of stage 1 and of new ones follow from the pairs.
-    "real": Preset(
-        hidden_size=0,
-        num_layers=0,
-        num_stage_1=0,
-        num_new=0,
-        num_validation=20,
-        num_test=75,
-        num_longer=0,
-        num_other=40,
-        sft_steps=90,
-        steps=30,
-        batch_size=8,
-        sft_learning_rate=5e-4,
-        learning_rates=(3e-5, 1e-4, 3e-4),
-        num_samples=4,
-        num_paths=4,
-        num_voted=10,
-        source="real",
-        model="HuggingFaceTB/SmolLM2-135M-Instruct",
-        lora=True,
-        bf16=True,
-    ),
     # Word problems with worked answers, for a GPU and a student of 135M parameters or more, trained in full.
     "gsm_symbolic": Preset(
         hidden_size=0,
@@ -220,6 +197,10 @@ PRESETS = {
         num_voted=2,
     ),
 }
+# The pretrained student with pairs of real models, from which the numbers of pairs follow.
+PRESETS["real"] = replace(
+    PRESETS["smollm2"], source="real", num_stage_1=0, num_new=0, num_validation=20, num_test=75, num_longer=0
+)
 
 
 # Seeds
@@ -357,11 +338,10 @@ def measure(
     scores["unparsed"] = unread
     tests = data.tests["in_domain"]
     tasks = list(dict.fromkeys(problem.task for problem in tests))
-    held_back = data.held_back or [p for task in tasks for p in [q for q in tests if q.task == task][:150]]
-    scores |= measure_tokens(model, tokenizer, held_back)
+    scores |= measure_tokens(model, tokenizer, data.held_back)
     scores["nll_other"] = measure_tokens(model, tokenizer, data.tests["other"][:150])["nll"]
     if with_samples:
-        asked = [p for task in tasks for p in [q for q in tests if q.task == task][: preset.num_voted]]
+        asked = first_of_each_task(tests, preset.num_voted)
         scores |= measure_samples(model, tokenizer, asked, preset.num_paths, seed)
     if len(tasks) != 2:  # how many questions there are follows from the settings otherwise
         sizes = {name: len(problems) for name, problems in data.tests.items()}

@@ -42,7 +42,7 @@ class Own:
 class SeedData:
     """
     Everything that the arms of one seed are trained and measured on. All questions are different. `held_back` are the
-    pairs for key-step accuracy and NLL, where these are not of the first test.
+    pairs for key-step accuracy and NLL, by default those of the first test, up to 150 of each task.
     """
 
     stage_1: list[Problem]
@@ -52,6 +52,9 @@ class SeedData:
     validation: list[Problem] = field(default_factory=list)
     tests: dict[str, list[Problem]] = field(default_factory=dict)
     held_back: list[Problem] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.held_back = self.held_back or first_of_each_task(self.tests.get("in_domain", []), 150)
 
     @property
     def mended(self) -> list[Own]:
@@ -91,6 +94,12 @@ class Arm:
     decides: bool = False
     factor: int = 1
     trainer_class: type | None = None
+
+
+def first_of_each_task(problems: Sequence[Problem], number: int) -> list[Problem]:
+    """The first problems of each task, `number` of each, one task after the other."""
+    tasks = dict.fromkeys(problem.task for problem in problems)
+    return [p for task in tasks for p in [q for q in problems if q.task == task][:number]]
 
 
 # Rows

@@ -199,16 +199,14 @@ def mean_cell(group: Sequence[Record], name: str, factor: float = 1.0, digits: i
     return f"{factor * np.mean([record[name] for record in group]):.{digits}f}"
 
 
-def arms_table(records: Sequence[Record]) -> str:
+def arms_table(records: Sequence[Record], differences: dict[str, Record]) -> str:
     """All arms: accuracy, difference to the matched arm of SFT, and the other read-outs."""
     rows = []
-    differences = sft_differences(records)
     adjusted = dict(zip(differences, holm([found["p_value"] for found in differences.values()]), strict=True))
     for name in ("stage_1", *ARMS):
         group = [record for record in records if record["arm"] == name]
         if not group:
             continue
-        questions = sum(num_questions(group[0], test) for test in ("in_domain",))
         rates = sorted(f"{record['learning_rate']:g}" for record in group if "learning_rate" in record)
         chosen = ", ".join(f"{rate} × {rates.count(rate)}" for rate in sorted(set(rates), key=float))
         rows.append(
@@ -221,7 +219,7 @@ def arms_table(records: Sequence[Record]) -> str:
                 f"{adjusted[name]:.4f}" if name in adjusted else "",
                 mean_cell(group, "key_step_accuracy", 100),
                 mean_cell(group, "nll", digits=3),
-                mean_cell(group, "unparsed", 100 / questions),
+                mean_cell(group, "unparsed", 100 / num_questions(group[0], "in_domain")),
                 chosen,
                 mean_cell(group, "seconds", digits=0),
                 f"{PAPER[name]:.1f}" if name in PAPER else "",
@@ -279,35 +277,38 @@ def write_report(records: Sequence[Record], plot: Path | None = None) -> str:
     if not records:
         return "No arm is finished, so there is no table yet."
     seeds = sorted({record["seed"] for record in records})
-    by_task = [
-        "The same by task, in domain:",
-        tasks_table(records, DECIDING),
-        "Kinds of mistakes in the wrong chains of the same questions: reasoning (one step applies another operation\n"
-        "than the question has) minus calculation (`totals`) or knowledge (`routes`):",
-        tasks_table(records, KINDS),
-    ]
+    differences = sft_differences(records)
+    by_task = []
+    if "source" not in records[0]["settings"]:
+        by_task = [
+            "The same by task, in domain:",
+            tasks_table(records, DECIDING),
+            "Kinds of mistakes in the wrong chains of the same questions: reasoning (one step applies another "
+            "operation\nthan the question has) minus calculation (`totals`) or knowledge (`routes`):",
+            tasks_table(records, KINDS),
+        ]
     parts = [
         f"{len(records)} records of {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}.",
         "The comparisons that decide, in domain:",
         deciding_table(records),
         "The same on the other tests (nothing is decided by these):",
         transfer_table(records),
-        *(by_task if "source" not in records[0]["settings"] else []),
+        *by_task,
         "All arms. Means over the seeds of each arm; the differences are paired, over the seeds that have both arms,\n"
         "and their p-values are corrected for the number of all arms. The last column is the paper's, for LLaMA2-7B:",
-        arms_table(records),
+        arms_table(records, differences),
         "Sampled replies:",
         samples_table(records),
     ]
     if plot is not None:
-        draw(records, plot)
+        draw(records, differences, plot)
     return "\n\n".join(parts)
 
 
-def draw(records: Sequence[Record], path: Path) -> None:
+def draw(records: Sequence[Record], differences: dict[str, Record], path: Path) -> None:
     """Draw the difference of each arm to the matched arm of SFT, with its interval and one dot for each seed."""
     pyplot = import_pyplot()
-    found = list(sft_differences(records).items())
+    found = list(differences.items())
     figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(found) + 1.2))
     for place, (name, result) in enumerate(reversed(found)):
         low, high = (100 * end for end in result["interval"])

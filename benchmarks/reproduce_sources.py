@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from key_steps_solvers import read_rectified
-from reproduce_arms import SeedData
+from reproduce_arms import SeedData, first_of_each_task
 from reproduce_tasks import LENGTHS, LONGER, MAIN_TASKS, TASKS, Problem, draw_problems, mend
 
 from edit_trl import similarity
@@ -31,8 +31,8 @@ from edit_trl.tasks import OUT_OF_DOMAIN_TASKS, generate_dual_cots
 
 
 MIN_SIMILARITY = 0.5
-# The tasks with the shortest chains, as in the demo.
 SHIPPED_PAIRS = Path(__file__).parents[1] / "examples" / "data" / "qwen_dual_cots" / "dual_cots.jsonl"
+# The tasks with the shortest chains, as in the demo.
 SHORT_TASKS = ("multistep_arithmetic", "object_counting", "boolean_expressions")
 
 
@@ -101,7 +101,7 @@ def draw_tasks(preset: Any, seed: int) -> SeedData:
             "longer": draw_generated(preset.num_longer, SHORT_TASKS, 2, seed),
             "other": draw_generated(preset.num_other, OUT_OF_DOMAIN_TASKS, 1, seed),
         },
-        held_back=[p for task in SHORT_TASKS for p in [q for q in parts[3] if q.task == task][:30]],
+        held_back=first_of_each_task(parts[3], 30),
     )
 
 

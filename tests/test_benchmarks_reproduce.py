@@ -366,7 +366,8 @@ class TestDocs:
     def test_corrected_p_value_of_an_arm(self, table):
         """Holm's method by its definition: an arm is multiplied by the number of arms that are not more extreme."""
         names = [row[0].strip("`") for row in table if len(row) == 14 and row[0].startswith("`") and row[6]]
-        found = {name: report.compare(read(RECORDS), name, report.REFERENCES[ARMS[name].group]) for name in names}
+        records = read(RECORDS)
+        found = {name: report.compare(records, name, report.REFERENCES[ARMS[name].group]) for name in names}
         p_values = {name: result["p_value"] for name, result in found.items()}
         assert len(p_values) == len(ARMS) - len(set(report.REFERENCES.values()))
         rows = {row[0].strip("`"): row for row in table if len(row) == 14}

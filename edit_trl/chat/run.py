@@ -15,6 +15,7 @@ import asyncio
 import os
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
@@ -227,7 +228,7 @@ class Cooldown:
             await asyncio.sleep(seconds + random.uniform(0.0, min(seconds, 1.0)))
 
 
-class Workers:
+class Workers(ABC):
     """
     The workers of one run, however their requests are answered: [`Run`] sends them, `VLLMRun` gathers them.
 
@@ -285,15 +286,15 @@ class Workers:
         finally:
             self._pending.pop(key).set()
 
+    @abstractmethod
     async def _attend(self, workers: list["asyncio.Task[None]"]) -> None:
         """Wait for the workers, and for the requests that `work` has started and not waited for."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _ask(self, key: str, messages: list[dict[str, str]], sample: int) -> ChatReply:
         """Get the reply to a request that is not in the store, and put it there."""
-        raise NotImplementedError
 
-    async def _close(self) -> None:
+    async def _close(self) -> None:  # noqa: B027, a run may have opened nothing
         """Give back what the run has opened."""
 
 

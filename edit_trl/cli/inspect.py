@@ -110,7 +110,9 @@ def run(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         kept = None if filtered is None else stack.enter_context(filtered)
         pairs = read_pairs(read_rows("DATA", args.data, args.split, args.limit), tokenizer, config)
-        watchers = [statistics.add, shown.add, example.add, *([] if kept is None else [kept.add])]
+        watchers = [statistics.add, shown.add, *([] if kept is None else [kept.add])]
+        if args.card is not None:
+            watchers.append(example.add)
         reading = _ReadingProgress(stack.enter_context(Progress()), args.limit)
         pairs = _watch(pairs, [*watchers, reading.add])
         if args.log_probs:
@@ -244,10 +246,11 @@ class _Example:
         self.length = 0
 
     def add(self, pair: InspectedPair) -> None:
-        if pair.problems or not (pair.chosen and pair.rejected):
+        is_found = self.pair is not None and self.length <= _MAX_EXAMPLE
+        if is_found or pair.problems or not (pair.chosen and pair.rejected):
             return
         length = len(pair.prompt) + sum(len(piece.text) for piece in (*pair.chosen, *pair.rejected))
-        if self.pair is None or (self.length > _MAX_EXAMPLE and length < self.length):
+        if self.pair is None or length < self.length:
             self.pair, self.length = pair, length
 
 

@@ -7,6 +7,7 @@ seconds to load, so `--help` reads the docstrings of the most used ones without 
 
 import argparse
 import ast
+import functools
 import re
 import runpy
 import sys
@@ -157,6 +158,7 @@ def _groups() -> dict[str, dict[str, str]]:
     }
 
 
+@functools.cache
 def _parsed(file: str) -> ast.Module:
     return ast.parse((_PACKAGE / file).read_text(encoding="utf-8"))
 

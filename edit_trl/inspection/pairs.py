@@ -21,7 +21,7 @@ import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import accumulate, islice, pairwise, repeat
 from typing import Any, NamedTuple
@@ -102,6 +102,20 @@ class InspectionConfig:
     max_length: int | None = 1024
     min_similarity: float = 0.5
     truncation_mode: str = "keep_start"
+
+    @classmethod
+    def of_training(cls, args: Any) -> "InspectionConfig":
+        """
+        Return the options that show pairs as training sees them.
+
+        Args:
+            args ([`EDITConfig`] or [`~trl.SFTConfig`]):
+                Options of the training. Those that it has not are the defaults.
+
+        Returns:
+            [`InspectionConfig`]: The options.
+        """
+        return cls(**{option.name: getattr(args, option.name) for option in fields(cls) if hasattr(args, option.name)})
 
     def __post_init__(self) -> None:
         check_options(self)

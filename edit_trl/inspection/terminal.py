@@ -103,18 +103,16 @@ def show_pair(
     console = console or Console()
     console.print(Text(_title(pair)))
     console.print()
-    if pair.is_completion and pair.chosen:
-        console.print(_wrapped_by_words(Text(visible(pair.prompt).strip("\n"), style="italic")))
-        console.print()
-        _print_chain("completion:", _chain(pair, "chosen", fold, False), console)
-        return
-    if not (pair.chosen and pair.rejected):
+    if not (pair.chosen and (pair.rejected or pair.is_completion)):
         for problem in pair.problems:
             console.print(f"{problem}: {visible(pair.error or PROBLEMS[problem])}", highlight=False, markup=False)
         console.print()
         return
     console.print(_wrapped_by_words(Text(visible(pair.prompt).strip("\n"), style="italic")))
     console.print()
+    if pair.is_completion:
+        _print_chain("completion:", _chain(pair, "chosen", fold, False), console)
+        return
     is_coloured = console.color_system is not None and not console.no_color
     chains = [_chain(pair, side, fold, is_coloured) for side in ("chosen", "rejected")]
     if console.width >= _MIN_WIDTH and not any(_RIGHT_TO_LEFT.search(chain.plain) for chain in chains):

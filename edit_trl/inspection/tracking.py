@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import fields
 from typing import Any
 
 from accelerate.logging import get_logger
@@ -68,12 +67,10 @@ class LogPairsCallback(TrainerCallback):
         self.freq = freq
         # Each measurement stays in the table, so that it shows how a pair changes.
         self.rows: list[tuple[int, InspectedPair]] = []
-        config = {
-            f.name: getattr(trainer.args, f.name) for f in fields(InspectionConfig) if hasattr(trainer.args, f.name)
-        }
+        config = InspectionConfig.of_training(trainer.args)
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         examples = itertools.islice(_pairs_of(trainer), num_pairs)
-        self._pairs = [pair for pair in read_pairs(examples, tokenizer, InspectionConfig(**config)) if pair.rejected]
+        self._pairs = [pair for pair in read_pairs(examples, tokenizer, config) if pair.rejected]
         self._last_step: int | None = None
 
     def on_train_begin(

@@ -5,7 +5,7 @@ them before training and after each stage.
 
 import math
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from edit_trl.inspection import InspectionConfig, Statistics, add_log_probs, read_pairs, show_pair, write_html
@@ -27,10 +27,9 @@ class DemoReport:
     """
 
     def __init__(self, questions: list[DualCoT], tokenizer: Any, training_args: Any) -> None:
-        names = [field.name for field in fields(InspectionConfig) if hasattr(training_args, field.name)]
-        self.config = InspectionConfig(**{name: getattr(training_args, name) for name in names})
-        self.pairs = list(read_pairs([question.to_pair() for question in questions], tokenizer, self.config))
-        self.statistics = Statistics(self.config)
+        config = InspectionConfig.of_training(training_args)
+        self.pairs = list(read_pairs([question.to_pair() for question in questions], tokenizer, config))
+        self.statistics = Statistics(config)
         for pair in self.pairs:
             self.statistics.add(pair)
         # All of them would take half a minute on two cores.
