@@ -3,7 +3,8 @@ Script that `test_interrupts.py` starts: six steps with dropout and gradient acc
 
     python interrupted_run.py FOLDER [--resume] [--undisturbed FOLDER] [--alone FOLDER]
 
-After the first run there can be an undisturbed one, and one in which the last process alone gets SIGTERM.
+After the first run there can be an undisturbed one, and one in which the last process alone gets SIGTERM. Each process
+prints the code that it ends with: a launcher may kill the last one before it has ended.
 """
 
 import argparse
@@ -67,4 +68,5 @@ if __name__ == "__main__":
     gc.collect()
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
+    print(f"a process ends with {code}\n", end="", flush=True)
     sys.exit(code)
