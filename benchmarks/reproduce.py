@@ -197,6 +197,10 @@ PRESETS = {
         num_voted=2,
     ),
 }
+# The pretrained student without an adapter. Its rates have the same ratios as those of the adapter.
+PRESETS["smollm2_full"] = replace(
+    PRESETS["smollm2"], lora=False, sft_learning_rate=1e-4, learning_rates=(6e-6, 2e-5, 6e-5)
+)
 # The pretrained student with pairs of real models, from which the numbers of pairs follow.
 PRESETS["real"] = replace(
     PRESETS["smollm2"], source="real", num_stage_1=0, num_new=0, num_validation=20, num_test=75, num_longer=0
