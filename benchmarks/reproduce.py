@@ -201,9 +201,17 @@ PRESETS = {
 PRESETS["smollm2_full"] = replace(
     PRESETS["smollm2"], lora=False, sft_learning_rate=1e-4, learning_rates=(6e-6, 2e-5, 6e-5)
 )
-# The pretrained student with pairs of real models, from which the numbers of pairs follow.
+# The pretrained student with pairs of real models, from which the numbers of pairs follow. Their chains are twice as
+# long, so a step has half as many.
 PRESETS["real"] = replace(
-    PRESETS["smollm2"], source="real", num_stage_1=0, num_new=0, num_validation=20, num_test=75, num_longer=0
+    PRESETS["smollm2"],
+    source="real",
+    num_stage_1=0,
+    num_new=0,
+    num_validation=20,
+    num_test=75,
+    num_longer=0,
+    batch_size=4,
 )
 
 
