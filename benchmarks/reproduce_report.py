@@ -21,8 +21,8 @@ from reproduce_tasks import MAIN_TASKS
 
 Record = dict[str, Any]
 TESTS = {"in_domain": "in domain", "longer": "longer", "other": "other tasks"}
-# Seeds of the plan. With fewer, a verdict is marked as one so far.
-PLANNED_SEEDS = 20
+# The preset whose comparisons decide, and its seeds in the plan. With fewer, a verdict is marked as one so far.
+DECIDING_PRESET, PLANNED_SEEDS = "small", 20
 # What is compared, as the plan says: first the arms that decide, in the order of the plan.
 DECIDING = {
     "EDIT": ("edit", "continued"),
@@ -154,8 +154,13 @@ def verdict(found: Record, adjusted: float) -> str:
     return word if found["num_seeds"] >= PLANNED_SEEDS else f"so far {word}"
 
 
+def decides(records: Sequence[Record]) -> bool:
+    """Whether the records are of the preset that the plan decides by."""
+    return records[0]["settings"]["preset"] == DECIDING_PRESET
+
+
 def deciding_table(records: Sequence[Record]) -> str:
-    """The comparisons that decide, with Holm's correction."""
+    """The comparisons that decide, with Holm's correction. Of another preset, without a result."""
     found = {name: compare(records, *arms) for name, arms in DECIDING.items()}
     there = {name: result for name, result in found.items() if result is not None}
     adjusted = dict(zip(there, holm([result["p_value"] for result in there.values()]), strict=True))
@@ -186,6 +191,8 @@ def deciding_table(records: Sequence[Record]) -> str:
         "p (Holm)",
         "result",
     ]
+    if not decides(records):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     return markdown_table(header, rows)
 
 
@@ -289,7 +296,9 @@ def write_report(records: Sequence[Record], plot: Path | None = None) -> str:
         ]
     parts = [
         f"{len(records)} records of {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}.",
-        "The comparisons that decide, in domain:",
+        "The comparisons that decide, in domain:"
+        if decides(records)
+        else "The comparisons of the plan, in domain. They decide nothing here:",
         deciding_table(records),
         "The same on the other tests (nothing is decided by these):",
         transfer_table(records),

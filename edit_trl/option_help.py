@@ -15,7 +15,8 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 # Matches `name (`type`, *optional*, defaults to `1`):`, or several names with commas between them.
-_ENTRY = re.compile(r"^ {4}((?:\w+, )*\w+)(?: \(.*\))?:\n((?: {8}.*\n|\n)+)", re.MULTILINE)
+_ENTRY = re.compile(r"^ {4}((?:\w+, )*\w+)(?: \((.*)\))?:\n((?: {8}.*\n|\n)+)", re.MULTILINE)
+_DEFAULT = re.compile(r"defaults to `(.*)`$")
 
 
 def described_options(cls: type) -> dict[str, str]:
@@ -65,11 +66,31 @@ def options_in(doc: str) -> dict[str, str]:
         `dict[str, str]`: Description of each option, on one line, with quotes instead of Markdown.
     """
     descriptions = {}
-    for names, text in _ENTRY.findall(doc + "\n"):
+    for names, _, text in _ENTRY.findall(doc + "\n"):
         text = re.sub(r"\[`~?([^`]+)`\]", r"`\1`", " ".join(text.split()))
         for name in names.split(", "):
             descriptions[name] = re.sub('`"|"`|`', "'", text)
     return descriptions
+
+
+def defaults_in(doc: str) -> dict[str, str]:
+    """
+    Read the default of each option from the `Args:` of a docstring.
+
+    Args:
+        doc (`str`):
+            Docstring, without indentation.
+
+    Returns:
+        `dict[str, str]`: Default of each option that states one as code, as a command line takes it.
+    """
+    found: dict[str, str] = {}
+    for names, kind, _ in _ENTRY.findall(doc + "\n"):
+        if default := _DEFAULT.search(kind):
+            value = default[1].strip('"')
+            value = value.lower() if value in ("True", "False") else value.strip("[]").replace(", ", " ")
+            found |= dict.fromkeys(names.split(", "), value)
+    return found
 
 
 def help_from_docstring(cls: type[_T]) -> type[_T]:

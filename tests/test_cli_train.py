@@ -21,7 +21,24 @@ class TestHelp:
         assert own <= flags & set(described_options(EDITConfig))
         shown = " ".join(text.split())
         assert described_options(EDITConfig)["tie_break"].rstrip(".") in shown
-        assert len(text.splitlines()) < 110 and max(map(len, text.splitlines())) <= 119
+        assert len(text.splitlines()) < 120 and max(map(len, text.splitlines())) <= 119
+
+    def test_defaults_are_those_of_the_code(self, capsys):
+        """Each default that the help shows, read by TRL's parser, is the one that the script uses without it."""
+        from trl import TrlParser
+
+        from edit_trl.scripts.train import RecipeArguments
+
+        main(["train", "--help"])
+        own = " ".join(capsys.readouterr().out.split("TRL and transformers, some")[0].split())
+        shown = re.findall(r"--(\w+) (?:(?! --).)*?\(default: ([^)]*)\)", own)
+        assert len(shown) > 15
+        parser = TrlParser((RecipeArguments, EDITConfig))
+        flags = [word for name, value in shown for word in (f"--{name}", *value.split())]
+        plain, given = (parser.parse_args_and_config(args) for args in ([], flags))
+        for name, _ in shown:
+            values = [next(getattr(part, name) for part in parts if hasattr(part, name)) for parts in (plain, given)]
+            assert values[0] == values[1], name
 
     def test_it_loads_neither_torch_nor_transformers(self):
         assert loaded_by("from edit_trl.cli import main\nassert main(['train', '--help']) == 0") == set()

@@ -10,7 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from . import COMMANDS
+from . import COMMANDS, train
 
 
 # First line of the generated part of the page.
@@ -27,6 +27,7 @@ def flag_tables() -> str:
     commands = argparse.ArgumentParser(prog="edit-trl").add_subparsers()
     for module in COMMANDS:
         module.add_parser(commands)
+    train.add_shown_flags(commands.choices["train"])  # its script has a parser of its own
     sections = []
     for name, parser in commands.choices.items():
         description = textwrap.fill(parser.description or "", width=119, break_on_hyphens=False)

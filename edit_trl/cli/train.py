@@ -8,15 +8,14 @@ seconds to load, so `--help` reads the docstrings of the most used ones without 
 import argparse
 import ast
 import functools
-import re
 import runpy
 import sys
 import textwrap
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..option_help import options_in
+from ..option_help import defaults_in, options_in
 
 
 _PACKAGE = Path(__file__).parents[1]
@@ -28,11 +27,15 @@ _TRL_OPTIONS = {
     "demo's",
     "output_dir": "Folder of the student; stage 1 is in its folder 'sft'",
     "learning_rate, num_train_epochs, max_steps": "Of stage 2",
-    "per_device_train_batch_size, gradient_accumulation_steps": "Pairs at once on a device, and how often for a step",
-    "use_peft, lora_r, lora_alpha, lora_target_modules": "Train an adapter",
+    "per_device_train_batch_size": "Pairs at once on a device",
+    "gradient_accumulation_steps": "Batches of a step",
+    "use_peft": "Train an adapter",
+    "lora_r, lora_alpha, lora_target_modules": "Rank, scale and layers of the adapter",
     "load_in_4bit": "Quantize the base model, for QLoRA",
-    "save_steps, resume_from_checkpoint": "Save checkpoints; 'true' continues from the newest complete one",
-    "push_to_hub, hub_model_id": "Push the student with its model card",
+    "save_steps": "Steps between checkpoints, with 'save_strategy' 'steps'",
+    "resume_from_checkpoint": "'true' continues from the newest complete checkpoint",
+    "push_to_hub": "Push the student with its model card",
+    "hub_model_id": "Name of the student on the Hub",
     "report_to": "Tracker: 'tensorboard', 'wandb', 'trackio'",
     "config": "YAML file with any of these flags, such as those in examples/configs",
 }
@@ -51,20 +54,33 @@ def add_parser(commands: Any) -> None:
     commands.add_parser(
         "train",
         help="train a student with both stages of EDIT",
-        description="Train a student: supervised fine-tuning on right chains, then EDIT on pairs; without a dataset, "
-        "the demo. `edit-trl train --help` shows the flags of the recipe, and `--help_all` those of TRL and "
-        "transformers too.",
+        description="Train a student: supervised fine-tuning on right chains, then EDIT on pairs. Without a dataset, "
+        "the demo is run, and what no flag sets is as in `edit_trl/scripts/demo.yaml`. `edit-trl train --help_all` "
+        "shows all flags, with those of TRL and transformers.",
         add_help=False,
     )
 
 
 def add_shown_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `--help` shows to the `parser` of this command, for their names. It reads no values."""
-    names = ", ".join(names for options in _groups().values() for names in options).split(", ")
-    for name in dict.fromkeys(["help", *names]):
-        is_path = name in _PATHS
-        # Others may be switches, which have no value.
-        parser.add_argument(f"--{name}", nargs=None if is_path else "?", metavar="FILE" if is_path else "TEXT")
+    """
+    Add the flags that `--help` shows to the `parser` of this command, for completion and the docs. It reads no values.
+    """
+    seen = set()
+    for title, options in _groups().items():
+        group = parser.add_argument_group(title)
+        for names, option in options.items():
+            for name in names.split(", "):
+                if name not in seen:  # the learning rate is in two groups
+                    is_path, is_switch = name in _PATHS, option.default in ("true", "false")
+                    group.add_argument(
+                        f"--{name}",
+                        nargs=None if is_path else "?",  # TRL's may be switches, too, which need no value
+                        metavar="FILE" if is_path else "true|false" if is_switch else "VALUE",
+                        default=option.default,
+                        help=option.text.replace("%", "%%"),
+                    )
+                seen.add(name)
+    parser.add_argument("--help", action="store_true", help="show this text")
 
 
 def run_script(argv: list[str]) -> int:
@@ -134,6 +150,7 @@ def _accelerate_config(name: str) -> str:
 def _help() -> str:
     """The help text: the start of the script's docstring, its own flags, and the most used others."""
     about = (ast.get_docstring(_parsed("scripts/train.py")) or "").split("\n\n")[0]
+    about += "\nWithout a dataset, the demo is run: its own defaults are in edit_trl/scripts/demo.yaml."
     lines = [
         "usage: edit-trl train [--dataset_name DATA] [--model_name_or_path MODEL] [--config FILE] [...]",
         "",
@@ -141,20 +158,28 @@ def _help() -> str:
     ]
     for title, options in _groups().items():
         lines += ["", f"{title}:"]
-        for names, text in options.items():
+        for names, option in options.items():
             flags = ", ".join(f"--{name}" for name in names.split(", "))
+            text = option.text.rstrip(".") + (f" (default: {option.default})" if option.default else "")
             lines += textwrap.wrap(flags, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-            lines += textwrap.wrap(text.rstrip("."), 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
+            lines += textwrap.wrap(text, 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines)
 
 
-def _groups() -> dict[str, dict[str, str]]:
-    """The flags that the help shows, with their texts, by the title of their group."""
+class _Option(NamedTuple):
+    """What the help says of an option, and its default, if it states one."""
+
+    text: str
+    default: str | None = None
+
+
+def _groups() -> dict[str, dict[str, _Option]]:
+    """The flags that the help shows, by the title of their group. A key may have several names."""
     return {
         "this recipe": _described(_parsed("scripts/train.py"), "RecipeArguments"),
         "EDIT, in stage 2": _described(_parsed("edit_config.py"), "EDITConfig"),
-        "TRL and transformers, some of them": _TRL_OPTIONS,
-        "launching": _LAUNCH_OPTIONS,
+        "TRL and transformers, some of them": {names: _Option(text) for names, text in _TRL_OPTIONS.items()},
+        "launching": {names: _Option(text) for names, text in _LAUNCH_OPTIONS.items()},
     }
 
 
@@ -163,9 +188,10 @@ def _parsed(file: str) -> ast.Module:
     return ast.parse((_PACKAGE / file).read_text(encoding="utf-8"))
 
 
-def _described(module: ast.Module, name: str) -> dict[str, str]:
+def _described(module: ast.Module, name: str) -> dict[str, _Option]:
     """The options that the docstring of a class describes."""
     node = next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == name)
     fields = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
-    options = options_in(ast.get_docstring(node) or "")
-    return {name: re.sub(r"\s+", " ", text) for name, text in options.items() if name in fields}
+    doc = ast.get_docstring(node) or ""
+    defaults = defaults_in(doc)
+    return {key: _Option(text, defaults.get(key)) for key, text in options_in(doc).items() if key in fields}
