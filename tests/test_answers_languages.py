@@ -189,6 +189,21 @@ READ = [
     ("en", "The answer\x00 is 42.", "42"),
     ("en", "The answer is 42.\rQ: next", "42"),
     ("en", "Answer: 42\u2028Q: next", "42"),
+    # A dash or an arrow in place of the verb
+    ("zh", "所以答案 - C", "(C)"),
+    ("zh", "正确的答案 — 42", "42"),
+    ("ja", "よって、答え - 42", "42"),
+    ("ko", "따라서 정답 - C", "(C)"),
+    ("de", "Die richtige Antwort - 42", "42"),
+    ("de", "Also Antwort -> B", "(B)"),
+    ("fr", "Réponse finale - 42", "42"),
+    ("es", "Respuesta correcta – B", "(B)"),
+    ("pt", "A resposta final - 42", "42"),
+    ("it", "Risposta -> 7", "7"),
+    ("ru", "Правильный ответ -> 7", "7"),
+    ("ar", "الجواب - 42", "42"),
+    ("fa", "پاسخ - 42", "42"),
+    ("hi", "उत्तर - 42", "42"),
 ]  # fmt: skip
 SILENT = [
     ("zh", "答案是什么？"),
@@ -252,6 +267,16 @@ SILENT = [
     ("ar", "الإجابة هي ليست (A)."),
     ("fa", "پاسخ ۴۲ نیست."),
     ("hi", "उत्तर ४२ नहीं है।"),
+    # A dash or an arrow after another noun
+    ("zh", "错误答案 - 5"),
+    ("ja", "間違った答え - 5"),
+    ("ko", "틀린 답 - 5"),
+    ("de", "Die falsche Antwort - 5"),
+    ("fr", "Une mauvaise réponse - 5"),
+    ("es", "Una respuesta mala - 5"),
+    ("pt", "Uma resposta errada - 5"),
+    ("it", "La prima risposta - 5"),
+    ("ru", "Неверный ответ -> 5"),
 ]  # fmt: skip
 
 

@@ -17,6 +17,9 @@ MAX_LENGTH = 2000
 _MAX_SHORT_LENGTH = 120
 
 _BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")  # 2**3 stays
+# Brackets around a text that has no others and is no list.
+_BRACKETED = re.compile(r"([(\[{]{1,3})\s*([^()\[\]{},;]*[^\W_][^()\[\]{},;]*)([)\]}]{1,3})")
+_CLOSING = str.maketrans("([{", ")]}")
 _QUOTES = "\"'`“”‘’„‟«»‹›「」『』【】〔〕*_"
 STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _WRAPPED = re.compile(
@@ -88,6 +91,16 @@ def without_bold(text: str) -> str:
     return _BOLD.sub("", text) if "**" in text else text
 
 
+def without_brackets(text: str) -> str:
+    """
+    Remove the brackets around an answer, as in `(16)` and `[yes]`. Those of options, lists and longer formulas stay.
+    """
+    match = _BRACKETED.fullmatch(text) if text[:1] in ("(", "[", "{") else None
+    if match is None or match[1][::-1].translate(_CLOSING) != match[3] or option(text):
+        return text
+    return match[2].strip()
+
+
 def kind(text: str) -> tuple[str, Any]:
     """
     Tell of which kind an answer is.
@@ -108,6 +121,7 @@ def kind(text: str) -> tuple[str, Any]:
 
     ```
     """
+    text = without_brackets(text)
     if found := option(text):
         return "option", found
     if (word := verdict(text)) is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .characters import plain_characters
 from .formulas import same_formula
-from .kinds import kind, option, plain, tidy
+from .kinds import kind, option, plain, tidy, without_brackets
 from .quantities import Quantity, Time, parse_quantity
 from .reading import stated_answer
 
@@ -31,7 +31,8 @@ def answers_match(answer: str | None, reference: str) -> bool:
       `"1 hour 30 minutes"`. Temperatures, areas, rates and currencies are not converted.
     - Dates are compared by day. In `"05/01/2021"` the month comes first. Times are compared by minute: `"4:15 PM"`
       matches `"16:15"`; `"4:15"` matches both `"4:15 AM"` and `"4:15 PM"`.
-    - Brackets are compared without whitespace. Lists of words are compared without separators; their order matters.
+    - Brackets are compared without whitespace, and those around a single answer are ignored: `"(16)"` matches `"16"`.
+      Lists of words are compared without separators; their order matters.
     - If only one side is an equation, its last side is compared: `"x = 5"` matches `"5"`.
     - Formulas are compared by mathematical equality, with the package `math-verify`, if the strings differ and one of
       them is LaTeX or algebra. A comparison that takes longer than 5 seconds is given up, and counts as different.
@@ -143,7 +144,7 @@ def _tidied(text: str) -> str:
     text = plain_characters(text)
     if "####" in text or "oxed" in text or "nswer" in text:
         text = stated_answer(text) or text
-    return tidy(text) or text.strip()
+    return without_brackets(tidy(text)) or text.strip()
 
 
 def _last_side(text: str) -> str:

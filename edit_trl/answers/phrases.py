@@ -23,6 +23,9 @@ class Language(NamedTuple):
         short_statements (`list[re.Pattern]`):
             The same for phrases that also begin other sentences. They state an answer only if an option, a number, a
             date or a verdict follows, and nothing else.
+        dashed (`re.Pattern`):
+            A short statement with a dash or an arrow in place of the verb. What is before it must match
+            `BEFORE_DASHED`.
         lead (`re.Pattern`):
             Words before the answer that do not belong to it, such as "therefore" or an article before an option.
         end (`re.Pattern` or `None`):
@@ -36,6 +39,7 @@ class Language(NamedTuple):
     cues: tuple[str, ...]
     statements: list[re.Pattern[str]]
     short_statements: list[re.Pattern[str]]
+    dashed: re.Pattern[str]
     lead: re.Pattern[str]
     end: re.Pattern[str] | None
     denial: re.Pattern[str] | None
@@ -46,6 +50,7 @@ def _language(
     cues: str,
     statements: list[str],
     lead: str,
+    noun: str,
     short: Sequence[str] = (),
     end: str = "",
     denial: str = "",
@@ -57,6 +62,7 @@ def _language(
         tuple(cues.split()),
         [re.compile(pattern, flags) for pattern in statements],
         [re.compile(pattern, flags) for pattern in short],
+        re.compile(_DASHED.replace("NOUN", noun), flags),
         re.compile(rf"[\s,]*(?:(?:{lead})[\s:,]*)+", re.I | re.X),
         *optional,
     )
@@ -64,7 +70,18 @@ def _language(
 
 # Between the noun and the verb, in languages with spaces: "to this question", "therefore".
 _MARKS = r"[*_\"')»”]{0,4}"
-_COLON = r"\s*[:=→]"
+_COLON = r"\s*(?:[-=]>|[:=→⇒])"
+# A dash or an arrow after the noun: "Final answer - 42". The noun must begin a sentence, after no other words than
+# these, because with others it may be a wrong answer, or none.
+_BESIDE_NOUN = r"""(?i:so|thus|therefore|hence|finally|the|my|our|final|correct|right|best
+    |also|daher|somit|die|meine|endgültige|richtige|donc|ainsi|la|ma|finale|correcte|bonne|entonces|mi|correcta
+    |portanto|então|a|minha|correta|certa|quindi|mia|corretta|giusta|итак|правильный|окончательный)"""
+_DASHED = rf"(?:NOUN)(?:\s+{_BESIDE_NOUN})?{_MARKS}\s*(?:[-–—]\s+|[-=]>|[→⇒])"
+BEFORE_DASHED = re.compile(
+    rf"""(?:\A|\n|[.!?。।]\s?)[\#>*_"'\ ]{{0,6}}(?:{_BESIDE_NOUN},?\s+
+        |(?:所以|因此|故|最终|最終|正确|正確)的?|よって|したがって|最終的な|正しい|따라서\s|최종\s?|、){{0,4}}\Z""",
+    re.X,
+)
 
 
 LANGUAGES: dict[str, Language] = {
@@ -84,6 +101,7 @@ LANGUAGES: dict[str, Language] = {
             r"\\boxed\ (?=\w)",
             r"\#{4}(?<![^\n]\#{4})(?!\#)",
         ],
+        noun=r"(?i:answer)",
         lead=r"""\b(?:definitely|clearly|simply|most\ likely|probably|actually|indeed|therefore|thus|hence|obviously
             |certainly|of\ course|in\ fact|in\ this\ case|equal\ to|found\ to\ be|given\ by|then)(?=[\s:,])""",
         denial=r"""^(?:wrong|incorrect|unclear)$
@@ -106,6 +124,7 @@ LANGUAGES: dict[str, Language] = {
             r"""(?<!\b[Ww]as\ )\b(?:ist|sind|wäre|beträgt)\s+(?:(?:also|daher|somit|demnach|folglich|deshalb)\s+)?
                 (?:die|meine)\s+(?:\w+\s+){0,2}Antwort(?:en)?\b(?!\s*[?.!,;])[*_]*:?""",
         ],
+        noun=r"(?i:antwort)",
         lead=r"""\b(?:also|daher|somit|demnach|folglich|deshalb|tatsächlich|eindeutig|einfach|damit|gleich|genau
             |(?:die\ )?(?:Option|Antwort|Möglichkeit)(?=\s\(?[A-R]\b))(?=[\s:,])""",
         denial=r"^(?:nicht|kein\w*|unklar|falsch|unbekannt)\b",
@@ -119,6 +138,7 @@ LANGUAGES: dict[str, Language] = {
             r"\b(?:option|choix)\s+(?:correcte?|exacte?)\s*(?:est\b|:)",
             r"\bbonn?e?\s+(?:option|choix)\s*(?:est\b|:)",
         ],
+        noun=r"(?i:réponse)",
         lead=r"""\b(?:donc|alors|ainsi|bien|tout\ simplement|simplement|en\ fait|de(?=\s[0-9])|égale?\ à
             |par\ conséquent|évidemment
             |(?:l['’]option|la\ réponse|la\ lettre|le\ choix|la|le|option)(?=\s\(?[A-R]\)?(?:\W|$)))(?=[\s:,])""",
@@ -133,6 +153,7 @@ LANGUAGES: dict[str, Language] = {
                 (?:\s+(?:es|son|sería|será)\b|{_COLON})""",
             r"\b(?:opci[oó]n|alternativa)\s+correcta\s*(?:es\b|:)",
         ],
+        noun=r"(?i:respuesta)",
         lead=r"""\b(?:por\ (?:lo\ )?tanto|entonces|simplemente|claramente|realmente|en\ realidad|igual\ a|de(?=\s[0-9])
             |(?:(?:la\ )?(?:opción|opcion|alternativa|letra|respuesta)|la)(?=\s\(?[A-R]\)?(?:\W|$)))(?=[\s:,])""",
         denial=r"^(?:no(?=\s\w)(?!\s(?:porque|ya|pues))|incorrecta|desconocida)\b",
@@ -146,6 +167,7 @@ LANGUAGES: dict[str, Language] = {
                 (?:\s+(?:é|são|seria|será)(?!\w)|{_COLON})""",
             r"\b(?:op[çc][ãa]o|alternativa)\s+(?:correta|certa)\s*(?:é(?!\w)|:)",
         ],
+        noun=r"(?i:resposta)",
         lead=r"""\b(?:portanto|então|simplesmente|claramente|realmente|na\ verdade|igual\ a|de(?=\s[0-9])
             |(?:(?:a\ )?(?:opção|alternativa|letra|resposta)|a)(?=\s\(?[A-R]\)?(?:\W|$)))(?=[\s:,])""",
         denial=r"^(?:não(?=\s\w)(?!\s(?:porque|pois))|incorreta|errada|desconhecida)\b",
@@ -159,6 +181,7 @@ LANGUAGES: dict[str, Language] = {
                 (?:\s+(?:è|é|e'|E'|È|sono|sarebbe|sarà)(?!\w)|{_COLON})""",
             r"\b(?:opzione|scelta|alternativa)\s+(?:corretta|giusta|esatta)\s*(?:[èé](?!\w)|:)",
         ],
+        noun=r"(?i:risposta)",
         lead=r"""\b(?:quindi|pertanto|dunque|allora|semplicemente|chiaramente|effettivamente|in\ realtà
             |pari\ a|uguale\ a|di(?=\s[0-9])
             |(?:l['’]opzione|la\ risposta|la\ lettera|la|opzione)(?=\s\(?[A-R]\)?(?:\W|$)))(?=[\s:,])""",
@@ -174,6 +197,7 @@ LANGUAGES: dict[str, Language] = {
             r"""(?<!\w)(?:[Пп]равильный|[Вв]ерный)\s+(?:вариант|выбор)(?:\s+ответа)?
                 \s*(?:[:=]|\s[—–-]\s|(?=\s\(?[A-R]\)?(?!\w)))""",
         ],
+        noun=r"(?i:ответ)",
         lead=r"""(?<!\w)(?:следовательно|таким\ образом|значит|итак|действительно|вариант(?:\ ответа)?(?=\s\(?[A-R]\b)
             |буква(?=\s\(?[A-R]\b))(?=[\s:,])""",
         denial=r"^(?:не|неверен|неизвестен|неверный)(?!\w)",
@@ -191,6 +215,7 @@ LANGUAGES: dict[str, Language] = {
                 (?=\s?[「『【(*\"“]*\s?[A-R](?![A-Za-z]))""",
             r"^答\s?:",
         ],
+        noun=r"答案",
         lead=r"(?:应该是|应是|就是|选项|選項|第?选择|因此|所以|选|選)(?=[\s:(「【*A-R0-9])",
         end=r"(?<=[A-R)])\s?(?:选项|選項|项|項)?$|(?<=.)(?:了|的|这个选项)$",
         denial=r"^(?:不(?!$|,|是$)|没有|無法|无法|未知)|^错误的?$",
@@ -202,6 +227,7 @@ LANGUAGES: dict[str, Language] = {
             r"(?:答え?|正解|回答|解答)(?:の選択肢|の番号)?[*_」]{0,3}\s?(?:は|:|=)\s?[、,]?(?!何|なに|なん|どれ|どの|いくつ)",
             r"正しい(?:選択肢|答え|もの)は\s?[、,]?(?!何|なに|なん|どれ|どの|いくつ)",
         ],
+        noun=r"答え|正解|回答|解答",
         lead=r"(?:したがって|よって|つまり|やはり|選択肢)(?=[、,\s:(「A-R0-9])[、,]?",
         end=r"""(?:の?選択肢)?(?:です|である|でした|でしょう|だ|になります|となります|になる|となる|でございます|だと思います
             |ということになります|であると言えます)[。.ね]*$""",
@@ -214,6 +240,7 @@ LANGUAGES: dict[str, Language] = {
             r"(?<![가-힣])(?:최종\s?|올바른\s|정확한\s|옳은\s)?(?:정답|답안|해답|답)[*_]{0,3}(?:은|는|:|\s?=|\s:)\s?,?(?!\s?무엇|\s?뭐)",
             r"(?<![가-힣])(?:올바른|정확한|옳은)\s(?:선택지|보기|것)(?:은|는|:)(?!\s?무엇)",
         ],
+        noun=r"정?답",
         lead=r"(?:따라서|그러므로|즉|바로|선택지|보기)(?=[\s:(「A-R0-9])",
         end=r"""\s?(?:번)?\s?(?:입니다|이다|이에요|예요|이야|야|임|이지요|이죠|이\ 됩니다|가\ 됩니다|이\ 된다|가\ 된다
             |이\ 되겠습니다|라고\ 할\ 수\ 있습니다)[.]*$""",
@@ -226,6 +253,7 @@ LANGUAGES: dict[str, Language] = {
             r"""(?:الإجابة|الاجابة|الجواب|إجابتي|اجابتي)(?:\s+(?:الصحيحة|النهائية|الصحيح|النهائي))*{m}
                 \s*(?:\s(?:هي|هو)(?!\w)|:|=)""".replace("{m}", _MARKS),
         ],
+        noun=r"الإجابة|الاجابة|الجواب",
         lead=r"(?:إذن|لذلك|بالتالي|الخيار|الحرف)(?=[\s:(A-R0-9])",
         denial=r"^(?:ليست?|غير|لا(?=\s\w))(?!\w)",
         remark=r"صحيحة|صحيح",
@@ -234,6 +262,7 @@ LANGUAGES: dict[str, Language] = {
         "پاسخ جواب",
         [r"(?:پاسخ|جواب)(?:\s+(?:صحیح|درست|نهایی))*[*_]{0,3}\s*(?:برابر\s(?:با|است\sبا)(?!\w)|:|=)"],
         short=[r"(?:پاسخ|جواب)(?:\s+(?:صحیح|درست|نهایی))*\s+(?=[(0-9A-R-])"],
+        noun=r"پاسخ|جواب",
         lead=r"(?:بنابراین|گزینه)(?=[\s:(A-R0-9])",
         end=r"\s(?:است|می‌باشد|میباشد|خواهد\sبود)$",
         denial=r"نیست|^نامشخص",
@@ -242,6 +271,7 @@ LANGUAGES: dict[str, Language] = {
         "उत्तर जवाब",
         [r"(?:उत्तर|जवाब)[*_]{0,3}\s*(?::|=)|(?:उत्तर|जवाब)\sहै\s?:"],
         short=[r"(?:उत्तर|जवाब)\s+(?=[(0-9A-R-])"],
+        noun=r"उत्तर|जवाब",
         lead=r"(?:इसलिए|अतः|विकल्प)(?=[\s:(A-R0-9])",
         end=r"\s(?:है|हैं|होगा|होगी|था)$",
         denial=r"नहीं|^अज्ञात",

@@ -9,6 +9,7 @@ notices an answer that was read wrongly.
 
 How a reply is read:
 
+- A dash or an arrow may stand for the verb (`Final answer - 42`), if nothing but an answer follows.
 - The last statement of an answer decides. If it is cut off or denies an answer (`the answer is not clear`), no answer
   is read, even if an earlier statement has one. Conditions (`if the answer is 5`) and remarks (`the answer is
   correct`) do not state an answer and are ignored.
@@ -24,8 +25,8 @@ import re
 
 from ..thinking import split_thinking
 from .characters import plain_characters
-from .kinds import MAX_LENGTH, kind, option, tidy, verdict, without_bold
-from .phrases import CJK_CLAUSE, CLAUSE_WORDS, CONDITION, ENGLISH_CONDITION, LANGUAGES, Language
+from .kinds import MAX_LENGTH, kind, option, tidy, verdict, without_bold, without_brackets
+from .phrases import BEFORE_DASHED, CJK_CLAUSE, CLAUSE_WORDS, CONDITION, ENGLISH_CONDITION, LANGUAGES, Language
 from .quantities import with_decimal_point
 
 
@@ -34,10 +35,11 @@ def extract_answer(reply: str) -> str | None:
     Read the final answer of a chain of thought.
 
     The answer is the text after the last phrase such as "the answer is", up to the end of the sentence or line.
-    Numbers, dates, abbreviations, lists and formulas stay whole. Markdown, quotes, dollar signs around formulas and
-    closing punctuation are removed. Options are reduced to their letter in parentheses (`"B. Paris"` to `"(B)"`). An
-    explanation after yes, no, true, false, valid, invalid or a number is removed. If the whole reply is the letter of
-    an option, one of these words, a number, a date or brackets, the reply itself is the answer.
+    Numbers, dates, abbreviations, lists and formulas stay whole. Markdown, quotes, dollar signs around formulas,
+    brackets around a single answer and closing punctuation are removed. Options are reduced to their letter in
+    parentheses (`"B. Paris"` to `"(B)"`). An explanation after yes, no, true, false, valid, invalid or a number is
+    removed. If the whole reply is the letter of an option, one of these words, a number, a date or brackets, the reply
+    itself is the answer.
 
     The phrases may be in English, Chinese, Japanese, Korean, German, French, Spanish, Portuguese, Russian, Italian,
     Arabic, Persian or Hindi. Digits of all scripts become ASCII digits. `1.234` becomes `1234`, and `1,234` becomes
@@ -83,7 +85,7 @@ def extract_answer(reply: str) -> str | None:
             continue
         if statement[0] == "####" and kind(answer)[0] == "text":
             continue  # a heading of the fourth level
-        if statement.re in language.short_statements and not _is_bare(answer, stated):
+        if statement.re in (*language.short_statements, language.dashed) and not _is_bare(answer, stated):
             continue
         return with_decimal_point(answer, text, name) or None
     if " is the " in text or " is correct" in text or " is right" in text:
@@ -92,8 +94,9 @@ def extract_answer(reply: str) -> str | None:
                 return f"({statement[1] or statement[2]})"
     if len(text) < _MAX_BARE_LENGTH or (len(text) < MAX_LENGTH and not text.strip(_BRACKETS)):
         whole = tidy(text)
-        found = kind(whole)[0]
-        if found in ("date", "brackets", "time") or (found != "text" and len(whole.split()) == 1):
+        found, value = kind(whole)
+        is_letter = found == "option" and not value[1]
+        if is_letter or found in ("date", "brackets", "time") or (found != "text" and len(whole.split()) == 1):
             return _reduced(whole) or None
     return _closing(text) or None
 
@@ -232,8 +235,11 @@ def _statements(text: str, lowered: str) -> list[tuple[re.Match[str], str]]:
     found = [
         (statement, name)
         for name in dict.fromkeys(name for cue, name in cues if cue in lowered)
-        for pattern in (*LANGUAGES[name].statements, *LANGUAGES[name].short_statements)
+        for language in (LANGUAGES[name],)
+        for pattern in (*language.statements, *language.short_statements, language.dashed)
         for statement in pattern.finditer(text)
+        if pattern is not language.dashed
+        or BEFORE_DASHED.search(text[max(0, statement.start() - 80) : statement.start()])
     ]
     return sorted(found, key=lambda item: item[0].end(), reverse=True)
 
@@ -293,7 +299,8 @@ def _first_sentence(text: str) -> str:
 
 def _reduced(text: str) -> str:
     """Reduce an option to its letter; remove the text after a verdict, a number, a date or brackets."""
-    start = tidy(_SHORT_CLAUSE.split(text, maxsplit=1)[0])
+    text = without_brackets(text)
+    start = without_brackets(tidy(_SHORT_CLAUSE.split(text, maxsplit=1)[0]))
     if found := option(text) or option(start):
         return f"({found[0]})"
     what = kind(start)[0]
