@@ -219,12 +219,14 @@ class TestRuns:
             assert f"| `{name}` " in out
         assert (folder / "plot.svg").stat().st_size > 1000
 
-    def test_adapter_of_a_pretrained_student(self, tmp_path, model_folder, monkeypatch):
-        """On the tasks of `edit_trl.tasks`. The base model stays as it is, and every arm starts from stage 1."""
+    @pytest.mark.parametrize(
+        ("lora", "arms"), [(True, ["edit", "mix_key", "mix_random", "dpo", "anchor"]), (False, ["edit", "dpo"])]
+    )
+    def test_pretrained_student(self, lora, arms, tmp_path, model_folder, monkeypatch):
+        """On the tasks of `edit_trl.tasks`, with an adapter and in full."""
         sizes = {"num_stage_1": 4, "num_new": 3, "num_validation": 1, "num_test": 2, "num_longer": 1, "num_other": 1}
-        preset = replace(reproduce.PRESETS["smoke"], source="tasks", lora=True, sft_steps=2, num_voted=1, **sizes)
+        preset = replace(reproduce.PRESETS["smoke"], source="tasks", lora=lora, sft_steps=2, num_voted=1, **sizes)
         monkeypatch.setitem(reproduce.PRESETS, "smoke", preset)
-        arms = ["edit", "mix_key", "mix_random", "dpo", "anchor"]
         records = run(tmp_path, "--model", model_folder, "--arms", *arms)
         assert [record["arm"] for record in records] == ["stage_1", *arms]
         assert records[0]["num_questions"] == {
