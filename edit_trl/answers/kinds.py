@@ -94,6 +94,21 @@ def without_bold(text: str) -> str:
 def without_brackets(text: str) -> str:
     """
     Remove the brackets around an answer, as in `(16)` and `[yes]`. Those of options, lists and longer formulas stay.
+
+    Args:
+        text (`str`):
+            The answer, as [`tidy`] leaves it.
+
+    Returns:
+        `str`: The text in the brackets, or the same text.
+
+    Examples:
+
+    ```python
+    >>> without_brackets("((16))"), without_brackets("(3, 4)"), without_brackets("(B)")
+    ('16', '(3, 4)', '(B)')
+
+    ```
     """
     match = _BRACKETED.fullmatch(text) if text[:1] in ("(", "[", "{") else None
     if match is None or match[1][::-1].translate(_CLOSING) != match[3] or option(text):
