@@ -137,13 +137,11 @@ def _print_report(report: dict[str, Any]) -> None:
     for name, step in report["steps"].items():
         reasons = ", ".join(f"{num} {reason}" for reason, num in step["rejected"].items())
         table.add_row(name, f"{step['chains']:,}", f"{step['kept']:,}", reasons or "-")
-    console = Console()
-    console.print(table)
+    Console().print(table)
     if report["pairs"]:
-        console.print(
+        print(
             f"Key {report['counted_in']}: {report['key_token_ratio']:.1%} of the chains (the paper's pairs: about "
-            f"{PAPER_KEY_TOKEN_RATIO:.1%} of tokens). Similarity: {report['similarity']:.2f}.",
-            highlight=False,
+            f"{PAPER_KEY_TOKEN_RATIO:.1%} of tokens). Similarity: {report['similarity']:.2f}."
         )
     usage = report["usage"]
     cost = "" if report["cost"] is None else f", cost {report['cost']:.4g}"
