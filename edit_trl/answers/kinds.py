@@ -18,7 +18,7 @@ _MAX_SHORT_LENGTH = 120
 
 _BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")  # 2**3 stays
 # Brackets around a text that has no others and is no list.
-_BRACKETED = re.compile(r"([(\[{]{1,3})\s*([^()\[\]{},;]*[^\W_][^()\[\]{},;]*)([)\]}]{1,3})")
+_BRACKETED = re.compile(r"([(\[{]{1,3})([^()\[\]{},;]+)([)\]}]{1,3})")
 _CLOSING = str.maketrans("([{", ")]}")
 _QUOTES = "\"'`“”‘’„‟«»‹›「」『』【】〔〕*_"
 STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
@@ -113,7 +113,8 @@ def without_brackets(text: str) -> str:
     match = _BRACKETED.fullmatch(text) if text[:1] in ("(", "[", "{") else None
     if match is None or match[1][::-1].translate(_CLOSING) != match[3] or option(text):
         return text
-    return match[2].strip()
+    inner = match[2].strip()
+    return inner if re.search(r"[^\W_]", inner) else text
 
 
 def kind(text: str) -> tuple[str, Any]:
