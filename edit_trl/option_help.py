@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import re
 from types import MappingProxyType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 
 _T = TypeVar("_T")
@@ -17,6 +17,21 @@ _T = TypeVar("_T")
 # Matches `name (`type`, *optional*, defaults to `1`):`, or several names with commas between them.
 _ENTRY = re.compile(r"^ {4}((?:\w+, )*\w+)(?: \((.*)\))?:\n((?: {8}.*\n|\n)+)", re.MULTILINE)
 _DEFAULT = re.compile(r"defaults to `(.*)`$")
+
+
+class Option(NamedTuple):
+    """
+    An option as a docstring describes it.
+
+    Args:
+        text (`str`):
+            Its description, on one line, with quotes instead of Markdown.
+        default (`str`, *optional*):
+            Its default as a command line takes it, if the docstring states one as code.
+    """
+
+    text: str
+    default: str | None = None
 
 
 def described_options(cls: type) -> dict[str, str]:
@@ -51,46 +66,28 @@ def described_options(cls: type) -> dict[str, str]:
 
     ```
     """
-    return options_in(inspect.cleandoc(cls.__doc__ or ""))
+    return {name: option.text for name, option in options_in(inspect.cleandoc(cls.__doc__ or "")).items()}
 
 
-def options_in(doc: str) -> dict[str, str]:
+def options_in(doc: str) -> dict[str, Option]:
     """
-    Read the description of each option from the `Args:` of a docstring.
+    Read the options from the `Args:` of a docstring.
 
     Args:
         doc (`str`):
             Docstring, without indentation.
 
     Returns:
-        `dict[str, str]`: Description of each option, on one line, with quotes instead of Markdown.
+        `dict[str, Option]`: Each option by its name.
     """
-    descriptions = {}
-    for names, _, text in _ENTRY.findall(doc + "\n"):
+    options: dict[str, Option] = {}
+    for names, kind, text in _ENTRY.findall(doc + "\n"):
         text = re.sub(r"\[`~?([^`]+)`\]", r"`\1`", " ".join(text.split()))
-        for name in names.split(", "):
-            descriptions[name] = re.sub('`"|"`|`', "'", text)
-    return descriptions
-
-
-def defaults_in(doc: str) -> dict[str, str]:
-    """
-    Read the default of each option from the `Args:` of a docstring.
-
-    Args:
-        doc (`str`):
-            Docstring, without indentation.
-
-    Returns:
-        `dict[str, str]`: Default of each option that states one as code, as a command line takes it.
-    """
-    found: dict[str, str] = {}
-    for names, kind, _ in _ENTRY.findall(doc + "\n"):
-        if default := _DEFAULT.search(kind):
-            value = default[1].strip('"')
+        value = default[1].strip('"') if (default := _DEFAULT.search(kind)) else None
+        if value is not None:
             value = value.lower() if value in ("True", "False") else value.strip("[]").replace(", ", " ")
-            found |= dict.fromkeys(names.split(", "), value)
-    return found
+        options |= dict.fromkeys(names.split(", "), Option(re.sub('`"|"`|`', "'", text), value))
+    return options
 
 
 def help_from_docstring(cls: type[_T]) -> type[_T]:

@@ -13,9 +13,9 @@ import sys
 import textwrap
 import traceback
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..option_help import defaults_in, options_in
+from ..option_help import Option, options_in
 
 
 _PACKAGE = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ _TRL_OPTIONS = {
     "model_name_or_path": "Student: model on the Hub, or folder of a model or of a trained adapter. By default the "
     "demo's",
     "output_dir": "Folder of the student; stage 1 is in its folder 'sft'",
-    "learning_rate, num_train_epochs, max_steps": "Of stage 2",
+    "num_train_epochs, max_steps": "Of stage 2",
     "per_device_train_batch_size": "Pairs at once on a device",
     "gradient_accumulation_steps": "Batches of a step",
     "use_peft": "Train an adapter",
@@ -65,21 +65,18 @@ def add_shown_flags(parser: argparse.ArgumentParser) -> None:
     """
     Add the flags that `--help` shows to the `parser` of this command, for completion and the docs. It reads no values.
     """
-    seen = set()
     for title, options in _groups().items():
         group = parser.add_argument_group(title)
         for names, option in options.items():
             for name in names.split(", "):
-                if name not in seen:  # the learning rate is in two groups
-                    is_path, is_switch = name in _PATHS, option.default in ("true", "false")
-                    group.add_argument(
-                        f"--{name}",
-                        nargs=None if is_path else "?",  # TRL's may be switches, too, which need no value
-                        metavar="FILE" if is_path else "true|false" if is_switch else "VALUE",
-                        default=option.default,
-                        help=option.text.replace("%", "%%"),
-                    )
-                seen.add(name)
+                is_path, is_switch = name in _PATHS, option.default in ("true", "false")
+                group.add_argument(
+                    f"--{name}",
+                    nargs=None if is_path else "?",  # TRL's may be switches, too, which need no value
+                    metavar="FILE" if is_path else "true|false" if is_switch else "VALUE",
+                    default=option.default,
+                    help=option.text.replace("%", "%%"),
+                )
     parser.add_argument("--help", action="store_true", help="show this text")
 
 
@@ -166,20 +163,13 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-class _Option(NamedTuple):
-    """What the help says of an option, and its default, if it states one."""
-
-    text: str
-    default: str | None = None
-
-
-def _groups() -> dict[str, dict[str, _Option]]:
+def _groups() -> dict[str, dict[str, Option]]:
     """The flags that the help shows, by the title of their group. A key may have several names."""
     return {
         "this recipe": _described(_parsed("scripts/train.py"), "RecipeArguments"),
         "EDIT, in stage 2": _described(_parsed("edit_config.py"), "EDITConfig"),
-        "TRL and transformers, some of them": {names: _Option(text) for names, text in _TRL_OPTIONS.items()},
-        "launching": {names: _Option(text) for names, text in _LAUNCH_OPTIONS.items()},
+        "TRL and transformers, some of them": {names: Option(text) for names, text in _TRL_OPTIONS.items()},
+        "launching": {names: Option(text) for names, text in _LAUNCH_OPTIONS.items()},
     }
 
 
@@ -188,10 +178,8 @@ def _parsed(file: str) -> ast.Module:
     return ast.parse((_PACKAGE / file).read_text(encoding="utf-8"))
 
 
-def _described(module: ast.Module, name: str) -> dict[str, _Option]:
+def _described(module: ast.Module, name: str) -> dict[str, Option]:
     """The options that the docstring of a class describes."""
     node = next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == name)
     fields = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
-    doc = ast.get_docstring(node) or ""
-    defaults = defaults_in(doc)
-    return {key: _Option(text, defaults.get(key)) for key, text in options_in(doc).items() if key in fields}
+    return {key: option for key, option in options_in(ast.get_docstring(node) or "").items() if key in fields}
