@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from edit_trl.install_hint import install_hint
+
 
 def describe_machine(*packages: str) -> dict[str, Any]:
     """Return the processor, the number of cores, and the versions of Python and of the given packages."""
@@ -35,7 +37,7 @@ def import_pyplot() -> Any:
         import matplotlib
     except ImportError as error:
         raise ImportError(
-            "`--plot` needs the `matplotlib` package. Install it with `pip install 'edit-trl[dev]'`."
+            f"`--plot` needs the `matplotlib` package. Install it with `{install_hint('dev')}`."
         ) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -61,6 +61,9 @@ _GREATER_IS_BETTER = {
     "logps_completion": True,
     "key_margin": True,
     "key_token_accuracy": True,
+    "key_token_ratio_chosen": False,
+    "key_token_ratio_rejected": False,
+    "rejected_gated_ratio": False,
     "truncated_key_ratio": False,
     "pairs_without_key_tokens": False,
 }
@@ -126,7 +129,7 @@ class EDITConfig(SFTConfig):
             same as with two padded rows per pair. `False` always uses two padded rows.
 
     > [!NOTE]
-    > On a machine without an accelerator, `use_cpu` is `True` and `bf16` is `False` unless they are set.
+    > On a machine without an accelerator, `use_cpu` is `True`, and `bf16` is `False` unless it is set.
 
     Raises:
         ValueError: If a value is out of range, or an option of `SFTConfig` cannot work with dual chains-of-thought.

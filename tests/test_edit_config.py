@@ -384,6 +384,8 @@ class TestBestModel:
             ("edit/key_margin", True),
             ("eval_easy_edit/key_token_accuracy", True),
             ("edit/truncated_key_ratio", False),
+            ("edit/key_token_ratio_rejected", False),
+            ("eval_edit/rejected_gated_ratio", False),
             ("eval_replay_edit/loss_completion", False),
             ("edit/logps_completion", True),
             ("key_step_accuracy", True),

@@ -30,6 +30,7 @@ from edit_trl.synthesis import (
 )
 from edit_trl.synthesis.prompts import Prompts
 from edit_trl.tasks import generate_dual_cots
+from edit_trl.words import words
 
 
 COTS = generate_dual_cots(6, tasks=["multistep_arithmetic", "object_counting"], seed=11)
@@ -87,6 +88,16 @@ class TestPairs:
         for pair in mend_mistakes(wrong_replies(), solve).pairs:
             assert answers_match(extract_answer(pair["chosen"]), pair["answer"])
             assert not answers_match(extract_answer(pair["rejected"]), pair["answer"])
+
+    def test_words_of_a_script_without_spaces_are_counted_as_in_synthesis(self):
+        wrong, right = "小明有三个苹果，又买了五个，一共七个。所以答案是7。", "小明有三个苹果，又买了五个，一共八个。所以答案是8。"
+        question = {"question": "小明有三个苹果，又买了五个。一共几个？", "answer": "8"}
+
+        (pair,) = mend_mistakes([{**question, "text": wrong}], lambda *_: right).pairs
+
+        # The sum and the answer are changed.
+        assert pair["similarity"] == pytest.approx(1 - 2 / len(words(right)), abs=1e-4)
+        assert 0 < pair["key_token_ratio"] < 0.2
 
     def test_right_and_repeated_replies_are_counted_and_not_mended(self):
         first, second = COTS[:2]

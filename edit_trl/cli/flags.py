@@ -83,16 +83,17 @@ def add_flag(
     )
 
 
-def add_fields(group: Any, cls: type) -> None:
+def add_fields(group: Any, cls: type, **texts: str) -> None:
     """
     Add a flag to the `group` for each field of the dataclass `cls`, with its type, default and help. Fields that
-    cannot be set have none.
+    cannot be set have none. `texts` are the help of fields that a command uses in another way than Python.
     """
     hints = typing.get_type_hints(cls)
     for field in filter(lambda field: field.init, dataclasses.fields(cls)):
         kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
         # Docstrings have Python's `None`, `True` and `False`. On the command line it is `none`, `true` and `false`.
         text = re.sub("'(None|True|False)'", lambda match: match[0].lower(), field.metadata.get("help", ""))
+        text = texts.get(field.name, text)
         add_flag(
             group,
             field.name,

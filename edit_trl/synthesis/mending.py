@@ -25,6 +25,7 @@ from ..answers import answers_match, extract_answer
 from ..chat import BudgetReached, ChatClient, EndpointError, Usage, estimate_tokens
 from ..option_help import help_from_docstring
 from ..token_texts import load_tokenizer
+from ..words import words
 from .checks import chain_reject_reason, clean, pair_reject_reason
 from .config import Progress, SynthesisConfig
 from .mistakes import classify_mistakes
@@ -284,7 +285,7 @@ class _Mending:
         self.prompts = Prompts(config.template_dir)
         examples = load_examples(config.examples) if config.examples else shipped_examples()
         self.examples = [example for example in examples if example.get("rejected")]
-        self.tokenize: Callable[[str], list] = str.split
+        self.tokenize: Callable[[str], list] = words
         if config.tokenizer is not None:
             tokenizer = load_tokenizer("tokenizer", config.tokenizer)
             self.tokenize = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
