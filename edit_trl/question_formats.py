@@ -68,6 +68,23 @@ def find_format(rows: Sequence[Row]) -> Format | None:
     return _choices_format(rows)
 
 
+_ASKS_FOR_TRUE = re.compile(r"\btrue(?:\s*(?:or|/|,)\s*(?:false|not)|\?)|\b(?:is|be) (?:it|this|that) true\b", re.I)
+
+
+def accepted_words(value: bool) -> list[str]:
+    """
+    Return the words that a reply may have for a truth value.
+
+    Args:
+        value (`bool`):
+            The right answer.
+
+    Returns:
+        `list[str]`: `["yes", "true"]` or `["no", "false"]`.
+    """
+    return ["yes", "true"] if value else ["no", "false"]
+
+
 def text_of(value: Any, question: str = "") -> str | None:
     """
     Return the text of an answer that is not text: a number, a truth value or a date.
@@ -76,7 +93,7 @@ def text_of(value: Any, question: str = "") -> str | None:
         value (`Any`):
             The answer.
         question (`str`, *optional*, defaults to `""`):
-            Its question. If it has the word "true", a truth value is `"true"` or `"false"`, else `"yes"` or `"no"`.
+            Its question. If it asks what is true, a truth value is `"true"` or `"false"`, else `"yes"` or `"no"`.
 
     Returns:
         `str` or `None`: The text; `None` if there is none.
@@ -96,8 +113,7 @@ def text_of(value: Any, question: str = "") -> str | None:
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, bool):
-        words = ("true", "false") if re.search(r"\btrue\b", question, re.IGNORECASE) else ("yes", "no")
-        return words[not value]
+        return accepted_words(value)[bool(_ASKS_FOR_TRUE.search(question))]
     if isinstance(value, (datetime.date, datetime.datetime)):
         return value.isoformat()
     if isinstance(value, int):
@@ -333,7 +349,7 @@ def _read_big_bench_hub(row: Row) -> dict[str, Any]:
 
 
 def _read_strategyqa(row: Row) -> dict[str, Any]:
-    return {**_kept(row), "question": row["question"], "answer": "yes" if row["answer"] else "no"}
+    return {**_kept(row), "question": row["question"], "answer": row["answer"]}
 
 
 def _any_of(value: Any) -> Any:
@@ -474,6 +490,9 @@ def _number_of(answer: Any, options: Sequence[str], way: str) -> int | None:
     return number if number is not None and 0 <= number < len(options) else None
 
 
+_PASSAGES = ("passage", "article", "context", "paragraph", "story")
+
+
 def read_released(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], str, int]:
     """
     Read rows of a released format. Rows of no known format stay as they are.
@@ -491,17 +510,32 @@ def read_released(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], str, int]:
     """
     rows = list(rows)
     known = find_format(rows)
-    if known is None:
-        return [dict(row) for row in rows], "question, answer", 0
-    found, num_left_out = [], 0
+    name, read = (known.name, known.read) if known else ("question, answer", dict)
+    found: list[dict[str, Any]] = []
+    passages: dict[str, None] = {}
+    num_left_out = 0
     for number, row in enumerate(rows):
         try:
-            found.append(known.read(row))
+            found.append({**read(row)})
         except SeveralAnswers:
             num_left_out += 1
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(
-                f"Each row must have the form of {known.name}, but row {number} (from 0) has not: "
+                f"Each row must have the form of {name}, but row {number} (from 0) has not: "
                 f"{type(error).__name__}: {error}. Repair the row, or leave it out."
             ) from error
-    return found, known.name, num_left_out
+        else:
+            if passage := _passage_of(row, found[-1]):
+                found[-1]["question"] = f"{row[passage].strip()}\n\n{found[-1]['question'].strip()}"
+                passages[passage] = None
+    put = f"; {' and '.join(f'`{passage}`' for passage in passages)} put before the question" if passages else ""
+    return found, name + put, num_left_out
+
+
+def _passage_of(row: Row, found: dict[str, Any]) -> str | None:
+    """Return the column with the text that a question is about, as in RACE, BoolQ and SQuAD, if it is not in it."""
+    question = found.get("question")
+    if not isinstance(question, str):
+        return None
+    texts = ((name, row[name].strip()) for name in _PASSAGES if isinstance(row.get(name), str))
+    return next((name for name, text in texts if text and text not in question), None)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .deprecation import renamed
-from .question_formats import final_answer, read_released, text_of
+from .question_formats import accepted_words, final_answer, read_released, text_of
 
 
 __getattr__ = renamed(__name__, {"check_questions": "normalize_questions"})
@@ -121,7 +121,9 @@ def read_questions(questions: Iterable[dict[str, Any]], distinct: bool = False) 
     for number, row in enumerate(found):
         question = row.get("question")
         question = question.strip() if isinstance(question, str) else ""
-        answer = _answer_of(row.get("answer"), question)
+        value = row.get("answer")
+        # A teacher is told one word.
+        answer = accepted_words(value) if isinstance(value, bool) and not distinct else _answer_of(value, question)
         task = row.get("task")
         rows.append(
             {

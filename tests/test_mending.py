@@ -90,7 +90,8 @@ class TestPairs:
             assert not answers_match(extract_answer(pair["rejected"]), pair["answer"])
 
     def test_words_of_a_script_without_spaces_are_counted_as_in_synthesis(self):
-        wrong, right = "小明有三个苹果，又买了五个，一共七个。所以答案是7。", "小明有三个苹果，又买了五个，一共八个。所以答案是8。"
+        wrong = "小明有三个苹果，又买了五个，一共七个。所以答案是7。"
+        right = "小明有三个苹果，又买了五个，一共八个。所以答案是8。"
         question = {"question": "小明有三个苹果，又买了五个。一共几个？", "answer": "8"}
 
         (pair,) = mend_mistakes([{**question, "text": wrong}], lambda *_: right).pairs

@@ -157,7 +157,7 @@ RELEASED = {
         "StrategyQA",
         [{"qid": "a1", "term": "T", "description": "D", "question": "Did he?", "answer": False, "facts": ["F"]}],
         "Did he?",
-        "no",
+        ["no", "false"],
     ),
     "mmlu": ("multiple choice", [{"question": "Which is cold?", "choices": ["steam", "ice"], "answer": 1}], ICE, None),
     "letters": (
@@ -316,7 +316,15 @@ class TestValues:
         assert text_of(value) == text
 
     def test_truth_value_is_said_as_the_question_asks(self):
-        assert text_of(True, "True or false: 7 is odd.") == "true"
+        assert text_of(True, "True or false: 7 is odd.") == text_of(True, "Is it true that 7 is odd?") == "true"
+        assert text_of(True, "Is the film based on a true story?") == "yes"
+
+    @pytest.mark.parametrize("reply", ["The answer is yes.", "So it is true. Answer: True"])
+    def test_both_words_for_a_truth_value_are_right(self, reply):
+        rows = [{"question": "Is 7 odd?", "answer": True}, {"question": "Is 9 odd?", "answer": True}]
+        (row, _) = read_questions(rows).rows
+        assert judge_reply(reply, row["answer"])["is_right"]
+        assert normalize_questions(rows)[0]["answer"] == "yes"  # a teacher is told one word
 
     @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
     @pytest.mark.parametrize("answers", [[42, 7], [42.0, 0.5], [True, False]])
@@ -327,7 +335,9 @@ class TestValues:
         else:
             Dataset.from_list(rows).to_parquet("a.parquet")
         table = read_files("--dataset", f"a.{kind}", "test", None)
-        assert [row["answer"] for row in table.rows] == [text_of(answer) for answer in answers]
+        words = {True: ["yes", "true"], False: ["no", "false"]}
+        expected = [words[answer] if isinstance(answer, bool) else text_of(answer) for answer in answers]
+        assert [row["answer"] for row in table.rows] == expected
 
     def test_answer_of_a_solution(self):
         assert final_answer("a\n#### 18") == "18" and final_answer("####") is None
@@ -438,3 +448,33 @@ class TestRealFiles:
             "4 repetitions of questions are left out.",
             "2 questions with several answers are left out.",
         ]
+
+
+class TestPassages:
+    TEXT = "Tom bought a red car."
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {"article": TEXT, "question": "What did Tom buy?", "options": ["a car", "a hat"], "answer": "A"},
+            {"context": TEXT, "question": "What did Tom buy?", "answer": "a car"},
+            {"passage": TEXT, "question": "did tom buy a car", "answer": True},
+        ],
+        ids=["race", "squad", "boolq"],
+    )
+    def test_text_that_a_question_is_about_is_before_it(self, row):
+        table = read_questions([row])
+        assert table.rows[0]["question"].startswith(f"{self.TEXT}\n\n{row['question']}")
+        assert "put before the question" in table.reader
+
+    def test_passage_in_the_question_is_not_repeated(self):
+        row = {"passage": self.TEXT, "question": f"{self.TEXT} What did Tom buy?", "answer": "a car"}
+        table = read_questions([row])
+        assert table.rows[0]["question"] == row["question"] and "put before" not in table.reader
+
+    def test_columns_that_are_no_text_are_left_alone(self):
+        rows = [
+            {"context": {"title": ["T"]}, "question": "Q?", "answer": "a"},
+            {"context": " ", "question": "R?", "answer": "b"},
+        ]
+        assert [row["question"] for row in read_questions(rows).rows] == ["Q?", "R?"]

@@ -119,6 +119,25 @@ class TestColumns:
         assert (results["unparsed_rate"], results["truncated_rate"]) == (0.5, 0.25)
         assert results["questions"]["notes"] == ["1 replies are empty."]
 
+    def test_options_of_a_question_are_no_replies(self):
+        row = {"question": "2 + 3?", "choices": ["4", "5"], "answer": "B", "said": "The answer is B."}
+        with pytest.raises(ValueError, match="a column for the reply"):
+            score_replies([row])
+        assert score_replies([row], reply_column="said")["accuracy"] == 1
+
+    def test_choices_of_an_endpoint_are_replies(self):
+        row = {"question": "2 + 3?", "choices": [{"message": {"content": "The answer is 5."}}], "answer": "5"}
+        assert score_replies([row])["accuracy"] == 1
+
+    def test_questions_with_one_prompt_are_several(self):
+        rows = [{"prompt": "Solve it.", "input": f"{i} + 1?", "answer": "2", "output": "Answer: 2"} for i in range(4)]
+        assert score_replies(rows)["num_questions"] == 4
+
+    @pytest.mark.parametrize("word", ["True", "yes"])
+    def test_truth_values_have_two_words(self, word):
+        rows = [{"question": "Is 7 odd?", "response": f"The answer is {word}.", "answer": True}]
+        assert score_replies(rows)["accuracy"] == 1
+
 
 class TestSeveralReplies:
     def rows(self):
@@ -199,8 +218,37 @@ class TestHarness:
         assert re.search(r"more_sums +│ +2 │ +0.0%", out) and re.search(r" sums +│ +2 │ +100.0%", out)
         assert re.search(r"all +│ +4 │ +50.0%", out)
 
+    def test_only_the_newest_run_of_a_task_is_read(self, capsys):
+        Path("lm/model").mkdir(parents=True)
+        for day, right in ((30, True), (31, False)):
+            write([sample(0, [[reply(0, right)]], "0")], f"lm/model/samples_sums_2026-01-{day}T10-00-00.000000.jsonl")
+
+        assert main(["score", "lm"]) == 0
+
+        out = capsys.readouterr().out
+        assert re.search(r"all +│ +1 │ +0.0%", out)
+        assert "1 files of older runs in 'lm' are left out." in " ".join(out.split())
+
+    def test_samples_of_two_models_are_not_mixed(self, capsys):
+        for model in "ab":
+            Path("lm", model).mkdir(parents=True)
+            write([sample(0, [[reply(0)]], "0")], f"lm/{model}/samples_sums_2026-01-31T10-00-00.000000.jsonl")
+
+        assert main(["score", "lm"]) == 1
+        assert "'lm/b' and 'lm/a' both have 'sums'. Pass one of them." in capsys.readouterr().err
+        assert main(["score", "lm/a"]) == 0
+
 
 class TestCommand:
+    def test_long_replies_in_a_csv_file(self, capsys):
+        rows = table()
+        rows[0]["response"] = "x " * 100_000 + rows[0]["response"]
+        with open("replies.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        assert main(["score", "replies.csv"]) == 0
+
     @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
     def test_kind_of_the_file_does_not_matter(self, kind, capsys):
         name, rows = f"replies.{kind}", table(task="sums")

@@ -31,6 +31,9 @@ _SYMBOLIC = re.compile(
     re.DOTALL,
 )
 _ROOT = re.compile(r"√\s?\(?([0-9a-z]+)\)?")
+_PI = re.compile(r"π|(?<![A-Za-z\\])pi(?![A-Za-z])")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _WORD = re.compile(r"[A-Za-z]{3}")
 
 logger = logging.getLogger(__name__)
@@ -58,6 +61,10 @@ def same_formula(left: str, right: str) -> bool:
     """
     if len(left) + len(right) > _MAX_LENGTH:
         return False
+    left, right = (
+        _SUPERSCRIPT.sub(lambda power: f"^{{{power[0].translate(_SUPERSCRIPTS)}}}", _PI.sub(r"\\pi ", side))
+        for side in (left, right)
+    )
     symbolic = [side for side in (left, right) if _SYMBOLIC.search(side)]
     if not symbolic or any(_WORD.search(side) for side in (left, right) if side not in symbolic):
         return False

@@ -20,6 +20,8 @@ _BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")  # 2**3 stays
 # Brackets around a text that has no others and is no list.
 _BRACKETED = re.compile(r"([(\[{]{1,3})([^()\[\]{},;]+)([)\]}]{1,3})")
 _CLOSING = str.maketrans("([{", ")]}")
+# Marks of joy around an answer. A cross may say that it is wrong.
+_EMOJI = "✅✓✔☑🎉🎯👉👍🚀😊🌟\ufe0f "
 _QUOTES = "\"'`“”‘’„‟«»‹›「」『』【】〔〕*_"
 STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _WRAPPED = re.compile(
@@ -34,7 +36,8 @@ _OPTION = re.compile(
           | \(\s?([A-Ra-r])\s?\)(?!\s*[(+*/^=]|[a-z])                          # (B), (B) Paris
           | ([A-Ra-r])\)(?=\s|$|[{_CJK}])                                      # b) Paris
           # B, B. Paris, B - Paris; I is a word
-          | ([A-HJ-R])(?=$|[.:](?:\s(?![A-Z]\.)|$)|\s[-–—]\s+[A-Za-z]{{2}}|[.:、]\s?[{_CJK}]) )
+          | ([A-HJ-R])(?=$|[.:](?:\s(?![A-Z]\.)|$)|\s[-–—]\s+[A-Za-z]{{2}}|[.:、]\s?[{_CJK}]
+              |,\s(?:all|none|both|neither)\b) )
         (?! \s*\([A-Za-z]\)  # not one of many
           | \s*(?:,|/|&|、|,?\ or\b|,?\ and\b|[或和と및])\s*(?:maybe\ |perhaps\ |possibly\ )?\(?[A-HJ-R]\)?(?!\w) )
         [\s.:,、]*(?:[-–—]\s+)?(.*)""",
@@ -63,9 +66,12 @@ _CHARACTERS = str.maketrans("‐‑‒–−﹣’٫", "------'.")
 _LATEX = [
     (re.compile(r"\$(?=\S)([^$]+)(?<=\S)\$(?![0-9])"), r"\1"),
     (STYLED, r"\1"),
-    (re.compile(r"\\(?:left|right|[,!;: ])|\^\{?\\circ\}?"), ""),
+    (re.compile(r"\^\{?\\circ\}?"), "°"),
+    (re.compile(r"\\(?:left|right|!)"), ""),
+    (re.compile(r"\\(?:[,;: ]|q?quad\b)|(?<=[0-9}])~"), " "),
     (re.compile(r"(?<![0-9}])\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}"), r"\1/\2"),
     (re.compile(r"\\([$%{}])|\{(,)\}"), r"\1\2"),
+    (re.compile(r"_\{(\w)\}"), r"_\1"),
     (re.compile(r"\\(?:times|cdot)\b"), "×"),
 ]
 _LOOSE_QUOTE = re.compile(r"(?<!\w)['‘’]|['‘’](?!\w)|[\"“”`「」『』«»„《》]")
@@ -76,7 +82,8 @@ def tidy(text: str) -> str:
     text = without_bold(text)
     for _ in range(4):  # there may be several layers, such as a formula in quotes before a period
         before = text
-        text = text.strip().strip(_QUOTES)
+        text = text.strip() if text.isascii() else text.strip().strip(_EMOJI)
+        text = text.strip(_QUOTES)
         if not text.endswith(".") or not re.search(r"\b[A-Za-z]\.[A-Za-z]\.$", text):  # p.m. or U.S.
             text = text.rstrip(".,;: 。、।")
         if text.startswith(("$", "\\")) and (wrapped := _WRAPPED.fullmatch(text)):
@@ -146,7 +153,7 @@ def kind(text: str) -> tuple[str, Any]:
     if "\\" in text or "{" in text or text.count("$") == 2:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
-        text = text.strip()
+        text = " ".join(text.split())
     if _WHOLE_NUMBER.fullmatch(text):
         return "number", Quantity(Fraction(int(text)), "")
     if not text[:1].isalnum():
@@ -196,6 +203,7 @@ def plain(text: str) -> str:
     plain = _LOOSE_QUOTE.sub("", text.casefold())
     if plain.startswith("[") and plain.endswith("]") and not re.search(r"[0-9]", plain):
         plain = plain[1:-1]  # a list of words, as Python writes it
-    plain = " ".join(re.split(r"[\s,;、，；]+", re.sub(r",\sand\s", " ", plain)))
+    plain = re.sub(r",?\sand\s", " ", plain) if "," in plain else plain
+    plain = " ".join(re.split(r"[\s,;、，；]+", plain))
     plain = re.sub(r"\.? ?([()\[\]{}]) ?", r"\1", plain).strip(" .")
     return re.sub(r"^(?:an?|the) (?=.)", "", plain) or text

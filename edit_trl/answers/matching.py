@@ -13,7 +13,7 @@ from .characters import plain_characters
 from .formulas import same_formula
 from .kinds import kind, option, plain, tidy, without_brackets
 from .quantities import Quantity, Time, parse_quantity
-from .reading import stated_answer
+from .reading import said_value, stated_answer
 
 
 def answers_match(answer: str | None, reference: str) -> bool:
@@ -33,7 +33,9 @@ def answers_match(answer: str | None, reference: str) -> bool:
       matches `"16:15"`; `"4:15"` matches both `"4:15 AM"` and `"4:15 PM"`.
     - Brackets are compared without whitespace, and those around a single answer are ignored: `"(16)"` matches `"16"`.
       Lists of words are compared without separators; their order matters.
-    - If only one side is an equation, its last side is compared: `"x = 5"` matches `"5"`.
+    - If only one side is an equation, its last side is compared: `"x = 5"` matches `"5"`, `"x + y = 5"` does not.
+    - If only one side is a number, a date or a time, and the other a sentence that says one, they are compared: `"She
+      has 18 eggs left"` matches `"18"`.
     - Formulas are compared by mathematical equality, with the package `math-verify`, if the strings differ and one of
       them is LaTeX or algebra. A comparison that takes longer than 5 seconds is given up, and counts as different.
     - Other text is compared without case, a leading article, quotes, commas, whitespace and a closing period.
@@ -74,11 +76,17 @@ def answers_match(answer: str | None, reference: str) -> bool:
         return False
     left, right = (_tidied(side) for side in (answer, reference))
     if ("=" in left) != ("=" in right):
+        if _is_unsolved(left) or _is_unsolved(right):
+            return False
         left, right = _last_side(left), _last_side(right)
     if left == right:
         return True
     (left_kind, left_value), (right_kind, right_value) = kind(left), kind(right)
     kinds = {left_kind, right_kind}
+    if "text" in kinds and kinds & {"number", "date", "time"}:
+        sentence, value = (left, right) if left_kind == "text" else (right, left)
+        if said := said_value(sentence):
+            return answers_match(said, value)
     if "option" in kinds:
         return _same_option(left, right)
     if kinds == {"number"}:
@@ -147,10 +155,25 @@ def _tidied(text: str) -> str:
     return without_brackets(tidy(text)) or text.strip()
 
 
+# The left side of an equation that is not solved: a sum with a variable. Not the name of a function, such as f(x + 1),
+# of an inverse or of a part of a sequence.
+_UNSOLVED = re.compile(r"(?<![A-Za-z])[a-z](?![A-Za-z])[^+-]*[+-]|[+-][^A-Za-z]*[a-z](?![A-Za-z])")
+_INSIDE_NAME = re.compile(r"\([^()]*\)|[_^]\{[^{}]*\}|\^-1")
+
+
+def _is_unsolved(text: str) -> bool:
+    """Tell whether a text is one equation whose left side is a sum with a variable."""
+    first, equals, last = text.partition("=")
+    return bool(equals) and "=" not in last and bool(_UNSOLVED.search(_INSIDE_NAME.sub("", first)))
+
+
 def _last_side(text: str) -> str:
     """Return the last side of a chain of equations; other text as it is."""
     several = re.search(r"[<>!]=|[,;]\s| or | and ", text[max(text.find("=") - 1, 0) :])
-    return text if several else text.rpartition("=")[2].strip() or text
+    if several:
+        return text
+    last = text.rpartition("=")[2]
+    return (last.replace("$", "") if last.count("$") == 1 else last).strip() or text
 
 
 def _same_option(left: str, right: str) -> bool:

@@ -34,6 +34,9 @@ class Language(NamedTuple):
             Denials: no answer is read.
         remark (`re.Pattern` or `None`):
             What is said of an answer without stating one: "correct", or a question.
+        aside (`re.Pattern` or `None`):
+            How longer remarks begin: "consistent with the conditions". Such a text is the answer only if the reply
+            states no other.
     """
 
     cues: tuple[str, ...]
@@ -44,6 +47,7 @@ class Language(NamedTuple):
     end: re.Pattern[str] | None
     denial: re.Pattern[str] | None
     remark: re.Pattern[str] | None
+    aside: re.Pattern[str] | None
 
 
 def _language(
@@ -55,9 +59,10 @@ def _language(
     end: str = "",
     denial: str = "",
     remark: str = "",
+    aside: str = "",
 ) -> Language:
     flags = re.MULTILINE | re.VERBOSE
-    optional = [re.compile(pattern, re.I | re.X) if pattern else None for pattern in (end, denial, remark)]
+    optional = [re.compile(pattern, re.I | re.X) if pattern else None for pattern in (end, denial, remark, aside)]
     return Language(
         tuple(cues.split()),
         [re.compile(pattern, flags) for pattern in statements],
@@ -94,19 +99,26 @@ LANGUAGES: dict[str, Language] = {
                     \s+(?i:is|are|was|equals
                       |(?:would|should|must|will|has\sto)(?:\s+(?:then|therefore|thus|just))?\s+be)\b
                   |{_COLON} )""",
-            r"[Cc]orrect\ (?:option|choice|alternative)\s*(?:is\b|would\ be\b|:)",
+            r"(?<![A-Za-z])[Cc]orrect\ (?:option|choice|alternative)\s*(?:is\b|would\ be\b|:)",
             r"^[#*_\ \t]*(?i:(?:the\ |my\ )?(?:final\ |correct\ )?answer)[*_\ \t]*$",  # a heading
-            r"<answer>",
+            r"<(?i:answer)>",
             r"\\(?:boxed|fbox)\s*\{",
             r"\\boxed\ (?=\w)",
             r"\#{4}(?<![^\n]\#{4})(?!\#)",
         ],
         noun=r"(?i:answer)",
         lead=r"""\b(?:definitely|clearly|simply|most\ likely|probably|actually|indeed|therefore|thus|hence|obviously
-            |certainly|of\ course|in\ fact|in\ this\ case|equal\ to|found\ to\ be|given\ by|then)(?=[\s:,])""",
+            |certainly|of\ course|in\ fact|in\ this\ case|equal\ to|found\ to\ be|given\ by|then
+            |(?:the\ )?letter(?=\s\(?[A-R]\b))(?=[\s:,])""",
         denial=r"""^(?:wrong|incorrect|unclear)$
             |^(?:not|let['’]?s|let\ (?:me|us)|we\ (?:can|need|have|must|know|first|start))\b(?!\s*,)""",
         remark=r"correct|verified|confirmed|clear|obvious",
+        aside=r"""(?:(?:indeed|also|now|both|therefore|thus|only|always|already|clearly|just)\ )*
+            (?:(?:correct|verified|confirmed|reasonable|sensible|consistent|accurate|clear|obvious|helpful|rounded|given
+                  |expressed|written|shown|boxed|stated|based|derived|obtained|found)
+                (?=$|[,;]|\ (?:with|to|in|as|by|from|on|because|since|and|for|that|at|when|if|using|above|below)\b)
+              |(?:in|within)\ (?:the\ )?(?:simplest|lowest|form|dollars|units|terms|range|box)\b
+              |a\ (?:whole|positive|negative|rounded)\ number\b)""",
     ),
     "de": _language(
         "antwort option lösung",
@@ -129,6 +141,9 @@ LANGUAGES: dict[str, Language] = {
             |(?:die\ )?(?:Option|Antwort|Möglichkeit)(?=\s\(?[A-R]\b))(?=[\s:,])""",
         denial=r"^(?:nicht|kein\w*|unklar|falsch|unbekannt)\b",
         remark=r"(?:richtig|korrekt|klar|eindeutig)",
+        aside=r"""(?:(?:auch|also|damit|somit|tatsächlich)\ )*
+            (?:richtig|korrekt|plausibel|sinnvoll|gerundet|konsistent)
+            (?=$|[,;]|\ (?:mit|auf|in|weil|da|denn|und|für|als)\b)""",
     ),
     "fr": _language(
         "réponse option choix",
@@ -144,6 +159,8 @@ LANGUAGES: dict[str, Language] = {
             |(?:l['’]option|la\ réponse|la\ lettre|le\ choix|la|le|option)(?=\s\(?[A-R]\)?(?:\W|$)))(?=[\s:,])""",
         denial=r"^(?:pas|inconnue|fausse|incorrecte)\b",
         remark=r"(?:correcte|exacte|juste|claire|évidente)s?",
+        aside=r"""(?:(?:bien|donc|aussi)\ )*(?:correcte|exacte|juste|cohérente|raisonnable|arrondie|exprimée|donnée)
+            (?=$|[,;]|\ (?:avec|à|au|en|car|parce|et|pour|dans|comme)\b)""",
     ),
     "es": _language(
         "respuesta opción opcion alternativa",
@@ -158,6 +175,8 @@ LANGUAGES: dict[str, Language] = {
             |(?:(?:la\ )?(?:opción|opcion|alternativa|letra|respuesta)|la)(?=\s\(?[A-R]\)?(?:\W|$)))(?=[\s:,])""",
         denial=r"^(?:no(?=\s\w)(?!\s(?:porque|ya|pues))|incorrecta|desconocida)\b",
         remark=r"(?:correcta|clara|obvia)s?",
+        aside=r"""(?:también\ )?(?:correcta|consistente|coherente|razonable|redondeada|expresada|dada)
+            (?=$|[,;]|\ (?:con|a|al|en|porque|ya|y|para|como)\b)""",
     ),
     "pt": _language(
         "resposta opção opcao alternativa",
@@ -172,6 +191,8 @@ LANGUAGES: dict[str, Language] = {
             |(?:(?:a\ )?(?:opção|alternativa|letra|resposta)|a)(?=\s\(?[A-R]\)?(?:\W|$)))(?=[\s:,])""",
         denial=r"^(?:não(?=\s\w)(?!\s(?:porque|pois))|incorreta|errada|desconhecida)\b",
         remark=r"(?:correta|certa|clara|óbvia)s?",
+        aside=r"""(?:também\ )?(?:correta|certa|consistente|coerente|razoável|arredondada|expressa|dada)
+            (?=$|[,;]|\ (?:com|para|em|porque|pois|e|como)\b)""",
     ),
     "it": _language(
         "rispost opzione scelta alternativa",
@@ -187,6 +208,8 @@ LANGUAGES: dict[str, Language] = {
             |(?:l['’]opzione|la\ risposta|la\ lettera|la|opzione)(?=\s\(?[A-R]\)?(?:\W|$)))(?=[\s:,])""",
         denial=r"^(?:non|errata|sbagliata|sconosciuta)\b",
         remark=r"(?:corretta|giusta|esatta|chiara)",
+        aside=r"""(?:anche\ )?(?:corretta|giusta|esatta|coerente|ragionevole|arrotondata|espressa|data)
+            (?=$|[,;]|\ (?:con|a|in|perché|poiché|e|per|come)\b)""",
     ),
     "ru": _language(
         "ответ вариант выбор",
@@ -220,6 +243,7 @@ LANGUAGES: dict[str, Language] = {
         end=r"(?<=[A-R)])\s?(?:选项|選項|项|項)?$|(?<=.)(?:了|的|这个选项)$",
         denial=r"^(?:不(?!$|,|是$)|没有|無法|无法|未知)|^错误的?$",
         remark=r"正确的?|正確的?|对的|显然的?|.*(?:什么|什麼|多少|哪[个個一]|几[个個]).*",
+        aside=r"(?:也|都)?(?:合理|正确|正確|符合|一致|准确|四舍五入)(?=$|的$|,|题|題|所|条|條|因|后|後)",
     ),
     "ja": _language(
         "答え 答は 正解 回答 解答 選択肢",
@@ -287,6 +311,17 @@ CONDITION = re.compile(
       |(?:如果|若|假如|假设|是否|もし|もしも|만약|إذا\ كانت|إذا\ كان|अगर|यदि|اگر|[不别別])\s?[^\s。,.]{{0,6}}\s?$""",
     re.I | re.X,
 )
+
+# Adjectives before "answer" that make it another one than that of the reply.
+OTHER_ANSWER = re.compile(
+    r"""(?:\b(?:wrong|incorrect|other|false|previous|earlier|initial|original|(?:student|user|model)(?:['’]s|s['’])
+          |falsche[nrs]?|andere[nr]?|mauvaises?|fausses?|autres?|otras?|falsas?|outras?|altr[ae]|errat[ae]|sbagliat[ae]
+          |неправильны[йе]|неверны[йе]|другие)\ +
+        |(?:错误|錯誤|其他|其它)的?|(?:間違った|誤った|他の)|(?:잘못된|틀린|다른)\ |(?:गलत|अन्य)\ )\Z""",
+    re.I | re.X,
+)
+# A sentence about what is not the case, before "the answer would be".
+COUNTERFACTUAL = re.compile(r"\b(?:if|had|were|suppose|supposing|assuming)\b[^.!?\n]*\Z", re.I)
 
 # Clauses after an answer: explanations. English and what looks like it.
 CLAUSE_WORDS = (

@@ -146,6 +146,10 @@ _SCALES |= {
     "тыс": 10**3,
     "млн": 10**6,
     "млрд": 10**9,
+    "lakh": 10**5,
+    "lakhs": 10**5,
+    "crore": 10**7,
+    "crores": 10**7,
 }
 _FRACTIONS = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
 _SMALL = (
@@ -154,8 +158,18 @@ _SMALL = (
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _WORDS = {word: value for value, word in enumerate(_SMALL)} | {word: 10 * i for i, word in enumerate(_TENS, start=2)}
+# Names of parts, as in "two thirds". "Second" is a unit of time, and "3 quarters" may be coins.
+_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7}
+_PARTS |= {"eighth": 8, "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000}
+_PART_NAMES = "|".join(_PARTS)
+_HYPHENED_PARTS = re.compile(rf"(?<=[a-z])-(?=(?:{_PART_NAMES})s?\b)", re.I)
+_PARTS_OF = re.compile(
+    rf"(?:(?P<whole>[0-9]+) and )?(?P<number>an?|[a-z]+|[0-9]+) (?P<part>{_PART_NAMES})(?P<plural>s?)"
+    r"(?=$| of\b|(?P<unit> [a-z]+))",
+    re.I,
+)
 _HALVES = [
-    (re.compile(r"(?:half an?|half of an?|an? half|a half an?) (?=[a-z])", re.I), "1/2 "),
+    (re.compile(r"\Ahalf(?=$| of (?!an? ))|(?:half an?|half of an?|an? half|a half an?)(?= [a-z])", re.I), "1/2"),
     (re.compile(r"an? ([a-z]+) and a half\b", re.I), r"1 1/2 \1"),
     (re.compile(r"([0-9]+) and (?:a|one) half\b", re.I), r"\1 1/2"),
     (re.compile(r"([0-9]+) ([a-z]+) and a half\b", re.I), r"\1 1/2 \2"),
@@ -173,6 +187,8 @@ _NO_PHRASE = {
     *("is", "are", "was", "were", "be", "not", "but", "because", "so", "therefore", "has", "have", "had", "equals"),
     *("less", "fewer", "more", "equal"),
 }
+# What changes the number before it, if nothing follows: "9 squared cm" has a unit.
+_FACTORS = ("squared", "cubed", "factorial")
 _MAX_UNIT_WORDS, _MAX_PHRASE_WORDS = 6, 14
 _UNIT_TEXT = re.compile(
     rf"\s?[%°‰℃℉€£¥₹₽₩¢](?P<sign_unit>[CFcf]?(?![^\W\d_]))(?P<sign_rest>(?:\s[^\W\d_]\S*)*)"
@@ -261,12 +277,29 @@ def _with_digits(text: str) -> str:
     first = text[:1]
     if first.isalpha():
         text = _HALVES[0][0].sub(_HALVES[0][1], text, count=1) if text[:2].lower() in ("ha", "a ", "an") else text
-        text = _words_to_digits(text)
+        text = _HYPHENED_PARTS.sub(" ", text, count=1)
+        text = _words_to_digits(_PARTS_OF.sub(_with_parts, text, count=1) if _PARTS_OF.match(text) else text)
         text = re.sub(r"^an? (?=dozen\b|hundred\b|thousand\b|million\b)", "1 ", text, flags=re.I)
     if " half" in text or " and a" in text:
         for pattern, replacement in _HALVES[1:]:
             text = pattern.sub(replacement, text, count=1)
-    return text
+    return _PARTS_OF.sub(_with_parts, text, count=1) if first.isalnum() and _PARTS_OF.match(text) else text
+
+
+def _with_parts(match: re.Match[str]) -> str:
+    """Write a match of `_PARTS_OF` with digits, if it is a fraction: two thirds, and not two fifth graders."""
+    number = "1" if match["number"].lower() in ("a", "an") else _words_to_digits(match["number"])
+    unit = (match["unit"] or "").strip().lower()
+    is_coin = match["part"].lower() == "quarter" and match["number"].isdigit() and match["whole"] is None
+    if (
+        not number.isdigit()
+        or (number == "1") != (not match["plural"])
+        or (unit and unit_key(unit) not in UNIT_NAMES)
+        or is_coin
+    ):
+        return match[0]
+    whole = f"{match['whole']} " if match["whole"] else ""
+    return f"{whole}{number}/{_PARTS[match['part'].lower()]}"
 
 
 def _words_to_digits(text: str) -> str:
@@ -335,7 +368,7 @@ def _unit(text: str) -> tuple[str, str, Fraction] | None:
     if match["attached"] and match["attached"].lower() not in ATTACHED_UNITS:
         return None
     words = text.lower().split()
-    if not _NO_UNITS.isdisjoint(words):
+    if not _NO_UNITS.isdisjoint(words) or words[:1] in (["pi"], ["π"]) or " ".join(words) in _FACTORS:
         return None
     if len(words) > _MAX_UNIT_WORDS and (len(words) > _MAX_PHRASE_WORDS or not _NO_PHRASE.isdisjoint(words)):
         return None

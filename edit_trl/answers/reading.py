@@ -21,12 +21,24 @@ The caller must end the reply at the right place. A base model may continue with
 string, because otherwise the answer to that new question is read.
 """
 
+import json
 import re
+from typing import Any
 
 from ..thinking import split_thinking
 from .characters import plain_characters
 from .kinds import MAX_LENGTH, kind, option, tidy, verdict, without_bold, without_brackets
-from .phrases import BEFORE_DASHED, CJK_CLAUSE, CLAUSE_WORDS, CONDITION, ENGLISH_CONDITION, LANGUAGES, Language
+from .phrases import (
+    BEFORE_DASHED,
+    CJK_CLAUSE,
+    CLAUSE_WORDS,
+    CONDITION,
+    COUNTERFACTUAL,
+    ENGLISH_CONDITION,
+    LANGUAGES,
+    OTHER_ANSWER,
+    Language,
+)
 from .quantities import with_decimal_point
 
 
@@ -73,9 +85,13 @@ def extract_answer(reply: str) -> str | None:
     """
     text = plain_characters(_outside_thoughts(reply))
     lowered = text.lower()
+    if (value := _answer_field(text)) is not None:
+        return stated_answer(value) or _reduced(tidy(value)) or None
+    aside = None
     for statement, name in _statements(text, lowered):
         condition = ENGLISH_CONDITION if name == "en" else CONDITION
-        if condition.search(text[max(0, statement.start() - 40) : statement.start()]):
+        before = text[max(0, statement.start() - 40) : statement.start()]
+        if condition.search(before) or OTHER_ANSWER.search(before):
             continue
         language = LANGUAGES[name]
         stated = _without_frame(_stated(text, statement), language)
@@ -87,11 +103,21 @@ def extract_answer(reply: str) -> str | None:
             continue  # a heading of the fourth level
         if statement.re in (*language.short_statements, language.dashed) and not _is_bare(answer, stated):
             continue
+        is_aside = language.aside and language.aside.match(answer) and kind(answer)[0] == "text"
+        if is_aside or (name == "en" and _is_counterfactual(text, statement)):
+            aside = aside or answer
+            continue
+        if _RETRACTION.search(text, statement.end()):
+            break
         return with_decimal_point(answer, text, name) or None
+    if aside:
+        return aside
     if " is the " in text or " is correct" in text or " is right" in text:
         for statement in reversed(list(_INVERTED.finditer(text))):
             if not ENGLISH_CONDITION.search(text[max(0, statement.start() - 40) : statement.start()]):
                 return f"({statement[1] or statement[2]})"
+    if explained := _EXPLANATION.match(text.lstrip()):
+        text = explained[1]
     if len(text) < _MAX_BARE_LENGTH or (len(text) < MAX_LENGTH and not text.strip(_BRACKETS)):
         whole = tidy(text)
         found, value = kind(whole)
@@ -195,8 +221,19 @@ _INVERTED = re.compile(
 # How long a reply may be that is nothing but an answer. Brackets may be longer.
 _MAX_BARE_LENGTH = 200
 _BRACKETS = " \n\t()[]{}<>,.\"'`*$"
-_NO_ANSWERS = {"wrong", "incorrect", "unclear"}
-_LEAD = re.compile(r"(?:[\s:*_=…→]+|\.{2,})*")
+_NO_ANSWERS = {"wrong", "incorrect", "unclear", "null"}
+# Layout before an answer: also the first line of a block of code, a rule, and the mark of a quotation.
+_LEAD = re.compile(r"(?:[\s:*_=…→]+|\.{2,}|(?<=\n)(?:```\w*\n|-{3,}\n|>\s?(?=[\w$*\\]|\([A-R]\))))*")
+# An answer in a line of its own, and below it why.
+_EXPLANATION = re.compile(
+    r"([^\n]{1,100})\n\s*[#*_]{0,6}\s?(?:explanation|reasoning|rationale|justification|why|because|here['’]s why)\b",
+    re.I,
+)
+_RETRACTION = re.compile(
+    r"\b(?:wait,? no\b|no,? wait\b|scratch that|correction:|that['’]s (?:wrong|incorrect|not right)"
+    r"|i made an? (?:mistake|error))",
+    re.I,
+)
 _BULLET = re.compile(r"^[ \t]*(?:[-*•]|[0-9]{1,2}[.)])[ \t]+(\S.*)$", re.M)
 # A dollar sign next to a space does not delimit a formula: it is an amount of money.
 _FORMULA = re.compile(
@@ -207,6 +244,7 @@ _ABBREVIATION = re.compile(
     r"(?:\b(?:Dr|Mrs?|Ms|Prof|St|Mt|vs|approx|Jr|Sr|Inc|Ltd|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)"
     r"|\b[A-Za-z](?:\.\s?[A-Za-z])+|\b[A-Z][a-z]+\s[A-Z])$"
 )
+_GERMAN_DAY = re.compile(r"\D?[0-9]{1,2}\.\s(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)[a-z]*\.?(?=\W|$)")
 _NEW_SENTENCE = re.compile(
     r"\.(?:\W*$|\s+(?:The|This|That|There|It|I|So|Therefore|Thus|Hence|Because|Since|He|She|We|You|They|In|If|As)\b)"
 )
@@ -216,6 +254,11 @@ _CLAUSE = re.compile(rf",\s+(?:{CLAUSE_WORDS})\s+\w")
 _SHORT_CLAUSE = re.compile(
     rf"[,;]?\s+(?:{CLAUSE_WORDS})\s|(?:;|\s[-–—])\s+(?=[A-Za-z]{{2}})|\s\((?=[A-Za-z]{{2}})"
     rf"|(?<=[a-z])\s\((?=[0-9.,]+\)$)|{CJK_CLAUSE.pattern}"
+)
+# The letter of an answer that is given first: "18, which is option C".
+_NAMED_OPTION = re.compile(
+    r"(?:,?\s(?:which|that)\s(?:is|corresponds\sto|matches)\s|,?\scorresponding\sto\s|\s\(|,\s|\s[-–—]\s)"
+    r"(?:the\s)?(?:answer\s)?(?:[Oo]ption|[Cc]hoice)\s\(?([A-R])\)?(?![\w(])"
 )
 
 
@@ -251,15 +294,64 @@ def _stated(text: str, statement: re.Match[str]) -> str:
         return tidy(_up_to_closing_brace(rest))
     if statement[0].startswith("\\"):
         return re.split(r"[^\w.]", rest, maxsplit=1)[0].rstrip(".")
+    if _JSON_KEY.search(statement[0]) and (value := _json_value(rest)) is not None:
+        return tidy(value)
     below = rest.lstrip(" \t:*_")
     if below.startswith("\n") and _BULLET.match(below.lstrip()):
         items = _BULLET.findall(below.lstrip().partition("\n\n")[0])
         if len(items) > 1:
             return ", ".join(map(tidy, items))
+        if re.match(r"\s*[-•]", below):
+            rest = items[0]  # and not a negative number
     answer = tidy(_first_sentence(_LEAD.sub("", without_bold(rest), count=1)))
     if answer.endswith((")", "]", "}")) and re.search(r"\w", answer) and not re.search(r"[(\[{]", answer):
         return tidy(answer[:-1])  # this bracket opens before the statement
     return answer
+
+
+# Replies in JSON
+
+_JSON_KEY = re.compile(r"[\"']\s*:$")
+_ANSWER_KEYS = ("finalanswer", "correctanswer", "answer")
+
+
+def _answer_field(text: str) -> str | None:
+    """Return the answer in the JSON object with which a reply ends; `None` if there is none."""
+    text = text.strip().removesuffix("```").rstrip()
+    if not text.endswith("}") or "nswer" not in text:
+        return None
+    for start in (text.find("{"), text.rfind("{")):
+        try:
+            fields = json.loads(text[start:])
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(fields, dict):
+            found = {re.sub(r"[^a-z]", "", name.lower()): value for name, value in fields.items()}
+            value = next((found[name] for name in _ANSWER_KEYS if name in found), None)
+            return _scalar_text(value)
+    return None
+
+
+def _json_value(rest: str) -> str | None:
+    """Return the value at the start of the rest of an object, in JSON or in the quotes of Python."""
+    rest = rest.lstrip()
+    if rest.startswith("'"):
+        match = re.match(r"'((?:[^'\\]|\\.)*)'\s*[,}]", rest)
+        return match[1] if match else None
+    try:
+        value, end = json.JSONDecoder().raw_decode(rest)
+    except (ValueError, RecursionError):
+        return None
+    return _scalar_text(value, rest[:end]) if rest[end:].lstrip()[:1] in (",", "}") else None
+
+
+def _scalar_text(value: Any, written: str = "") -> str | None:
+    """The text of a value of JSON, or of a list of them. Numbers stay as they are `written`, if this is known."""
+    if isinstance(value, list) and value and not any(isinstance(part, (dict, list)) for part in value):
+        return ", ".join(map(str, value))
+    if isinstance(value, str):
+        return value
+    return (written or json.dumps(value)) if isinstance(value, (bool, int, float)) else None
 
 
 def _without_frame(stated: str, language: Language) -> str:
@@ -288,6 +380,8 @@ def _first_sentence(text: str) -> str:
     hidden = _FORMULA.sub(lambda formula: "x" * len(formula[0]), text) if "$" in text or "\\" in text else text
     for end in _END.finditer(hidden):
         position = end.start()
+        if end[0] == "." and _GERMAN_DAY.match(hidden, max(0, position - 2)):
+            continue
         if end[0] != "." or not _ABBREVIATION.search(hidden, max(0, position - 12), position):
             sentence = text[:position].rstrip("!?")
             in_bracket = text.startswith(")", position + 1) and sentence.count("(") > sentence.count(")")
@@ -304,6 +398,9 @@ def _reduced(text: str) -> str:
     if found := option(text) or option(start):
         return f"({found[0]})"
     what = kind(start)[0]
+    named = _NAMED_OPTION.search(text) if what != "verdict" else None
+    if named and named.start() and not re.search(r"\bnot\b", text):
+        return f"({named[1]}) {tidy(text[: named.start()])}"
     if what == "verdict":
         return verdict(start) or start
     if what != "text":
@@ -369,6 +466,51 @@ _CONCLUDES = re.compile(
 )
 _LAST_LINE = re.compile(r"(?:A:|(?:Ans|Final result)(?:\.|:|\.:|\s?=))\s?(\S.*)")  # "A = 4" may be an equation
 _OPTION_LINE = re.compile(r"^[ \t]*\(?[A-R][).:]|\([A-R]\)|\b(?:option|choice)s?:", re.I | re.M)
+
+
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|be|has|have|had|makes?|made|earns?|needs?|costs?|takes?|spends?|spent|pays?|paid|gets?|got"
+    r"|sells?|sold|uses?|used|starts?|ends?|receives?|received|left|weighs?|equals?|totals?)\s+"
+    r"(?:(?:a total of|in total|exactly|only|about|at|on|now|still)\s+)*",
+    re.I,
+)
+
+
+def said_value(sentence: str) -> str | None:
+    """
+    Return the number, the date or the time that a sentence says: what follows its verb, if nothing before it is one.
+
+    Args:
+        sentence (`str`):
+            The sentence, as an answer that was read.
+
+    Returns:
+        `str` or `None`: The rest of the sentence, from the number on; `None` if it hedges, denies or says none.
+
+    Examples:
+
+    ```python
+    >>> said_value("She has 18 eggs left"), said_value("The one with 3.5 stars"), said_value("It is not 5")
+    ('18 eggs left', None, None)
+
+    ```
+    """
+    if len(sentence) > _MAX_CLOSING_LENGTH or _HEDGE.search(sentence):
+        return None
+    for verb in _VERB.finditer(sentence):
+        if re.search("[0-9]", sentence[: verb.start()]):
+            return None
+        said = tidy(sentence[verb.end() :])
+        if kind(said)[0] in ("number", "date", "time"):
+            return said
+    return None
+
+
+def _is_counterfactual(text: str, statement: re.Match[str]) -> bool:
+    """Tell whether a phrase is about what is not the case: "if it were a leap year, the answer would be 6"."""
+    if "would" not in statement[0] and "should" not in statement[0]:
+        return False
+    return bool(COUNTERFACTUAL.search(text[max(0, statement.start() - _MAX_CLOSING_LENGTH) : statement.start()]))
 
 
 def _closing(text: str) -> str | None:

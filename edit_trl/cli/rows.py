@@ -145,6 +145,7 @@ def _rows_of_file(name: str, split: str) -> Iterable[Any]:
             start = file.read(1024)
             lines = itertools.chain(io.StringIO(start + file.readline(), newline=""), file)
             if kind == ".csv":
+                csv.field_size_limit(2**31 - 1)  # a reply with its thinking may be longer than the default
                 yield from csv.DictReader(lines, restkey="more columns than names")
             elif start.lstrip()[:1] == "[":
                 yield from json.loads("".join(lines))

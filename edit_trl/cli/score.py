@@ -57,7 +57,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run this command with the values of its flags, `args`."""
     other = None if args.compare is None else read_verdicts(args.compare)
-    files = _files(args.data)
+    files, notes = _files(args.data)
     if args.output_dir is not None:
         check_scores_dir(args.output_dir)
         folder = Path(args.output_dir)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         )
         for name in files
     ]
-    merged = _merged(saved)
+    merged = _merged(saved, notes)
     results = scores_of(merged)
     results["settings"] = {"model": ", ".join(args.data), "replies": files}
     comparison = None if other is None else compare_verdicts(verdicts_of(merged.records), other)
@@ -86,14 +86,32 @@ def run(args: argparse.Namespace) -> None:
             print(Path(args.output_dir, name))
 
 
-def _files(names: list[str]) -> list[str]:
-    """Return the files to read. Of a folder these are its logged samples, or the generations of a run."""
+def _files(names: list[str]) -> tuple[list[str], list[str]]:
+    """
+    Return the files to read, and notes. Of a folder these are its logged samples, the newest of each task, or the
+    generations of a run.
+    """
     files: list[str] = []
+    notes: list[str] = []
     for name in names:
         found = sorted(Path(name).rglob("samples_*.jsonl")) if Path(name).is_dir() else []
         generations = Path(name, "generations.jsonl")
-        files += map(str, found) if found else [str(generations) if generations.is_file() else name]
-    return files
+        if not found:
+            files.append(str(generations) if generations.is_file() else name)
+            continue
+        newest: dict[str, Path] = {}
+        for path in found:  # the name ends in its time
+            other = newest.setdefault(_task(str(path)), path)
+            if other.parent != path.parent:
+                raise ValueError(
+                    f"A folder of logged samples must be of one model, but {str(path.parent)!r} and "
+                    f"{str(other.parent)!r} both have {_task(str(path))!r}. Pass one of them."
+                )
+            newest[_task(str(path))] = path
+        if len(newest) < len(found):
+            notes.append(f"{len(found) - len(newest)} files of older runs in {name!r} are left out.")
+        files += map(str, newest.values())
+    return files, notes
 
 
 def _task(name: str) -> str:
@@ -102,12 +120,12 @@ def _task(name: str) -> str:
     return match[1] if match else stem
 
 
-def _merged(saved: list[SavedReplies]) -> SavedReplies:
-    """Join the replies of several files."""
+def _merged(saved: list[SavedReplies], notes: list[str]) -> SavedReplies:
+    """Join the replies of several files, with further `notes`."""
     records: list[dict[str, Any]] = []
     for part in saved:
         start = 1 + records[-1]["row"] if records else 0
         records += [{**record, "row": start + record["row"]} for record in part.records]
     readers = dict.fromkeys(part.reader for part in saved)
-    notes = dict.fromkeys(note for part in saved for note in part.notes)
-    return SavedReplies(records, "; ".join(readers), list(notes))
+    all_notes = dict.fromkeys([*notes, *(note for part in saved for note in part.notes)])
+    return SavedReplies(records, "; ".join(readers), list(all_notes))

@@ -13,7 +13,7 @@ from .flags import add_fields, add_flag, field_values, listed
 
 def add_teacher(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the teacher, and of several workers that ask it, to the `parser`."""
-    store = "SQLite file for the replies. It is created if it does not exist. By default 'replies.sqlite' in 'output_dir'"
+    store = "SQLite file for the replies, created if it does not exist. By default 'replies.sqlite' in 'output_dir'"
     add_fields(parser.add_argument_group("teacher"), ChatClient, store=store)
     group = parser.add_argument_group("several workers")
     text = (

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..question_formats import SeveralAnswers, final_answer, find_format, text_of
+from ..question_formats import SeveralAnswers, accepted_words, final_answer, find_format, text_of
 from .evaluator import score_generations
 from .students import STOP
 from .verdicts import judge_reply
@@ -29,10 +29,8 @@ ANSWER_COLUMNS = (
     *("correct_answer", "right_answer", "expected", "expected_answer", "expected_output", "ideal", "label"),
     *("answerkey", "solution"),
 )
-QUESTION_COLUMNS = (
-    *("question", "problem", "prompt", "input", "query", "instruction", "question_id", "doc_id", "task_id"),
-    *("id", "idx", "index"),
-)
+_QUESTION_TEXTS = ("question", "problem", "prompt", "input", "query", "instruction")
+QUESTION_COLUMNS = (*_QUESTION_TEXTS, *("question_id", "doc_id", "task_id", "id", "idx", "index"))
 TASK_COLUMNS = ("task", "task_name", "subject", "category", "dataset", "benchmark")
 _SAMPLE_COLUMNS = (
     *("sample", "sample_id", "sample_idx", "sample_index", "path", "attempt", "trial", "repeat", "completion_id"),
@@ -180,10 +178,16 @@ def _of_table(
     notes: list[str],
 ) -> tuple[list[_Reply], str]:
     """Read rows of any tool."""
-    reply = _column(rows, "reply", reply_column, REPLY_COLUMNS)
+    # `choices` are replies as OpenAI's API writes them, or the options of a question.
+    has_options = any(not isinstance(choice, Mapping) for row in rows for choice in row.get("choices") or ())
+    names = [name for name in REPLY_COLUMNS if name != "choices" or not has_options]
+    reply = _column(rows, "reply", reply_column, names)
     known = None if answer_column else find_format([{k: v for k, v in row.items() if k != reply} for row in rows])
     answer = None if known else _column(rows, "answer", answer_column, ANSWER_COLUMNS, but=reply)
     question = _column(rows, "question", question_column, QUESTION_COLUMNS, but=reply, needed=False)
+    # The prompt may be the same for all questions, and the question in another column.
+    asking = [] if question_column else [name for name in rows[0] if str(name).lower() in _QUESTION_TEXTS]
+    asking = [name for name in asking if name not in (reply, answer)] or ([question] if question else [])
     task = _column(rows, "task", task_column, TASK_COLUMNS, but=question, needed=False)
     sample = _column(rows, "sample", None, _SAMPLE_COLUMNS, but=reply, needed=False)
     finish = _column(rows, "finish_reason", None, _FINISH_COLUMNS, but=reply, needed=False)
@@ -196,12 +200,12 @@ def _of_table(
             num_left_out += 1
             continue
         value = content.get("answer") if known else _get(row, str(answer))
+        asked = content.get("question") if known else None
+        name = "\n".join(str(_get(row, column)) for column in asking) if asking else number
         gold = _answer(value)
         if not gold:
             missing.append(number)
             continue
-        asked = content.get("question") if known else None
-        name = _get(row, question) if question else number
         texts = _texts(_get(row, reply))
         ends: Any = _get(row, finish) if finish else None
         found.append(
@@ -384,6 +388,8 @@ def _answer(value: Any) -> Any:
     if _is_list(value):
         texts = list(dict.fromkeys(filter(None, map(_answer, value))))
         return texts if len(texts) > 1 else texts[0] if texts else None
+    if isinstance(value, bool):
+        return accepted_words(value)
     text = text_of(value)
     return final_answer(text) if text else None
 
