@@ -227,6 +227,8 @@ class KeyStepAccuracyCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if args.load_best_model_at_end:
+            self._measured_step = None  # the student is now that of an earlier step
         self._measure(args, state, control)
         self._is_in_train = False
 
@@ -327,12 +329,17 @@ class InterruptCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if self._previous is None:
+            return  # an evaluation outside training
         self._ends = self._is_told
         if args.world_size > 1:
             self._ends = bool(gather(torch.tensor([int(self._is_told)], device=args.device)).any())
         if self._ends:
             control.should_save = True
             control.should_evaluate = False
+
+    # The signal may come after the last step, and a checkpoint is saved after these too.
+    on_evaluate = on_epoch_end = on_step_end
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._ends:
@@ -342,11 +349,16 @@ class InterruptCallback(TrainerCallback):
             )
             # A launcher ends all processes when the first has ended, and others may still be writing.
             PartialState().wait_for_everyone()
+            self.restore_signal()
             raise Interrupted
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.restore_signal()
+
+    def restore_signal(self) -> None:
+        """Let SIGTERM do again what it did before training. `EDITTrainer.train()` calls it even after an error."""
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None

@@ -31,7 +31,11 @@ _STATE = "trainer_state.json"
 _ASIDE = "_incomplete"
 
 # A file with weights: safetensors, PyTorch, shards of FSDP and DeepSpeed.
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "**/*.distcp", "**/*_model_states.pt")
+# An adapter with a name of its own has a folder of this name.
+_WEIGHTS = (
+    *("*.safetensors", "pytorch_model*.bin", "adapter_model.bin"),
+    *("*/adapter_model.safetensors", "*/adapter_model.bin", "**/*.distcp", "**/*_model_states.pt"),
+)
 
 # Errors of a full disk, of a limit on the size of files, and of a quota. Libraries in Rust put the number in a text.
 # PyTorch's writer only says that the file is shorter than what was written.
@@ -191,7 +195,12 @@ class WholeCheckpoints:
         if left and self.accelerator.is_local_main_process:
             logger.warning(f"Removing what an interrupted run left half written in {folder}: {', '.join(left)}.")
             shutil.rmtree(Path(folder, _ASIDE), ignore_errors=True)
-        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+        finally:
+            for callback in self.callback_handler.callbacks:  # type: ignore[attr-defined]
+                if hasattr(callback, "restore_signal"):  # `InterruptCallback`; after an error nobody else calls it
+                    callback.restore_signal()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """

@@ -123,15 +123,17 @@ def is_tokenized(column_names: list[str], dataset_name: str = "train") -> bool:
                 "need the tokens that they belong to: add the columns `prompt_ids`, `chosen_ids` and `rejected_ids`."
             )
     missing = [column for column in required if column not in column_names]
+    # `prompt_id` is another thing than a prompt.
+    others = [name for name in column_names if tokenized or not name.endswith(("_id", "_ids"))]
     if not tokenized and "prompt" not in column_names and not missing:
         # A prompt may be implicit, but a column with a misspelt name is an error.
-        misspelt = difflib.get_close_matches("prompt", column_names, n=1, cutoff=0.75)
+        misspelt = difflib.get_close_matches("prompt", others, n=1, cutoff=0.75)
         missing = ["prompt"] if misspelt else []
     if missing:
         hints = []
         for column in missing:
             nearest = difflib.get_close_matches(
-                column, [c for c in column_names if c not in required], n=1, cutoff=0.6
+                column, [name for name in others if name not in required], n=1, cutoff=0.6
             )
             if nearest:
                 hints.append(f"rename `{nearest[0]}` to `{column}` with `dataset.rename_column()`")
@@ -370,7 +372,8 @@ def _tokenize_row(
     reason, split_prompt = None, None
     if is_tokenized_row(example):
         check_ids_of_texts(example, getattr(processing_class, "tokenizer", processing_class))
-        output.update({column: example.get(column) or [] for column in columns})
+        given = {column: example.get(column) for column in columns}  # lists, or arrays
+        output.update({column: getattr(ids, "tolist", lambda ids=ids: ids or [])() for column, ids in given.items()})
     elif is_missing(example):
         reason = "missing"
     else:

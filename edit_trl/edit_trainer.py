@@ -14,6 +14,7 @@ Paper: https://huggingface.co/papers/2405.19737
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,7 @@ from .layouts import (
 )
 from .loss import krsl_loss
 from .pair_metrics import PairMetrics, pair_sums
-from .scoring import eval_mode, forward_scored, select_positions, without_adapter
+from .scoring import check_causality, eval_mode, forward_scored, select_positions, without_adapter
 from .shared_attention import register_segment_attention
 from .trainer_arguments import (
     as_edit_config,
@@ -215,10 +216,16 @@ class EDITTrainer(WholeCheckpoints, PublicPushes, SFTTrainer):
                 "trained adapter with `PeftModel.from_pretrained(model, path, is_trainable=True)`, or pass "
                 "`peft_config`."
             )
+        check_causality(self.model)
         base_model = without_adapter(self.model)
         self._takes_position_ids = takes_position_ids(base_model)
         self._layouts: tuple[str, ...] = ()
         self._layout_is_checked = False
+        self._fused_head_is_right: bool | None = None
+        text_config = base_model.config.get_text_config()
+        if getattr(text_config, "num_local_experts", None) == 0 and args.router_aux_loss_coef is None:
+            # A dense Granite has a coefficient too, and fails if it must return a loss of its routers.
+            self.aux_loss_enabled = text_config.output_router_logits = False
         if args.shared_prefix:
             adapters = (getattr(self.model, "peft_config", None) or {}).values()
             self._layouts, reason = choose_layouts(
@@ -375,14 +382,26 @@ class EDITTrainer(WholeCheckpoints, PublicPushes, SFTTrainer):
         # all processes. The factor cancels the average.
         if num_items_in_batch is not None:
             loss = loss * (self.accelerator.num_processes / self._tp_size)
-        if self.aux_loss_enabled:
+        aux_loss = getattr(outputs, "aux_loss", None) if self.aux_loss_enabled else None
+        if self.aux_loss_enabled and aux_loss is None:
+            self._without_router_loss()
+        if aux_loss is not None:
             steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
-
-        aux_loss = outputs.aux_loss if self.aux_loss_enabled else None
+            loss = loss + self.router_aux_loss_coef * aux_loss / steps
         sums = pair_sums(inputs, log_probs, entropy, is_top1, **options, aux_loss=aux_loss)
         self._count(sums, inputs["num_tokens"], "train" if self.model.training else "eval")
         return (loss, outputs) if return_outputs else loss
+
+    def _without_router_loss(self) -> None:
+        """Turn off the load-balancing loss of a model that has none, though its config has a coefficient for it."""
+        name = type(self.model).__name__
+        if self.args.router_aux_loss_coef is not None:
+            raise ValueError(
+                f"`router_aux_loss_coef` must be 0.0 for {name}, which returns no load-balancing loss, got "
+                f"{self.args.router_aux_loss_coef:g}. Pass `router_aux_loss_coef=0.0`."
+            )
+        logger.warning(f"Training {name} without a load-balancing loss: its config has one, but it returns none.")
+        self.aux_loss_enabled = False
 
     def _in_right_layout(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the batch in a layout that gives the right log-probabilities with this model, at the least cost."""
@@ -454,8 +473,16 @@ class EDITTrainer(WholeCheckpoints, PublicPushes, SFTTrainer):
             # same one.
             local = torch.tensor([num_scored], device=inputs["scored_ids"].device)
             num_scored = int(self.accelerator.gather(local).max())
-        if num_scored * self.model.config.get_text_config().vocab_size > _MAX_LOGITS:
+        if num_scored * self.model.config.get_text_config().vocab_size > _MAX_LOGITS and self._has_fused_head(
+            model, inputs
+        ):
             return self._score_in_chunks(model, inputs)
+        return self._score_at_once(model, inputs)
+
+    def _score_at_once(
+        self, model: torch.nn.Module, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
+        """As `_score`, with the logits of all scored tokens at once."""
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         rows, positions = inputs["scored_rows"], inputs["scored_positions"]
         outputs = forward_scored(model, rows, positions, head, **self._model_inputs(inputs))
@@ -464,6 +491,34 @@ class EDITTrainer(WholeCheckpoints, PublicPushes, SFTTrainer):
             logits, inputs["scored_ids"][None], entropy_requires_grad=False
         )
         return log_probs[0], entropy[0], logits[0].argmax(dim=-1) == inputs["scored_ids"], outputs
+
+    def _has_fused_head(self, model: torch.nn.Module, inputs: dict[str, Any]) -> bool:
+        """
+        Tell whether TRL's fused head gives the log-probabilities of the model. It is compared once, on a few tokens:
+        it does not know layers between the backbone and the head.
+        """
+        if self._fused_head_is_right is None:
+            few = {**inputs, **{name: inputs[name][:16] for name in ("scored_rows", "scored_positions", "scored_ids")}}
+            difference, reason = 0.0, ""
+            with eval_mode(model), torch.no_grad(), visible_adapter(self.model):
+                own = self._score_at_once(model, few)[0]
+                try:
+                    differences = self._score_in_chunks(model, few)[0] - own
+                    difference = differences.square().mean().sqrt().item() if len(own) else 0.0
+                    reason = f"its log-probabilities differ by {difference:.2g} nats (root mean square)"
+                except Exception as error:  # TRL's code for a model that it does not know may raise anything
+                    difference, reason = math.inf, f"it fails ({type(error).__name__}: {error})"
+            # All processes must agree.
+            local = torch.tensor([difference], device=own.device)
+            worst = self.accelerator.gather(local).nan_to_num(math.inf).max().item()
+            self._fused_head_is_right = worst <= layout_tolerance(self._is_exact())
+            if not self._fused_head_is_right:
+                logger.warning(
+                    f"{type(self.model).__name__} is trained without TRL's fused head, because {reason}. The loss is "
+                    "right, but the logits of all scored tokens are in memory at once. If memory is short, lower "
+                    "`per_device_train_batch_size` and raise `gradient_accumulation_steps`."
+                )
+        return self._fused_head_is_right
 
     def _score_in_chunks(
         self, model: torch.nn.Module, inputs: dict[str, Any]

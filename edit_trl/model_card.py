@@ -298,8 +298,11 @@ def prompt_format(trainer: Any) -> tuple[bool, str, str]:
     if tokenizer.chat_template and texts:
         mark = "\N{SNOWMAN}"
         messages = [{"role": "user", "content": mark}]
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        if all(text.endswith(rendered.split(mark)[-1]) for text in texts):
+        try:
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception:  # a template may refuse anything, such as a conversation without a system message
+            rendered = None
+        if rendered is not None and all(text.endswith(rendered.split(mark)[-1]) for text in texts):
             return True, "", "Prompts are messages, which the tokenizer's chat template renders as in training."
     texts = [_without_bos(text, tokenizer) for text in texts]
     # Questions have words in common too: the form ends with a mark or a new line, and begins again with a space.

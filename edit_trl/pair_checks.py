@@ -69,7 +69,17 @@ def is_tokenized_row(example: Mapping[str, Any]) -> bool:
     Returns:
         `bool`: Whether it has `chosen_ids` or `completion_ids`.
     """
-    return "chosen_ids" in example or "completion_ids" in example
+    return example.get("chosen_ids") is not None or example.get("completion_ids") is not None
+
+
+def _kind_remedy(kinds: Mapping[str, Any]) -> str:
+    """Say how columns of texts and of messages become columns of one kind."""
+    if not isinstance(kinds.get("prompt"), str):
+        return 'Wrap the text in a message: `[{"role": "assistant", "content": text}]`.'
+    chains = [value for column, value in kinds.items() if column != "prompt"]
+    if all(isinstance(chain, list) and chain and chain[0].get("role") in ("system", "user") for chain in chains):
+        return "The chains are whole conversations, with their prompt: call `dataset.remove_columns('prompt')`."
+    return 'Wrap the prompt in a message: `[{"role": "user", "content": prompt}]`.'
 
 
 def _has(example: Mapping[str, Any], column: str) -> bool:
@@ -116,11 +126,9 @@ def check_pair(example: Mapping[str, Any]) -> None:
         _check_text(column, example.get(column))
     kinds = {column: example[column] for column in _TEXT_COLUMNS if example.get(column) is not None}
     if len({isinstance(value, list) for value in kinds.values()}) > 1:
-        raise PairError(
-            f"{', '.join(f'`{column}`' for column in kinds)} must all be text or all be lists of messages, got "
-            f"{', '.join(f'`{column}`: {type(value).__name__}' for column, value in kinds.items())}. Wrap the text in "
-            'a message: `[{"role": "assistant", "content": text}]`.'
-        )
+        shown = ", ".join(f"`{column}`: {type(value).__name__}" for column, value in kinds.items())
+        names = ", ".join(f"`{column}`" for column in kinds)
+        raise PairError(f"{names} must all be text or all be lists of messages, got {shown}. {_kind_remedy(kinds)}")
     _check_tools(example.get("tools"))
     options = example.get("chat_template_kwargs")
     if options is not None and not isinstance(options, Mapping):

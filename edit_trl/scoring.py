@@ -261,3 +261,30 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training_modules:
             module.training = True
+
+
+@torch.no_grad()
+def check_causality(model: torch.nn.Module) -> None:
+    """
+    Refuse a model that attends to later tokens. It would learn to copy the token that it should predict.
+
+    Args:
+        model ([`~torch.nn.Module`]):
+            The student. A model that cannot be called yet, because an engine still holds its weights, is not checked.
+
+    Raises:
+        ValueError: If the logits of a token change with the token after it.
+    """
+    device = next(model.parameters()).device
+    texts = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]], device=device)
+    try:
+        with eval_mode(model):
+            first, second = (model(input_ids=text[None]).logits[0, :-1].float() for text in texts)
+    except Exception:
+        return
+    if (first - second).abs().max() > 0.01 * first.std():
+        raise ValueError(
+            f"`model` must be a causal language model, but {type(model).__name__} attends to later tokens, so it "
+            "would see what it should predict. Load a model of BERT's kind with `is_decoder=True`, or pass a "
+            "decoder-only student."
+        )

@@ -197,17 +197,17 @@ def check_ids_of_texts(example: Mapping[str, Any], tokenizer: Any) -> None:
     if tokenizer is None:
         return
     names = ("completion",) if is_completion(example) else ("chosen", "rejected")
-    prompt_ids = list(example.get("prompt_ids") or [])
+    prompt_ids = [] if example.get("prompt_ids") is None else list(example["prompt_ids"])
     for name in names:
         ids, columns = example.get(f"{name}_ids"), [column for column in ("prompt", name) if example.get(column)]
-        if not ids or not columns:
+        if ids is None or len(ids) == 0 or not columns:
             continue
         all_ids = [*prompt_ids, *ids]
         if getattr(tokenizer, "unk_token_id", None) in all_ids:  # a part of the text has no tokens
             continue
         text = tokenizer.decode(all_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         decoded = fold(text)
-        parts = [(column, [part]) for column in columns for part in _column_texts(example[column])]
+        parts = [(column, [part]) for column in columns for part in _column_texts(column, example[column])]
         _, column, lost = _find_all(parts, decoded, 0)
         kept = "".join(_WORD.findall(decoded))
         if lost and not (kept and kept in fold("".join(_WORD.findall(" ".join(part for _, (part,) in parts))))):
@@ -219,11 +219,16 @@ def check_ids_of_texts(example: Mapping[str, Any], tokenizer: Any) -> None:
             )
 
 
-def _column_texts(value: Any) -> list[str]:
+def _column_texts(column: str, value: Any) -> list[str]:
+    """
+    The texts of a column that must be among the tokens. Of a prompt of messages this is the last question, since
+    templates may move a system message, and leave out earlier thinking.
+    """
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(message, Mapping) for message in value):
-        return [content_text(message) for message in value]
+        asked = [message for message in value if message.get("role") == "user"]
+        return [content_text(message) for message in (asked[-1:] if column == "prompt" else value)]
     return []
 
 

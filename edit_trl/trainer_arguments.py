@@ -164,6 +164,9 @@ def as_edit_config(args: Any, model: Any) -> EDITConfig:
             f"{', '.join(f'`{name}`' for name in extra)}. These fields would be lost; derive the class from "
             "`EDITConfig`."
         )
+    metric = values["metric_for_best_model"] or ""
+    if "edit/" in metric and values["greater_is_better"] is not metric.endswith("loss"):
+        values["greater_is_better"] = None  # transformers has derived it from the name, and `EDITConfig` knows it
     logger.warning(
         f"`args` is a `{type(args).__name__}` and was converted to an `EDITConfig` with the same values, including "
         f"its learning rate of {args.learning_rate:g}; EDIT's own default is 5e-6. Pass an `EDITConfig` to silence "

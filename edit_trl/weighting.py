@@ -348,6 +348,7 @@ def read_weights(example: Mapping[str, Any], side: str) -> list[float]:
             f"`chosen_weights` and `rejected_weights` come together, but `{side}_weights` is missing. They replace "
             f"the alignment of both chains; pass `{side}_weights=[0.0] * {num_tokens}` to ignore that chain."
         )
+    weights = weights.tolist() if hasattr(weights, "tolist") else weights  # an array
     is_list = isinstance(weights, Sized) and not isinstance(weights, (str, Mapping))
     if not is_list or len(weights) != num_tokens:
         found = len(weights) if is_list else f"{type(weights).__name__}: {weights!r:.80}"

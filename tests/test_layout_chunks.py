@@ -59,10 +59,10 @@ class TestChunks:
         heads = []
         model.get_output_embeddings().register_forward_hook(lambda *args: heads.append(1))
         found = step(build(model, **options), examples, layout)
-        assert heads == []
+        assert len(heads) == 1  # a comparison on a few tokens
         monkeypatch.undo()
         expected = step(build(model, shared_prefix=False, **options), examples)
-        assert len(heads) == 1
+        assert len(heads) == 2
         assert_same(found, expected, rtol=1e-4)
 
     def test_router_loss_is_the_same_in_chunks(self, build, in_chunks, monkeypatch):

@@ -55,6 +55,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
     **dict.fromkeys(("lfm2", "lfm2_moe"), {"layer_types": ["conv", "full_attention"]}),
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1, "state_size": 8},
+    "xlm": {"causal": True},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "zamba2": {"layers_block_type": ["mamba", "hybrid"], "mamba_d_state": 8},
     "zaya": {"num_experts_per_tok": 1},
@@ -94,7 +95,7 @@ PADDED = {
     """.split(),
     "its forward takes no `position_ids`": """
         bart bigbird_pegasus blenderbot blenderbot-small bloom falcon_mamba mamba mamba2 marian mbart mpt mvp pegasus
-        plbart roformer rwkv trocr whisper xlnet xlstm
+        plbart roformer rwkv trocr whisper xlstm
     """.split(),
     "it has recurrent layers": """
         bailing_hybrid bamba deepseek_v4 falcon_h1 granitemoehybrid jamba lara_mini olmo_hybrid

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from accelerate.parallelism_config import ParallelismConfig
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
 
 
 class Feature(NamedTuple):
@@ -52,6 +52,11 @@ def images(build: Callable) -> None:
 
 def encoder_decoder(build: Callable) -> None:
     build(model=T5ForConditionalGeneration(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)))
+
+
+def bidirectional(build: Callable) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    build(model=BertLMHeadModel(BertConfig(vocab_size=400, initializer_range=0.5, **sizes)))
 
 
 def transform(build: Callable) -> None:
@@ -251,6 +256,11 @@ AREAS: dict[str, list[Feature]] = {
             note="LLaVA, Gemma 3, Qwen2-VL",
         ),
         Feature("encoder-decoder models", error="pass a decoder-only student", provoke=encoder_decoder),
+        Feature(
+            "models that attend to later tokens (XLNet; BERT and XLM as encoders)",
+            error="attends to later tokens",
+            provoke=bidirectional,
+        ),
         Feature("CPM-Ant", reason="expects its padding on the left and as token 0, and is wrong with other padding"),
     ],
     "Several processes": [
