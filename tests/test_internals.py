@@ -446,7 +446,10 @@ class TestBehaviour:
             "_model_inputs",
             "_pop_metrics",
             "_score",
+            "_score_at_once",
+            "_has_fused_head",
             "_score_in_chunks",
+            "_without_router_loss",
             "_warn_of_padding",
             "_with_lengths",
         }
