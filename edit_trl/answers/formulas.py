@@ -19,6 +19,8 @@ import sys
 import threading
 from pathlib import Path
 
+from .quantities import SUPERSCRIPTS
+
 
 # Seconds for one comparison, and for the start of the process, which loads sympy.
 _TIME_LIMIT = 5.0
@@ -33,7 +35,6 @@ _SYMBOLIC = re.compile(
 _ROOT = re.compile(r"√\s?\(?([0-9a-z]+)\)?")
 _PI = re.compile(r"π|(?<![A-Za-z\\])pi(?![A-Za-z])")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _WORD = re.compile(r"[A-Za-z]{3}")
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def same_formula(left: str, right: str) -> bool:
     if len(left) + len(right) > _MAX_LENGTH:
         return False
     left, right = (
-        _SUPERSCRIPT.sub(lambda power: f"^{{{power[0].translate(_SUPERSCRIPTS)}}}", _PI.sub(r"\\pi ", side))
+        _SUPERSCRIPT.sub(lambda power: f"^{{{power[0].translate(SUPERSCRIPTS)}}}", _PI.sub(r"\\pi ", side))
         for side in (left, right)
     )
     symbolic = [side for side in (left, right) if _SYMBOLIC.search(side)]

@@ -122,7 +122,8 @@ _POINT_GROUPS = re.compile(r"(?!0)[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}(?:,[0-9]+)?|\.
 _DECIMAL_COMMA = re.compile(r"[0-9]+,[0-9]+")
 
 _CURRENCIES = r"(?:us\s?\$|r\$|[$€£¥₩₹₽]|(?:usd|eur|gbp|chf|inr|jpy|cny|krw|rs\.?)(?=\s?[0-9]))"
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+# Digits and signs of a power, as ASCII.
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _NUMBER = re.compile(
     rf"""(?:(?:about|approximately|approx\.|roughly|around|exactly|circa|ca\.|etwa|rund|environ|unos|aproximadamente
             |около|примерно)\s|[≈~约約]\s?)?
@@ -337,7 +338,7 @@ def _number(match: re.Match[str]) -> Fraction | None:
     """Return the number of a match of `_NUMBER` without its sign."""
     if match["number"] is None:
         mantissa = _value(match["times"] or match["mantissa"] or "1")
-        power = match["power"] or match["exponent"] or match["superscript"].translate(_SUPERSCRIPTS)
+        power = match["power"] or match["exponent"] or match["superscript"].translate(SUPERSCRIPTS)
         return None if mantissa is None else mantissa * Fraction(10) ** int(power)
     value = _value(match["number"])
     if value is None:

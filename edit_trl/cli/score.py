@@ -101,13 +101,14 @@ def _files(names: list[str]) -> tuple[list[str], list[str]]:
             continue
         newest: dict[str, Path] = {}
         for path in found:  # the name ends in its time
-            other = newest.setdefault(_task(str(path)), path)
+            task = _task(str(path))
+            other = newest.setdefault(task, path)
             if other.parent != path.parent:
                 raise ValueError(
                     f"A folder of logged samples must be of one model, but {str(path.parent)!r} and "
-                    f"{str(other.parent)!r} both have {_task(str(path))!r}. Pass one of them."
+                    f"{str(other.parent)!r} both have {task!r}. Pass one of them."
                 )
-            newest[_task(str(path))] = path
+            newest[task] = path
         if len(newest) < len(found):
             notes.append(f"{len(found) - len(newest)} files of older runs in {name!r} are left out.")
         files += map(str, newest.values())
