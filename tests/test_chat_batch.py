@@ -237,6 +237,37 @@ class TestErrors:
         client.read_batch([write(answer(script, *again), "results.jsonl")])
         assert ask(client, questions(3)) == answers(3)
 
+    def test_service_that_refuses_every_role_is_not_asked_for_ever(self, client):
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Question"}]
+        refused = (400, error("Conversation roles must alternate user/assistant/user/assistant/..."))
+        for name, key in (("first", "failed"), ("second", "refused")):
+            batch = client.collect_batch()
+            client.for_each([messages], client.chat)
+            files = batch.write(f"{name}.jsonl")
+            (line,) = answer(lambda *_: refused, *files)
+            read = client.read_batch([write([{**line, "id": name}], f"{name}_errors.jsonl")])
+            assert getattr(read, key).total() == 1
+
+        assert [message["role"] for message in requests_of(*files)[0]["body"]["messages"]] == ["user"]
+        client.collect_batch()
+        assert "roles must alternate" in str(client.for_each([messages], client.chat)[0])
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            '{"custom_id": "1", "response": {"body": ' + "[" * 5000 + "]" * 5000 + "}}",
+            '{"custom_id": "1", "response": {"status_code": Infinity, "body": {}}}',
+            '{"custom_id": "1", "response": {"status_code": [], "body": {}}}',
+        ],
+    )
+    def test_odd_line_is_torn_and_the_others_are_read(self, client, line):
+        results = write(answer(reply_to, *collected(client)), "results.jsonl")
+        with open(results, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+        read = client.read_batch([results])
+        assert (read.replies, read.torn) == (3, ["results.jsonl, line 4"])
+
 
 class TestWaiting:
     def test_requests_of_a_file_are_not_written_again(self, client):

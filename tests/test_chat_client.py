@@ -195,8 +195,30 @@ class TestOptions:
             ({"base_url": "localhost:8000/v1"}, 'must be a URL .* Pass `base_url="http://localhost:8000/v1"`'),
             ({"base_url": "ftp://host/v1"}, "must be a URL that starts with http:// or https://, got 'ftp://host/v1'"),
             ({"base_url": "http://"}, "must be a URL"),
+            ({"base_url": "HTTP//host/v1"}, "must be .*: its start is another"),
+            ({"base_url": "http://localhost:800O/v1"}, "must be .* got 'http://localhost:800O/v1': its port is no"),
+            ({"base_url": "http://localhost:8000v1"}, "must be .*: its port is no number from 1 to 65535"),
+            ({"base_url": "http://localhost:99999/v1"}, "must be .*: its port is no number from 1 to 65535"),
+            ({"base_url": "http://localhost:0/v1"}, "must be .*: its port is no number from 1 to 65535"),
+            ({"base_url": "http://localhost:-1/v1"}, "must be .*: its port is no number from 1 to 65535"),
+            ({"base_url": "http://:8000/v1"}, "must be .*: its host is no name"),
+            ({"base_url": "http://a..b/v1"}, "must be .*: its host is no name"),
+            ({"base_url": "http://.api.openai.com/v1"}, "must be .*: its host is no name"),
+            ({"base_url": "http://{HOST}/v1"}, "must be .*: its host is no name"),
+            ({"base_url": "http://" + "a" * 64 + "/v1"}, "must be .*: its host is no name"),
+            ({"base_url": "http://\u00df.de/v1"}, "must be .*: its host is no name; .* with 'xn--'"),
+            ({"base_url": "http://127.0.0.256/v1"}, "must be .*: its host is no IP address"),
+            ({"base_url": "http://[::1/v1"}, "must be .*: its host is not written as one"),
+            ({"base_url": "http://[host]/v1"}, "must be .*: its host is not written as one"),
+            ({"base_url": " http://host/v1"}, "must be .*: it holds a space or"),
+            ({"base_url": "http://host/v1\n"}, "must be .*: it holds a space or a character that cannot be seen"),
+            ({"base_url": "http://ho\u200bst/v1"}, "must be .*: it holds a space or a character that cannot be seen"),
+            ({"base_url": "http://secret@host:x/v1"}, "must be .*, got something else: its port"),
+            ({"base_url": "http://host/v1#secret"}, "must not hold a user name, a password, a query or a fragment"),
+            ({"temperature": float("nan")}, "must be positive or zero, got nan"),
+            ({"timeout": float("nan")}, "must be positive, got nan"),
             ({"base_url": "https://me:secret@host/v1"}, "must not hold .* pass its name as `api_key_env`"),
-            ({"base_url": "https://host/v1?key=secret"}, "must not hold a user name, a password or a query"),
+            ({"base_url": "https://host/v1?key=secret"}, "must not hold a user name, a password, a query"),
             ({"api_key_env": "sk-secret"}, 'must be the name of .* pass `api_key_env="OPENAI_API_KEY"`'),
             ({"api_key_env": ""}, "must be the name of an environment variable"),
             ({"max_concurrency": 0}, "must be positive, got 0. Leave it out for the default."),
@@ -236,6 +258,16 @@ class TestOptions:
 
         assert "secret" not in str(caught.value)
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *("http://localhost:8000/v1", "http://gpu_7:65535/v1", "http://127.0.0.1/v1", "http://[fe80::1]:8000/v1"),
+            *("https://api.openai.com/v1", "https://xn--exmple-cua.de./v1/", "http://host:/v1/@me", "HTTP://GPU-7/v1"),
+        ],
+    )
+    def test_url_with_a_host_is_taken(self, url):
+        assert ChatClient("teacher", url).base_url == url
 
     @pytest.mark.parametrize(
         "option", [{"temperature": 0.0}, {"max_retries": 0}, {"max_requests": 0}, {"max_wait": 0}]

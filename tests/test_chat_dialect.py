@@ -4,6 +4,7 @@ Tests of what the client learns from refusals: error bodies of services, and the
 
 import json
 import logging
+from collections import Counter
 
 import pytest
 from chat_helpers import (
@@ -349,6 +350,21 @@ class TestLearning:
         assert reply.text == "Q2: answered"
         assert teacher.requests[1]["messages"] == [{"role": "user", "content": "Be brief.\n\nQ1"}, *messages[2:]]
         assert "messages of the system" in client.refused[0]
+
+    @pytest.mark.parametrize("roles", [("system", "user"), ("developer", "user"), ("user", "user"), ("user",)])
+    @pytest.mark.parametrize("num_slots", [1, 4])
+    def test_endpoint_that_refuses_every_role_is_not_asked_for_ever(self, roles, num_slots):
+        """Each request is sent at most once with a message of the system, and once without."""
+        body = {"error": {"message": "Conversation roles must alternate user/assistant/user/assistant/..."}}
+        asked = [[{"role": role, "content": f"Question {number}"} for role in roles] for number in range(4)]
+        with Teacher(lambda *_: Response(body, 400)) as teacher:
+            client = client_for(teacher, max_concurrency=num_slots)
+            errors = client.for_each(asked, client.chat)
+
+        assert all("must alternate" in str(error) for error in errors)
+        sent = Counter(str(request["messages"]) for request in teacher.requests)
+        assert set(sent.values()) == {1}
+        assert len(sent) <= 4 + (num_slots if roles[0] != "user" else 0)
 
     @pytest.mark.parametrize(
         "body",

@@ -16,6 +16,7 @@ from chat_helpers import (
     ask,
     ask_one,
     messages_of,
+    question_of,
     questions,
     quick_backoff,  # noqa: F401
     refusal,
@@ -440,6 +441,17 @@ class TestRedirects:
         assert "secret" not in str(caught.value)
         assert len(teacher.requests) == 1
 
+    @pytest.mark.parametrize("status", [302, 307])
+    @pytest.mark.parametrize("location", ["http://127.0.0.1:port/v1", "http://127.0.0.1:99999/v1", "http://[::1/v1"])
+    def test_place_that_is_no_url_is_not_visited(self, location, status):
+        away = Response({}, status, {"location": location})
+        with Teacher(lambda *_: away) as teacher:
+            for teacher.models in (404, away):
+                with pytest.raises(EndpointError, match="redirects to something that is no URL"):
+                    ask(client_for(teacher, max_concurrency=1), questions(3))
+
+        assert len(teacher.requests) == 1
+
     @pytest.mark.parametrize("status", [307, 308])
     @pytest.mark.parametrize("location", ["/v2/chat/completions", "{url}/v2/chat/completions", "completions/"])
     def test_same_server_is_followed_with_the_whole_request(self, status, location, monkeypatch):
@@ -473,6 +485,73 @@ class TestRedirects:
 
         assert "the connection failed" in str(error)
         assert len(teacher.requests) < 30
+
+
+class TestOddResponses:
+    """What an endpoint, or a proxy before it, may send instead of a reply. None of it ends the run."""
+
+    NESTED = b"[" * 100_000
+    HALF = b'{"error": {"message": "half \\ud83d", "code": "\\udc00"}}'
+
+    @pytest.mark.parametrize(
+        ("response", "expected"),
+        [
+            (Response(NESTED), "an unreadable reply"),
+            (Response(b'{"choices": ' + b'{"a": ' * 5000), "an unreadable reply"),
+            (Response(NESTED, 500), "status 500"),
+            (Response(NESTED + b"]" * 100_000, 400), "refused the request"),
+            (Response(b"[" * 400 + b"]" * 400, 400), "refused the request"),
+            (Response(HALF, 400), "half"),
+            (Response(HALF, 500), "half"),
+            (Response(b"\xff\xfe\x00", 400), "refused the request"),
+            (Response({}, 503, {"retry-after": "Mon, 01 Jan 99999999999 00:00:00 GMT"}), "status 503"),
+            (Response({}, 503, {"retry-after": "9" * 400}), "status 503"),
+            (Response({}, 503, {"retry-after": "nan"}), "status 503"),
+            (Response({}, 503, {"retry-after-ms": "-5"}), "status 503"),
+        ],
+        ids=lambda value: str(value.headers) if isinstance(value, Response) else None,
+    )
+    def test_is_an_error_of_its_request(self, response, expected):
+        def script(request, number):
+            return response if question_of(request) == questions(3)[1] else answer(request, number)
+
+        with Teacher(script) as teacher:
+            first, error, third = ask(client_for(teacher, max_retries=1), questions(3))
+
+        assert [first, third] == [answers(3)[0], answers(3)[2]]
+        assert isinstance(error, EndpointError) and not error.is_fatal
+        assert expected in str(error)
+        str(error).encode()  # can be printed
+
+    @pytest.mark.parametrize("charset", ["rot13", "zlib", "hex", "idna", "no-such-charset", "utf-16", "latin-1", '""'])
+    @pytest.mark.parametrize("status", [200, 400])
+    def test_json_is_utf8_whatever_the_header_says(self, charset, status):
+        text = "f\u00fcnf"
+        body = completion(text) if status == 200 else {"error": {"message": text}}
+        response = Response(
+            json.dumps(body, ensure_ascii=False).encode(), status, content_type=f"application/json; charset={charset}"
+        )
+        with Teacher(lambda *_: response, models=response) as teacher:
+            (reply,) = ask(client_for(teacher, max_retries=0), questions(1))
+
+        assert text in str(reply)
+
+    def test_mark_at_the_start_is_left_out(self):
+        body = json.dumps(completion("5")).encode("utf-8-sig")
+        with Teacher(lambda *_: Response(body), models=Response(body)) as teacher:
+            assert ask(client_for(teacher, max_retries=0), questions(1)) == ["5"]
+
+    def test_list_of_models_may_be_anything(self):
+        for content in (self.NESTED, self.HALF, b"\xff", b"[]", b'{"data": [5]}', b'{"data": {"id": "\\ud83d"}}'):
+            with Teacher(answer, models=Response(content)) as teacher:
+                assert ask(client_for(teacher), questions(1)) == answers(1)
+
+    def test_half_a_character_in_a_finish_reason_is_replaced(self, tmp_path):
+        body = json.dumps(completion("5", "\ud83d!")).encode()
+        with Teacher(lambda *_: Response(body)) as teacher:
+            reply = ask_one(client_for(teacher, store=tmp_path / "store"))
+
+        assert reply.finish_reason == "\ufffd!"
 
 
 class TestEstimateTokens:

@@ -145,6 +145,22 @@ class TestContents:
 
         assert (reply.prompt_tokens, reply.completion_tokens) == expected
 
+    @pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens", "total_tokens"])
+    @pytest.mark.parametrize("count", [float("inf"), float("nan"), 10**25, -5, "many", [], {}, None, 0])
+    def test_what_is_no_count_is_estimated(self, name, count):
+        """32 characters of a question and its message are 9 tokens; a reply of 8 characters is 2."""
+        usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30, name: count}
+        reply = read_reply(json.dumps({**completion("12345678"), "usage": usage}), 9)
+
+        expected = {"prompt_tokens": (9, 10), "completion_tokens": (20, 10), "total_tokens": (20, 10)}
+        assert (reply.prompt_tokens, reply.completion_tokens) == expected[name]
+
+    @pytest.mark.parametrize("usage", [[], "none", 5, None, {}])
+    def test_usage_may_be_anything(self, usage):
+        reply = read_reply(json.dumps({**completion("12345678"), "usage": usage}), 9)
+
+        assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("12345678", 9, 2)
+
 
 class TestFinishReasons:
     @pytest.mark.parametrize(

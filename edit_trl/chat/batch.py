@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from ..files import check_outputs, written_aside
 from .dialect import Dialect, request_fields
 from .endpoint import EndpointError, error_detail, estimate_tokens, is_filtered, on_one_line
-from .replies import BYTES_PER_TOKEN, UnreadableReply, read_reply, reread
+from .replies import BYTES_PER_TOKEN, UnreadableReply, plain_text, read_reply, reread
 from .run import WAITING, Budget, BudgetReached, waits
 from .store import ChatReply, ReplyStore
 
@@ -186,7 +186,9 @@ class Collector:
         return {
             "file": file,
             "prompt_tokens": estimate_tokens(messages),
-            "has_system": any(message["role"] in ("system", "developer") for message in messages),
+            "has_system": any(
+                message["role"] in ("system", "developer") for message in self.dialect.messages(messages)
+            ),
             "fields": list(self.dialect.fields(request_fields(self.settings))),
             "num_failed": before["num_failed"],
             "error": None,
@@ -267,7 +269,8 @@ class _Reader:
             body, status = response.get("body"), response.get("status_code")
             body = json.loads(body) if isinstance(body, str) else body
             status = None if status is None else int(status)
-        except (ValueError, TypeError, KeyError, AttributeError):
+            text = json.dumps(body)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             results.torn.append(place)
             return
         record = self.store.remember(WAITING + key)
@@ -275,12 +278,12 @@ class _Reader:
             results.repeated += 1
             return
         if record is None:
-            results.unknown.append(key)
+            results.unknown.append(plain_text(key))
             return
         reply, failure = None, error_detail(result.get("error") or body)
         if body is not None and (status is None or 200 <= status < 300):
             try:
-                reply = read_reply(json.dumps(body), record["prompt_tokens"])
+                reply = read_reply(text, record["prompt_tokens"])
             except UnreadableReply as error:
                 failure = str(error)
         elif status in (400, 422) and is_filtered(body):

@@ -171,7 +171,7 @@ class Dialect:
             sent (`dict[str, Any]`):
                 Fields of the request that was refused.
             messages (`list[dict[str, str]]`):
-                Messages of this request.
+                Messages of this request, as [`Dialect.messages`] wrote them.
 
         Returns:
             `bool`: Whether another request, written by what was learned, can succeed. Each request can be refused so

@@ -25,7 +25,7 @@ from urllib.parse import quote, quote_plus, urljoin, urlsplit
 
 from ..install_hint import install_hint
 from .dialect import Dialect, request_fields
-from .replies import BYTES_PER_TOKEN, UnreadableReply, read_reply
+from .replies import BYTES_PER_TOKEN, UnreadableReply, plain_text, read_reply
 from .store import ChatReply
 
 
@@ -43,6 +43,9 @@ _FILTERED_WORDS = re.compile(r"content management policy|Content Exists Risk|dat
 
 # A key of fewer characters may be a word, which a reply may have by itself.
 _MIN_SECRET = 12
+
+# An error with more brackets is not read as JSON, whose reader and writer fail on what is nested too deeply.
+_MAX_BRACKETS = 500
 
 
 class EndpointError(Exception):
@@ -163,7 +166,7 @@ class Endpoint:
                     f"Cannot reach the endpoint ({self._reason(error)}). Check `base_url`, and that the server runs.",
                     is_fatal=True,
                 ) from None
-        except (TimeoutError, ValueError, TypeError, AttributeError, openai.OpenAIError):
+        except (TimeoutError, ValueError, TypeError, AttributeError, RecursionError, openai.OpenAIError):
             pass  # the list of models cannot be read; it is optional
         self.is_open = True
 
@@ -191,10 +194,11 @@ class Endpoint:
         fields = self.dialect.fields(request_fields(self.settings))
         if "seed" in fields:
             fields["seed"] += sample
+        written = self.dialect.messages(messages)
         try:
             response = await asyncio.wait_for(
                 self._connection.chat.completions.with_raw_response.create(
-                    model=self.settings["model"], messages=self.dialect.messages(messages), extra_body=fields
+                    model=self.settings["model"], messages=written, extra_body=fields
                 ),
                 self.timeout,
             )
@@ -210,7 +214,7 @@ class Endpoint:
             if error.status_code in (400, 422):
                 if is_filtered(_body(error)):
                     return ChatReply("", "", "content_filter", 0, 0)
-                self._learn(error, fields, messages)
+                self._learn(error, fields, written)
             raise self._read_status(error) from None
 
     async def close(self) -> None:
@@ -253,7 +257,7 @@ class Endpoint:
             max_retries=0,  # `run.py` retries, because it knows the budget and the other requests
             timeout=timeout,
             http_client=openai.DefaultAsyncHttpxClient(
-                base_url=self.url, timeout=timeout, event_hooks={"response": [_refuse_redirects]}
+                base_url=self.url, timeout=timeout, event_hooks={"response": [_check_response]}
             ),
         )
 
@@ -358,19 +362,25 @@ def estimate_tokens(messages: list[dict[str, str]]) -> int:
     return sum(4 + math.ceil(len(message["content"].encode()) / BYTES_PER_TOKEN) for message in messages)
 
 
-async def _refuse_redirects(response: Any) -> None:
+async def _check_response(response: Any) -> None:
     """
-    Allow only redirects on the same server that keep the request as it is.
+    Allow only redirects on the same server that keep the request as it is, and read JSON as what it is.
 
-    Another port is another server, and another scheme may be one without encryption.
+    Another port is another server, and another scheme may be one without encryption. JSON is UTF-8, whatever a proxy
+    writes into the header.
     """
+    response.encoding = "utf-8-sig"
     location = response.headers.get("location")
     if not 300 <= response.status_code < 400 or not location:
         return
     sent = response.request
-    target = urljoin(str(sent.url), location)
+    try:
+        target = urljoin(str(sent.url), location)
+        is_same = _server(target) == _server(str(sent.url))
+    except ValueError:
+        raise _Redirected("something that is no URL") from None
     is_kept = response.status_code in (307, 308) or sent.method == "GET"
-    if not is_kept or _server(target) != _server(str(sent.url)):
+    if not is_same or not is_kept:
         parts = urlsplit(target)
         # A place may hold a secret in its query or before its host.
         path = parts.path.removesuffix("/chat/completions").removesuffix("/models")
@@ -384,7 +394,7 @@ def _server(url: str) -> tuple[str, str | None, int | None]:
 
 def on_one_line(text: str) -> str:
     """Put a `text` of a service on one line, without the parts of a wrong key that services quote."""
-    return " ".join(re.sub(r"\b(sk[-_]|hf_|Bearer )[\w*.-]{6,}", r"\1***", text).split())[:500]
+    return " ".join(re.sub(r"\b(sk[-_]|hf_|Bearer )[\w*.-]{6,}", r"\1***", plain_text(text)).split())[:500]
 
 
 def is_filtered(body: Any) -> bool:
@@ -435,11 +445,14 @@ def _own_error(body: Any) -> dict[str, Any]:
 
 
 def _body(error: Any) -> Any:
-    """Return the body of an error of `openai`, from JSON, or its text."""
+    """Return the body of an error of `openai`, from JSON, or its text. What is nested deeply stays text."""
+    text = error.response.text
+    if len(re.findall(r"[\[{]", text)) > _MAX_BRACKETS:
+        return text
     try:
-        return json.loads(error.response.text)
+        return json.loads(text)
     except ValueError:
-        return error.response.text
+        return text
 
 
 def _retry_after(headers: Any) -> float | None:
@@ -451,6 +464,6 @@ def _retry_after(headers: Any) -> float | None:
     except (TypeError, ValueError):
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return seconds if 0 < seconds < math.inf else None

@@ -2,6 +2,7 @@
 Check the options of a `ChatClient` before anything is sent or opened.
 """
 
+import ipaddress
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -27,18 +28,19 @@ def check_options(client: "ChatClient") -> None:
     Raises:
         ValueError: If an option has a value that cannot work.
     """
-    url = urlsplit(client.base_url)
     # What is no URL may be a key, or hold a password.
     shown = repr(client.base_url) if re.fullmatch(r"(?!sk-|hf_)[\w.:/-]{0,60}", client.base_url) else "something else"
-    if client.base_url != VLLM and (url.scheme not in ("http", "https") or not url.hostname):
+    fault = None if client.base_url == VLLM else _fault_of_url(client.base_url)
+    if fault is not None:
         raise ValueError(
-            f"`base_url` must be a URL that starts with http:// or https://, got {shown}. Pass "
+            f"`base_url` must be a URL that starts with http:// or https://, got {shown}: {fault}. Pass "
             f'`base_url="http://localhost:8000/v1"`, for example, or "{VLLM}" to run the model in this process.'
         )
-    if url.username or url.password or url.query:
+    url = urlsplit(client.base_url)
+    if "@" in url.netloc or url.query or url.fragment:
         raise ValueError(
-            "`base_url` must not hold a user name, a password or a query. It is written to logs and files; put "
-            "the key into an environment variable and pass its name as `api_key_env`."
+            "`base_url` must not hold a user name, a password, a query or a fragment. It is written to logs and "
+            "files; put the key into an environment variable and pass its name as `api_key_env`."
         )
     if client.api_key_env is not None and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", client.api_key_env) is None:
         raise ValueError(
@@ -54,12 +56,12 @@ def check_options(client: "ChatClient") -> None:
     limits = ("max_concurrency", "max_tokens", "requests_per_minute", "tokens_per_minute")
     for name in (*limits, "connect_timeout", "timeout"):
         value = getattr(client, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise ValueError(f"`{name}` must be positive, got {value}. Leave it out for the default.")
     budget = ("prompt_price", "completion_price", "max_cost", "max_requests")
     for name in (*budget, "max_retries", "max_wait", "temperature", "top_p"):
         value = getattr(client, name)
-        if value is not None and value < 0:
+        if value is not None and not value >= 0:
             raise ValueError(f"`{name}` must be positive or zero, got {value}. Leave it out for the default.")
     if client.max_cost is not None and (
         client.prompt_price is None or client.completion_price is None or longest_reply(client.settings) is None
@@ -69,6 +71,38 @@ def check_options(client: "ChatClient") -> None:
             f"{client.prompt_price}, {client.completion_price} and {client.max_tokens}. The cost of a request is "
             "known only after it; pass the endpoint's prices per million tokens."
         )
+
+
+def _fault_of_url(text: str) -> str | None:
+    """Return why a text is no URL that requests can be sent to; `None` if it is one."""
+    if " " in text or not text.isprintable():
+        return "it holds a space or a character that cannot be seen"
+    if not re.match("(?i)https?://", text):
+        return "its start is another"
+    try:
+        url = urlsplit(text)
+        host = url.hostname or ""
+    except ValueError:
+        return "its host is not written as one"
+    try:
+        port = 80 if url.port is None else url.port
+    except ValueError:
+        port = 0
+    if not 0 < port < 2**16:
+        return "its port is no number from 1 to 65535"
+    if ":" in host or re.fullmatch(r"[\d.]+", host):
+        return None if _is_address(host) else "its host is no IP address"
+    if re.fullmatch(r"(?:[a-z\d_-]{1,63}\.)*[a-z\d_-]{1,63}\.?", host) is None:
+        return "its host is no name; a name with other letters is written in ASCII, with 'xn--'"
+    return None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_extra_body(extra_body: dict[str, Any]) -> None:

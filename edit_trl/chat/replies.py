@@ -17,6 +17,9 @@ from .store import ChatReply
 # Bytes of text per token, to estimate the tokens of a request before the endpoint counts them.
 BYTES_PER_TOKEN = 4
 
+# A reply of more tokens is a mistake of the endpoint. The sums of such numbers would fit no file.
+_MAX_COUNT = 10**9
+
 # Why a reply ended: our word for it, and the words of services, in small letters.
 FINISH_REASONS = {
     "stop": (
@@ -128,7 +131,7 @@ def finish_reason_of(reason: str | None) -> str | None:
     if reason is None:
         return None
     word = re.sub(r"[\s-]+", "_", reason.partition(":")[0].strip().lower())
-    return _FINISH_REASONS.get(word, reason)
+    return _FINISH_REASONS.get(word, plain_text(reason))
 
 
 def read_reply(text: str, prompt_tokens: int) -> ChatReply:
@@ -158,8 +161,8 @@ def read_reply(text: str, prompt_tokens: int) -> ChatReply:
         refusal = message.get("refusal")
         reason = choice.get("finish_reason")
         are_texts = all(value is None or isinstance(value, str) for value in (reason, refusal))
-        tokens = _count_tokens(body.get("usage") or {}, prompt_tokens, content + thinking)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        tokens = _count_tokens(body.get("usage"), prompt_tokens, content + thinking)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         are_texts = False
     if not are_texts:
         raise UnreadableReply(f"an unreadable reply ({text})")
@@ -229,15 +232,24 @@ def _flat_text(value: Any) -> str:
     return ""
 
 
-def _count_tokens(usage: dict[str, Any], prompt_tokens: int, text: str) -> tuple[int, int]:
+def _count_tokens(usage: Any, prompt_tokens: int, text: str) -> tuple[int, int]:
     """Return the tokens of request and reply, as the endpoint counts them, or estimates."""
-    num_prompt = int(usage.get("prompt_tokens") or prompt_tokens)
-    estimate = math.ceil(len(text.encode(errors="replace")) / BYTES_PER_TOKEN)
-    num_reply = int(usage.get("completion_tokens") or estimate)
-    if usage.get("prompt_tokens") and usage.get("total_tokens"):
-        # Some services count the thinking in the total alone, and charge it.
-        num_reply = max(num_reply, int(usage["total_tokens"]) - num_prompt)
-    return num_prompt, num_reply
+    usage = usage if isinstance(usage, dict) else {}
+    counted_prompt, counted_reply, total = (
+        _as_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
+    num_prompt = counted_prompt or prompt_tokens
+    num_reply = counted_reply or math.ceil(len(text.encode(errors="replace")) / BYTES_PER_TOKEN)
+    # Some services count the thinking in the total alone, and charge it.
+    return num_prompt, max(num_reply, total - num_prompt) if counted_prompt else num_reply
+
+
+def _as_count(value: Any) -> int:
+    """Return a number of tokens of an endpoint. 0 for what is none or cannot be one."""
+    try:
+        return int(value) if 0 < int(value) <= _MAX_COUNT else 0
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _has_surrogates(text: str) -> bool:
