@@ -289,6 +289,36 @@ class TestInspect:
         assert line.startswith("edit-trl inspect: ") and message in line
         assert not Path("good.jsonl").exists()
 
+    def test_data_without_a_pair_leaves_files_as_they_were(self, capsys):
+        Path("a.jsonl").write_text("\n")
+        flags = []
+        for flag, name in (("html", "a.html"), ("plot", "a.svg"), ("json", "a.json"), ("card", "a.md")):
+            Path(name).write_text("before")
+            flags += [f"--{flag}", name]
+        for name in ("good.jsonl", "good.rejected.jsonl"):
+            Path(name).write_text("before")
+
+        assert main(["inspect", "a.jsonl", *flags, "--filter", "good.jsonl", "--overwrite"]) == 1
+
+        assert "DATA must hold at least one pair, 'a.jsonl' has none." in read_only_line(capsys)
+        names = {*flags[1::2], "good.jsonl", "good.rejected.jsonl"}
+        assert {Path(name).read_text() for name in names} == {"before"}
+        assert set(os.listdir()) == names | {"a.jsonl", "pairs.jsonl", "questions.jsonl"}
+
+    def test_half_a_character_is_shown_and_written(self):
+        """In a process of its own: the output of pytest takes everything."""
+        bad = {**GOOD, "chosen": GOOD["chosen"] + " \ud83d.", "task": "sums \ud83d", "teacher": "me \ud83d"}
+        write_questions([bad, {**GOOD, "task": "sums \ud83d"}], "half.jsonl")
+        flags = ["--json", "s.json", "--html", "a.html", "--plot", "a.svg", "--card", "a.md", "--filter", "good.jsonl"]
+        command = "from edit_trl.cli import main; raise SystemExit(main())"
+        done = subprocess.run(
+            [sys.executable, "-c", command, "inspect", "half.jsonl", *flags], capture_output=True, text=True
+        )
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(Path("s.json").read_text(encoding="utf-8"))["problems"] == {"unreadable": 1}
+        assert [json.loads(line)["task"] for line in Path("good.jsonl").read_text().splitlines()] == ["sums \ud83d"]
+
     def test_failure_leaves_no_unfinished_files(self, capsys):
         Path("a.jsonl").write_text(json.dumps(GOOD) + "\n[1]")
         Path("good.jsonl").write_text("before")

@@ -96,6 +96,16 @@ class TestFiles:
 
         assert [{name: row[name] for name in rows[0]} for row in rows_of("out/rejected.parquet")] == rows
 
+    def test_marks_and_empty_cells_of_csv_are_read(self, teacher):
+        """Quotation marks and line breaks in a text, rows that end with a comma, and an unnamed column of numbers."""
+        content = ',question,answer,\n0,"Is ""a, b""\nright?",5,\n1,How "many" are there?,6,,,\n'
+        Path("odd.csv").write_text(content, encoding="utf-8")
+        with Teacher(lambda *_: "I do not know.") as teacher:
+            assert main(command(teacher, questions="odd.csv")) == 1  # no pair
+
+        found = {(row["question"], row["answer"]) for row in rows_of("out/rejected.parquet")}
+        assert found == {('Is "a, b"\nright?', "5"), ('How "many" are there?', "6")}
+
     @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
     def test_limit_takes_the_first_questions(self, kind, teacher):
         Dataset.from_list(questions(SIX_COTS)).to_parquet("questions.parquet")
@@ -148,6 +158,12 @@ class TestFailures:
             ("a.csv", b"question;answer\nWhy?;5\n", r"the column `question`, got \['question;answer'\]"),
             ("a.jsonl", b'{"question": "Why?", "y": "5"}', "the column `answer`, got .* Rename the columns"),
             ("a.csv", b"question,answer\nWhy?\n", "a text `answer`, but 1 of 1 have none, the first in rows 0"),
+            ("a.csv", b'question,answer\nWho?,1\n"Why?,5\nHow?,6\n', "line 3: unexpected end of data. A text with"),
+            ("a.csv", b'question,answer\n"Why?,5\nHow ""?,6\n"How?",7\n', "line 2: ',' expected after '\"'"),
+            ("a.csv", b'question,answer\n"Why" he asks,5\n', "line 2: ',' expected after '\"'. A text with quotation"),
+            ("a.csv", b'"question,answer\nWhy?,5\n', "line 1: unexpected end of data"),
+            ("a.csv", b"question,answer\nWho?,1\nWhy, then?,5\n", "line 3 has more cells than the 2 columns"),
+            ("a.csv", b"question,answer,answer\nWhy?,5,6\n", "several columns have the name 'answer'"),
             ("a.jsonl", b'{"question": "Why?", "answer": null}', "a text `answer`, but 1 of 1"),
             ("a.csv", b"question,answer\nWhy?,5\nWhy?,6\n", "have one answer, but all 1 have several, .* rows 0, 1"),
         ],

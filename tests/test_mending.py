@@ -214,6 +214,42 @@ class TestReplies:
         with pytest.raises(ValueError, match=f"row 3 .* has no `{missing}`.* rename the columns"):
             mend_mistakes(rows, solve)
 
+    @pytest.mark.parametrize("name", ["question", "answer", "task", "task_description"])
+    def test_half_a_character_in_a_question_is_named(self, name):
+        rows = [*wrong_replies(), {**reply(COTS[0], "5"), name: "half \ud83d"}]
+        with pytest.raises(ValueError, match=f"`{name}` of row {len(COTS)} .* holds half a character: 'half"):
+            mend_mistakes(rows, solve)
+
+    def test_half_a_character_in_a_reply_costs_one_chain(self, tmp_path):
+        """At its end, where the reply was cut, it is left out; two halves are one."""
+        texts = [
+            f"Well \ud83d! {COTS[0].rejected}",
+            f"{COTS[1].rejected} \ud83d",
+            f"Ha \ud83d\ude00! {COTS[2].rejected}",
+        ]
+        rights = {COTS[1].rejected: COTS[1].chosen, f"Ha \U0001f600! {COTS[2].rejected}": COTS[2].chosen}
+        result = mend_mistakes(
+            [reply(cot, text) for cot, text in zip(COTS, texts, strict=False)], lambda _, wrong, __: rights[wrong]
+        )
+
+        assert outcomes(result) == {("select", "garbled"): 1}
+        assert result.pairs["rejected"] == [f" {wrong}" for wrong in rights]
+        save_mended(result, MendingConfig(output_dir=str(tmp_path)))
+
+    def test_half_a_character_of_the_function_costs_one_chain(self):
+        result = mend_mistakes(
+            wrong_replies(), lambda *row: solve(*row) + (" \ud83d!" if row[0] == COTS[0].question else "")
+        )
+
+        assert outcomes(result) == {("mend", "garbled"): 1}
+
+    def test_invisible_characters_change_no_answer(self):
+        cot = COTS[0]
+        rows = [{**reply(cot, cot.rejected), "question": f"\ufeff{cot.question}", "answer": f"{cot.answer}\u200b"}]
+
+        (pair,) = mend_mistakes(rows, solve).pairs
+        assert (pair["prompt"], pair["answer"]) == (f"Q: {cot.question}\nA:", cot.answer)
+
     def test_two_answers_to_one_question_are_refused(self):
         cot = COTS[0]
         rows = [reply(cot, cot.rejected), {**reply(cot, cot.rejected), "answer": "-1"}]
@@ -390,6 +426,8 @@ class TestMix:
         pairs = mend_mistakes(wrong_replies(), solve).pairs
         with pytest.raises(ValueError, match="row 1 without one of them"):
             mix_with_replay(pairs, [self.CHAINS[0], {"prompt": "Q: 2?"}])
+        with pytest.raises(ValueError, match="row 0 without one of them, or with half a character"):
+            mix_with_replay(pairs, [{"prompt": "Q: 2?", "completion": " \ud83d"}])
         with pytest.raises(ValueError, match="got none"):
             mix_with_replay(pairs, [])
 

@@ -26,6 +26,12 @@ class TestPromptTemplate:
             {"role": "user", "content": "How?"},
         ]
 
+    def test_mark_at_the_start_of_a_file_is_no_text(self, tmp_path):
+        """Some editors write one."""
+        messages = template(tmp_path, "[system]\nBe brief.\n[user]\nWhy?".encode("utf-8-sig")).render()
+
+        assert [message["role"] for message in messages] == ["system", "user"]
+
     def test_template_without_roles_is_a_message_of_the_user(self, tmp_path):
         messages = template(tmp_path, "Now: {{ question }}\n").render(question="Why?")
 

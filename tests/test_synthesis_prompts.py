@@ -2,6 +2,7 @@
 Tests of the prompts and of the worked examples in them.
 """
 
+import codecs
 import json
 
 import pytest
@@ -209,6 +210,9 @@ class TestExamples:
         lines = [json.dumps(example, ensure_ascii=False) for example in examples]
         path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
+        assert load_examples(str(path)) == examples
+
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())  # some editors write one
         assert load_examples(str(path)) == examples
 
     @pytest.mark.parametrize(

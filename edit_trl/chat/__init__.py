@@ -6,7 +6,7 @@ from .batch import BatchResults, Collector
 from .client import ChatClient
 from .endpoint import EndpointError, estimate_tokens
 from .prompt_template import PromptTemplate
-from .replies import plain_text
+from .replies import has_half_character, plain_text
 from .run import BudgetReached
 from .store import ChatReply, Usage
 
@@ -21,5 +21,6 @@ __all__ = [
     "PromptTemplate",
     "Usage",
     "estimate_tokens",
+    "has_half_character",
     "plain_text",
 ]

@@ -48,7 +48,7 @@ class PromptTemplate:
             finalize=lambda value: value.replace("\0", "") if isinstance(value, str) else value,
         )
         try:
-            self.source = self.path.read_text(encoding="utf-8")
+            self.source = self.path.read_text(encoding="utf-8-sig")
             self._template = environment.from_string(_ROLE.sub("\0\\1\0", self.source))
         except (jinja2.TemplateError, UnicodeError) as error:
             raise ValueError(f"The template {self.path} must be text in Jinja's syntax, but: {error}.") from None

@@ -74,6 +74,9 @@ _END_MARKS = re.compile(
 )
 
 
+_HALF_CHARACTER = r"[\ud800-\udfff]"
+
+
 class UnreadableReply(Exception):
     """The body of a response has no reply, or the endpoint broke down within it. Another attempt may succeed."""
 
@@ -102,11 +105,37 @@ def plain_text(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    # Joins the halves of a character, and replaces a half without its other half.
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _has_surrogates(text) else text
+    if re.search(_HALF_CHARACTER, text):
+        # Joins the halves of a character, and replaces a half without its other half.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = _LINE_BREAK.sub("\n", _ESCAPE_SEQUENCE.sub("", text))
     text = _STRAY_JOINER.sub("", _INVISIBLE.sub("", text))
     return re.sub(r"\ufffd{1,3}(?=\s*\Z)", "", text)
+
+
+def has_half_character(text: str) -> bool:
+    """
+    Tell whether a text holds half of a character that JSON writes as two. It cannot be written in UTF-8.
+
+    Args:
+        text (`str`):
+            Any text.
+
+    Returns:
+        `bool`: Whether it does. Two halves that belong together are a character.
+
+    Examples:
+
+    ```python
+    >>> has_half_character("\ud83d"), has_half_character("\ud83d\ude00")
+    (True, False)
+
+    ```
+    """
+    if re.search(_HALF_CHARACTER, text) is None:
+        return False
+    joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return re.search(_HALF_CHARACTER, joined) is not None
 
 
 def finish_reason_of(reason: str | None) -> str | None:
@@ -250,7 +279,3 @@ def _as_count(value: Any) -> int:
         return int(value) if 0 < int(value) <= _MAX_COUNT else 0
     except (TypeError, ValueError, OverflowError):
         return 0
-
-
-def _has_surrogates(text: str) -> bool:
-    return re.search(r"[\ud800-\udfff]", text) is not None

@@ -110,6 +110,8 @@ def main(argv: list[str] | None = None) -> int:
     command = ""
     if argv is None:  # the process is ours
         _handle_interrupts()
+        # A character that the terminal cannot show is written as its code.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         arguments = sys.argv[1:] if argv is None else argv
         if arguments[:1] == ["train"]:  # TRL's parser reads its flags

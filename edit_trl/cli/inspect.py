@@ -5,6 +5,7 @@ import collections
 import contextlib
 import dataclasses
 import heapq
+import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
         if args.card is not None:
             watchers.append(example.add)
         reading = _ReadingProgress(stack.enter_context(Progress()), args.limit)
-        pairs = _watch(pairs, [*watchers, reading.add])
+        pairs = _watch(_at_least_one(pairs, args.data), [*watchers, reading.add])
         if args.log_probs:
             pairs = add_log_probs(pairs, _load_model(args.model))
         if args.html is not None:
@@ -122,15 +123,15 @@ def run(args: argparse.Namespace) -> None:
         else:
             collections.deque(pairs, maxlen=0)
         reading.end()
-    if not statistics.num_rows:
-        raise ValueError(f"DATA must hold at least one pair, {args.data!r} has none. Check the file and its split.")
     summary = statistics.summary()
     if args.plot is not None:
         with written_aside(args.plot) as (path,):
             path.write_text(plot_statistics(statistics), encoding="utf-8")
     if args.json is not None:
         with written_aside(args.json) as (path,):
-            path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            # Half a character, which UTF-8 cannot hold, is written as JSON's escape of it.
+            text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
     if args.card is not None:
         picture = None if args.plot is None else Path(args.plot).name
         with written_aside(args.card) as (path,):
@@ -162,6 +163,13 @@ def _provenance(args: argparse.Namespace) -> dict[str, str]:
             words += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
     tokenizer = "none: read as words" if args.model is None else name(args.model)
     return {"Data": name(args.data), "Tokenizer": tokenizer, "Command": " ".join(words)}
+
+
+def _at_least_one(pairs: Iterator[InspectedPair], data: str) -> Iterator[InspectedPair]:
+    """Return the pairs. Raises `ValueError` if there are none, before any file is replaced."""
+    for first in pairs:
+        return itertools.chain([first], pairs)
+    raise ValueError(f"DATA must hold at least one pair, {data!r} has none. Check the file and its split.")
 
 
 def _watch(pairs: Iterable[InspectedPair], watchers: list[Any]) -> Iterator[InspectedPair]:

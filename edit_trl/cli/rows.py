@@ -27,6 +27,9 @@ from ..questions import QuestionTable
 # Names of files and folders that `datasets` takes for splits.
 _SPLIT = re.compile(r"(?:^|[^a-z])(?:train|test|valid|validation|val|dev|eval)(?:[^a-z]|$)", re.IGNORECASE)
 
+# What a row of CSV has more than there are columns.
+_MORE_CELLS = "more cells than columns"
+
 
 def read_rows(
     flag: str, name: str, split: str, limit: int | None = None, task_files: bool = False
@@ -145,8 +148,7 @@ def _rows_of_file(name: str, split: str) -> Iterable[Any]:
             start = file.read(1024)
             lines = itertools.chain(io.StringIO(start + file.readline(), newline=""), file)
             if kind == ".csv":
-                csv.field_size_limit(2**31 - 1)  # a reply with its thinking may be longer than the default
-                yield from csv.DictReader(lines, restkey="more columns than names")
+                yield from _rows_of_csv(lines)
             elif start.lstrip()[:1] == "[":
                 yield from json.loads("".join(lines))
             else:
@@ -180,6 +182,34 @@ def _open_text(name: str) -> Iterator[TextIO]:
                 f"it must be in UTF-8, and its byte {error.object[error.start]:#04x} is not. Convert it, from Latin-1 "
                 f"with `iconv -f latin1 -t utf-8 {name} > converted`"
             ) from error
+
+
+def _rows_of_csv(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Return the rows of CSV. Without its checks, a wrong quotation mark would put many rows into one text."""
+    csv.field_size_limit(2**31 - 1)  # a reply with its thinking may be longer than the default
+    reader = csv.DictReader(lines, restkey=_MORE_CELLS, strict=True)
+    number = 1
+    try:
+        names = reader.fieldnames or []
+        twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"several columns have the name {twice[0]!r}, so only one would be read. Rename the others"
+            )
+        number = reader.line_num + 1
+        for row in reader:
+            if any(row.pop(_MORE_CELLS, ())):
+                raise ValueError(
+                    f"the row that begins in line {number} has more cells than the {len(names)} columns. A text with "
+                    "a comma must be in quotation marks"
+                )
+            yield row
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"the row that begins in line {number}: {error}. A text with quotation marks must be in quotation marks "
+            "itself, and have each of its own twice"
+        ) from None
 
 
 def _rows_of_lines(lines: Iterable[str]) -> Iterator[Any]:

@@ -1,14 +1,17 @@
 """
-Clean and check the replies of a teacher.
+Clean and check questions, and the replies of a teacher.
 
 Answers are read with the same code that scores students. A reply that fails a check becomes a record with one of
 `REJECT_REASONS`.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from ..alignment import similarity
 from ..answers import answers_match, extract_answer, reasoning
+from ..chat import has_half_character, plain_text
 from ..words import words
 from .leaks import leaks_prompt
 
@@ -67,6 +70,42 @@ def clean(reply: str) -> str:
     """
     opening = _OPENINGS.match(reply)
     return _CONTINUATION.split(reply[opening.end() if opening else 0 :])[0].strip()
+
+
+def plain_question(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """
+    Bring the texts of a question into plain characters, as those of replies. A right answer with an invisible
+    character would match no reply.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            Row with `question` and `answer`, and perhaps `task` and `task_description`.
+        number (`int`):
+            Number of the row, from 0, for errors.
+
+    Returns:
+        `dict[str, Any]`: The row.
+
+    Raises:
+        ValueError: If a text holds half a character, or a question or answer has none that can be seen.
+    """
+    row = dict(row)
+    for name in ("question", "answer", "task", "task_description"):
+        text = row.get(name)
+        if not isinstance(text, str):
+            continue
+        if has_half_character(text):
+            raise ValueError(
+                f"Each question must be text, but `{name}` of row {number} (from 0) holds half a character: "
+                f"{ascii(text)[:80]}. It cannot be sent or stored; correct it, or leave the row out."
+            )
+        row[name] = plain_text(text).strip()
+        if name in ("question", "answer") and not row[name]:
+            raise ValueError(
+                f"Each question must have a text `{name}`, but row {number} (from 0) has only invisible "
+                f"characters: {ascii(text)[:80]}. Correct it, or leave the row out."
+            )
+    return row
 
 
 def chain_reject_reason(chain: str, finish_reason: str | None, num_tokens: int, max_length: int) -> str | None:

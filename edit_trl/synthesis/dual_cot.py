@@ -19,18 +19,17 @@ Paper: https://huggingface.co/papers/2405.19737
 import hashlib
 import json
 import random
-import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..answers import answers_match, extract_answer
-from ..chat import BudgetReached, ChatClient, EndpointError, estimate_tokens, plain_text
+from ..chat import BudgetReached, ChatClient, EndpointError, estimate_tokens
 from ..questions import normalize_questions
 from ..token_texts import load_tokenizer
 from ..words import words
-from .checks import chain_reject_reason, clean, pair_reject_reason
+from .checks import chain_reject_reason, clean, pair_reject_reason, plain_question
 from .config import Progress, SynthesisConfig
 from .mistakes import classify_mistakes
 from .prompts import Prompts, load_examples, pick_examples, shipped_examples
@@ -176,7 +175,7 @@ class _Recipe:
             tokenizer = load_tokenizer("tokenizer", config.tokenizer)
             self.tokenize = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.num_attempts = client.num_attempts(config.max_attempts)
-        rows = _plain_rows(normalize_questions(questions))
+        rows = [plain_question(row, number) for number, row in enumerate(normalize_questions(questions))]
         self.shards = shards
         notes: list[str] = []
         if shards is not None:
@@ -345,30 +344,6 @@ class _Recipe:
         if self.shards is not None and self.shards.is_worker and record.stopped is None:
             self.shards.finish()
         return SynthesisResult(pairs, sft_dataset(record), rejected_dataset(record), report)
-
-
-def _plain_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """
-    Bring the texts of questions into plain characters, as those of replies. A right answer with an invisible character
-    would match no reply.
-    """
-    for number, row in enumerate(rows):
-        for name in ("question", "answer", "task", "task_description"):
-            text = row[name]
-            if not isinstance(text, str):
-                continue
-            if re.search(r"[\ud800-\udfff]", text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")):
-                raise ValueError(
-                    f"Each question must be text, but `{name}` of row {number} (from 0) holds half a character: "
-                    f"{ascii(text)[:80]}. It cannot be sent or stored; correct it, or leave the row out."
-                )
-            row[name] = plain_text(text).strip()
-            if name in ("question", "answer") and not row[name]:
-                raise ValueError(
-                    f"Each question must have a text `{name}`, but row {number} (from 0) has only invisible "
-                    f"characters: {ascii(text)[:80]}. Correct it, or leave the row out."
-                )
-    return rows
 
 
 def _as_examples(rectified: list[Chain]) -> list[dict[str, Any]]:

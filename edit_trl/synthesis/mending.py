@@ -22,11 +22,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..answers import answers_match, extract_answer
-from ..chat import BudgetReached, ChatClient, EndpointError, Usage, estimate_tokens
+from ..chat import (
+    BudgetReached,
+    ChatClient,
+    EndpointError,
+    Usage,
+    estimate_tokens,
+    has_half_character,
+    plain_text,
+)
 from ..option_help import help_from_docstring
 from ..token_texts import load_tokenizer
 from ..words import words
-from .checks import chain_reject_reason, clean, pair_reject_reason
+from .checks import chain_reject_reason, clean, pair_reject_reason, plain_question
 from .config import Progress, SynthesisConfig
 from .mistakes import classify_mistakes
 from .prompts import Prompts, load_examples, pick_examples, shipped_examples
@@ -257,9 +265,9 @@ def mix_with_replay(
             "of stage 1; pass 0.5 for as many of them as pairs."
         )
     chains = [{"prompt": row.get("prompt"), "completion": row.get("completion")} for row in completions]
-    bad = next((i for i, row in enumerate(chains) if not all(isinstance(text, str) for text in row.values())), None)
+    bad = next((number for number, row in enumerate(chains) if not all(map(_is_text, row.values()))), None)
     if bad is not None or not chains:
-        found = "none" if bad is None else f"row {bad} without one of them"
+        found = "none" if bad is None else f"row {bad} without one of them, or with half a character in one"
         raise ValueError(
             f"`completions` must have the texts `prompt` and `completion`, got {found}. Pass the data of stage 1, "
             "such as `sft.parquet` of a synthesis."
@@ -427,7 +435,7 @@ class _Mending:
                     f"`mender` must return the mended chain as text, or `None`, got {type(text).__name__}. Return "
                     "`None` for a chain that it cannot mend."
                 )
-            text = (text or "").strip()
+            text = plain_text(text or "").strip()
             outcome = (self._check(chain, text, None) or "kept") if text else "not_mended"
             outcomes[outcome] += 1
             if on_progress is not None:
@@ -487,7 +495,8 @@ def _read(
             f"{', '.join(f'`{name}`' for name in missing)}, of the columns {sorted(row)}. Pass the rows of "
             "`generations.jsonl`, or rename the columns."
         )
-    question, answer, text = (str(text).strip() for text in texts.values())
+    row = plain_question(row, number)
+    question, answer = row["question"], row["answer"]
     task = None if row.get("task") in (None, "") else str(row["task"])
     chain = Chain(
         question,
@@ -496,9 +505,13 @@ def _read(
         row.get("task_description") or config.task_description,
         row.get("sample") or 0,
         pick_examples(examples, question, task, config.num_examples),
-        first=_NEXT_QUESTION.split(text)[0].strip(),
+        first=_NEXT_QUESTION.split(plain_text(row["text"]).strip())[0].strip(),
     )
     return chain, row.get("finish_reason")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not has_half_character(value)
 
 
 def _with_origin(dataset: "Dataset") -> "Dataset":

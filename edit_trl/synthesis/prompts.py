@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..chat import PromptTemplate
+from ..chat import PromptTemplate, has_half_character
 from ..tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, generate_dual_cots
 
 
@@ -117,7 +117,7 @@ def load_examples(path: str) -> list[dict[str, Any]]:
         ValueError: If the file cannot be read, or an example is incomplete.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
         examples = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise ValueError(
@@ -133,7 +133,7 @@ def load_examples(path: str) -> list[dict[str, Any]]:
                 f"Each of the `examples` must have texts `question`, `answer` and `chosen`, but number {number} of "
                 f"{path!r} does not. Teachers follow the examples; complete this example, or delete it."
             )
-        if any("\ud800" <= character <= "\udfff" for text in example.values() for character in str(text)):
+        if any(has_half_character(str(text)) for text in example.values()):
             raise ValueError(
                 f"Each of the `examples` must be text, but number {number} of {path!r} holds half a character (a "
                 "surrogate), which no request can carry. Write the whole character."
