@@ -96,13 +96,16 @@ def _axes(
 
 def _ticks(low: float, high: float, least_step: float = 0.0) -> list[float]:
     """Round numbers from at most `low` to at least `high`, about four, that are at least `least_step` apart."""
-    if low == high:
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    size = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * size, 1e-300):  # they differ by rounding
+        room = size / 2 if size > 1e-9 else 0.5
+        low, high = low - room, high + room
     step = 10.0 ** math.floor(math.log10((high - low) / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 4.5)
     step = max(step, least_step)
     start, end = math.floor(low / step), math.ceil(high / step)
-    return [round(number * step, 12) for number in range(start, end + 1)]
+    digits = max(0, 12 - math.floor(math.log10(step)))
+    return [round(number * step, digits) for number in range(start, end + 1)]
 
 
 def draw_distributions(

@@ -89,7 +89,7 @@ class TestRealPairs:
         assert shown["prompt"] == self.ROWS[0]["prompt"].replace("\n", " ⏎ ")
         assert {name: shown[name] for name in chains} == {name: text.strip() for name, text in chains.items()}
         # 5 + 9 gives 14. 14 + 6 gives 20. 14 + 9 gives 23. ... 29. | 5 + 9 = 14. 14 + 6 = 20. 20 + 9 = 39. ... 39.
-        assert rendered.bold == ["gives", "gives", "14", "gives", "23.", "29.", "=", "=", "20", "=", "39.", "39."]
+        assert rendered.bold == ["gives", "gives", "14", "gives 23.", "29.", "=", "=", "20", "= 39.", "39."]
 
     def test_headings_are_below_that_of_a_card(self, card):
         assert Rendered(card).headings == ["The pairs", "Problems", "An example", "How this was counted"]

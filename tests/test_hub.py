@@ -264,12 +264,29 @@ class TestCurves:
         texts = [element.text for element in image.iter(f"{name}text")]
         assert {"a < b", "empty", "step", "1", "3", "0", "10"} <= set(texts)
 
-    @pytest.mark.parametrize("values", [[1.0], [0.0, 0.0], [float("nan"), 2.0], [-1e-9, 1e9], [5e-324, 1.0], []])
+    @pytest.mark.parametrize(
+        "values",
+        [
+            *(
+                [1.0],
+                [0.0, 0.0],
+                [float("nan"), 2.0],
+                [-1e-9, 1e9],
+                [5e-324, 1.0],
+                [],
+                [0.3, 0.1 + 0.2],
+                [7e-13, 9e-13],
+            ),
+            *([1e16, 1e16 + 2], [5e-324, 1e-323], [-1e300, 1e300], [0.0, 5e-324], [1e-5, 1e-5 * (1 + 1e-12)]),
+        ],
+    )
     def test_any_values(self, values):
         image = draw_curves({"loss": list(enumerate(values))}, "step")
         ElementTree.fromstring(image)
         numbers = [float(x) for x in re.findall(r"[-\d.]+(?=,)", "".join(re.findall(r'points="([^"]*)"', image)))]
         assert all(0 <= number <= 330 for number in numbers) and "nan" not in image
+        labels = re.findall(r'text-anchor="end">([^<]*)<', image)
+        assert len(set(labels)) == len(labels) or max(values) - min(values) < 1e-5 * max(values)
 
 
 def test_a_student_of_nothing(tmp_path, pairs, model_folder, tokenizer):

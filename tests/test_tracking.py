@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from conftest import build_model
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from test_edit_trainer import make_trainer
 
 from edit_trl.inspection import LogPairsCallback, add_log_probs, read_pairs
@@ -30,7 +31,7 @@ class TestMarkup:
         (pair,) = read_pairs([ROW])
         assert marked(chain_html(pair, "chosen")) == [" 5.", " <5>."]
         assert "<5>" not in chain_html(pair, "chosen") and "\n" not in chain_html(pair, "chosen")
-        assert chain_markdown(pair, "chosen") == " 2 + 3 = **5.** ⏎ So **&lt;5&gt;.**"
+        assert chain_markdown(pair, "chosen") == " 2 + 3 = <strong>5.</strong> ⏎ So <strong>&lt;5&gt;.</strong>"
         table = ElementTree.fromstring(pair_html(pair).replace("<br>", "<br/>"))
         assert [row.find("th").text for row in table.iter("tr")] == ["prompt", "right", "wrong"]
         assert pair._repr_html_() == pair_html(pair)
@@ -47,6 +48,27 @@ class TestMarkup:
                 assert not set(shown) & set("<>")
                 assert html.unescape(shown) == visible("".join(piece.text for piece in getattr(pair, side)))
                 assert "\n" not in chain_markdown(pair, side)
+
+    @given(*[st.text(st.sampled_from("ab5. ,()“”*_`|\\<>&#~[]\n\t五"), min_size=1, max_size=20)] * 2)
+    @example("2*(5)", "2*(6)").via("its own mark has no effect beside a bracket")
+    def test_markdown_shows_the_text_with_key_tokens_in_bold(self, chosen, rejected):
+        (pair,) = read_pairs([{"prompt": "Q", "chosen": chosen, "rejected": rejected}])
+        for side in ("chosen", "rejected"):
+            pieces = getattr(pair, side)
+            if not pieces:
+                continue
+            table = f"| pair |\n| --- |\n| x{chain_markdown(pair, side)}x |\n"
+            page = MarkdownIt("commonmark").enable("table").render(table)
+            (cell,) = re.findall("<td>x(.*)x</td>", page)
+            shown, bold = [], []
+            for number, part in enumerate(re.split("</?strong>", cell)):
+                shown.append(html.unescape(part))
+                assert "<" not in part
+                bold += [number % 2 == 1] * len(shown[-1])
+            expected = [(letter, piece.is_key) for piece in pieces for letter in piece.text.replace("\n", " ⏎ ")]
+            assert "".join(shown) == "".join(letter for letter, _ in expected)
+            for (letter, is_key), is_bold in zip(expected, bold, strict=True):
+                assert letter in " \t⏎" or is_key == is_bold
 
     def test_log_probabilities_of_key_tokens(self, tokenizer):
         """Those of a plain forward pass, under the mouse."""
@@ -77,7 +99,7 @@ class TestLogPairsCallback:
         lines = logged[-1].tensor_proto.string_val[0].decode().splitlines()
         rows = [line.strip("| ").split(" | ") for line in lines[2:]]
         assert [(row[0], row[1]) for row in rows] == [(str(step), str(pair)) for step in (0, 2, 4) for pair in (0, 1)]
-        assert "**42" in rows[0][3] and "**43" in rows[0][4]
+        assert "<strong>42" in rows[0][3] and "<strong>43" in rows[0][4]
         (first,) = add_log_probs(read_pairs([trainer.train_dataset[0]], trainer.processing_class), trainer.model)
         key = [value for value, piece in zip(first.log_probs[0], first.chosen, strict=True) if piece.is_key]
         assert float(rows[4][5]) == pytest.approx(sum(key) / len(key), abs=2e-3)
@@ -108,6 +130,7 @@ class TestLogPairsCallback:
         trainer.add_callback(LogPairsCallback(trainer, num_pairs=1))
         trainer.train()
         assert isinstance(tables[0], trackio.Table)
+        assert "{+42" in str(tables[0].data) and "[-43" in str(tables[0].data)
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -52,7 +52,7 @@ def card_section(
     >>> (pair,) = read_pairs([row])
     >>> statistics.add(pair)
     >>> print(card_section(statistics.summary(), pair).splitlines()[-5])
-    | wrong |  2 + 3 = **6.** So **6.** |
+    | wrong |  2 + 3 = <strong>6.</strong> So <strong>6.</strong> |
 
     ```
     """

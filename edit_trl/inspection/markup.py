@@ -1,6 +1,7 @@
 """Pairs as HTML and Markdown, with their key tokens marked, for notebooks and trackers."""
 
 import html
+import itertools
 
 from .log_probs import piece_log_probs
 from .pairs import InspectedPair, Piece
@@ -54,6 +55,9 @@ def chain_markdown(pair: InspectedPair, side: str) -> str:
     """
     Write a chain as Markdown with its key tokens bold.
 
+    They are in `<strong>`, which Markdown takes everywhere. Its own mark has no effect beside other letters, as in
+    `3**(5)**`.
+
     Args:
         pair ([`InspectedPair`]):
             Pair from [`read_pairs`].
@@ -70,19 +74,16 @@ def chain_markdown(pair: InspectedPair, side: str) -> str:
     >>> row = {"prompt": "Q: 2 + 3?\\nA:", "chosen": " 2 + 3 = 5. So 5.", "rejected": " 2 + 3 = 6. So 6."}
     >>> (pair,) = read_pairs([row])
     >>> print(chain_markdown(pair, "chosen"))
-     2 + 3 = **5.** So **5.**
+     2 + 3 = <strong>5.</strong> So <strong>5.</strong>
 
     ```
     """
     parts: list[str] = []
-    for piece in getattr(pair, side):
-        text = markdown_text(piece.text)
+    for is_key, pieces in itertools.groupby(getattr(pair, side), key=lambda piece: piece.is_key):
+        text = markdown_text("".join(piece.text for piece in pieces))
         word = text.strip()
-        if piece.is_key and word:
-            before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
-            text = f"{before}**{word}**{after}"
-        parts.append(text)
-    return "".join(parts).replace("****", "")
+        parts.append(text.replace(word, f"<strong>{word}</strong>", 1) if is_key and word else text)
+    return "".join(parts)
 
 
 def markdown_text(text: str) -> str:

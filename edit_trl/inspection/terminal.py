@@ -134,6 +134,32 @@ def show_pair(
         console.print(_edit_table(pair))
 
 
+def chain_text(pair: InspectedPair, side: str) -> str:
+    """
+    Write a chain as plain text with its key tokens marked.
+
+    Args:
+        pair ([`InspectedPair`]):
+            Pair from [`read_pairs`].
+        side (`str`):
+            `"chosen"` or `"rejected"`.
+
+    Returns:
+        `str`: The text.
+
+    Examples:
+
+    ```python
+    >>> row = {"prompt": "Q: 2 + 3?\\nA:", "chosen": " 2 + 3 = 5. So 5.", "rejected": " 2 + 3 = 6. So 6."}
+    >>> (pair,) = read_pairs([row])
+    >>> chain_text(pair, "rejected")
+    '2 + 3 = [-6.-] So [-6.-]'
+
+    ```
+    """
+    return _chain(pair, side, None, False).plain
+
+
 def _print_chain(name: str, chain: "Text", console: "Console") -> None:
     from rich.text import Text
 

@@ -1,7 +1,7 @@
 """A callback that shows pairs with their key tokens in a tracker."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from accelerate.logging import get_logger
@@ -9,8 +9,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..scoring import eval_mode
 from .log_probs import add_log_probs, key_log_prob
-from .markup import chain_html, chain_markdown
+from .markup import chain_html, chain_markdown, markdown_text
 from .pairs import InspectedPair, InspectionConfig, read_pairs
+from .terminal import chain_text, visible
 
 
 logger = get_logger(__name__)
@@ -26,7 +27,8 @@ class LogPairsCallback(TrainerCallback):
     The table is logged at the beginning of training, at each evaluation or every `freq` steps, and at the end. Each
     row is a pair at a step: its number, prompt, both chains, and the mean log-probability of the key tokens of each
     chain, in nats. Weights & Biases shows key tokens in colour, with weight and log-probability under the mouse;
-    TensorBoard (under "Text") and trackio have them in bold, as Markdown. Other trackers get no table.
+    TensorBoard (under "Text") has them in bold; trackio, which shows plain text, as `{+right+}` and `[-wrong-]`. Other
+    trackers get no table.
 
     Args:
         trainer ([`EDITTrainer`]):
@@ -122,19 +124,20 @@ class LogPairsCallback(TrainerCallback):
         import pandas as pd
         import trackio
 
-        trackio.log({_TABLE: trackio.Table(dataframe=pd.DataFrame(self._plain_rows(), columns=list(_COLUMNS)))})
+        frame = pd.DataFrame(self._rows(visible, chain_text), columns=list(_COLUMNS))
+        trackio.log({_TABLE: trackio.Table(dataframe=frame)})
 
     def _log_to_tensorboard(self, state: TrainerState) -> None:
         writers = [getattr(callback, "tb_writer", None) for callback in self.trainer.callback_handler.callbacks]
         lines = [f"| {' | '.join(_COLUMNS)} |", f"|{' --- |' * len(_COLUMNS)}"]
-        for row in self._plain_rows():
+        for row in self._rows(markdown_text, chain_markdown):
             lines.append(f"| {' | '.join('' if cell is None else str(cell) for cell in row)} |")
         for writer in filter(None, writers):
             writer.add_text(_TABLE, "\n".join(lines), state.global_step)
 
-    def _plain_rows(self) -> list[list[Any]]:
+    def _rows(self, of_text: Callable[[str], str], of_chain: Callable[[InspectedPair, str], str]) -> list[list[Any]]:
         return [
-            [step, pair.row, _one_line(pair.prompt), *(chain_markdown(pair, side) for side in _SIDES), *_numbers(pair)]
+            [step, pair.row, of_text(pair.prompt), *(of_chain(pair, side) for side in _SIDES), *_numbers(pair)]
             for step, pair in self.rows
         ]
 
@@ -145,10 +148,6 @@ _SIDES = ("chosen", "rejected")
 def _numbers(pair: InspectedPair) -> list[float | None]:
     values = [key_log_prob(pair, side) for side in _SIDES]
     return [None if value is None else round(value, 3) for value in values]
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\n", " ⏎ ").replace("|", "\\|")
 
 
 def _pairs_of(trainer: Trainer) -> Iterable[dict[str, Any]]:
