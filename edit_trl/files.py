@@ -80,6 +80,37 @@ def check_outputs(
             )
 
 
+def check_folder(flag: str, folder: str | os.PathLike) -> None:
+    """
+    Refuse a folder that files cannot be written to. Nothing is written and no folder is made.
+
+    Args:
+        flag (`str`):
+            The words that name it in the error, such as `` "`output_dir`" ``.
+        folder (`str` or `os.PathLike`):
+            The folder. It need not exist, but must be one that can be made.
+
+    Raises:
+        ValueError: If it is a file, or lies where it cannot be written to or made.
+
+    Examples:
+
+    ```python
+    >>> check_folder("`output_dir`", "scores/new")
+
+    ```
+    """
+    place = Path(folder)
+    try:
+        while not place.exists() and not place.is_symlink() and place != place.parent:
+            place = place.parent
+        is_writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    except OSError:  # a name that is too long
+        is_writable = False
+    if not is_writable:
+        raise ValueError(f"{flag} must be a folder that can be written to, got {str(folder)!r}. Pass another folder.")
+
+
 @contextmanager
 def written_aside(*paths: str | os.PathLike) -> Iterator[list[Path]]:
     """

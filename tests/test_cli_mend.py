@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from cli_fixtures import own_folder_fixture, read_only_line, rows_of  # noqa: F401
+from cli_fixtures import own_folder_fixture, read_only_line, rows_of, write_questions  # noqa: F401
 from dual_cot_teacher import one_ssl_context  # noqa: F401
 from teacher import (
     Teacher,
@@ -32,6 +32,10 @@ def write_replies(cots=COTS, path="evaluation/generations.jsonl"):
     return path
 
 
+def is_mending(request):
+    return request["messages"][-1]["content"].splitlines()[-1].startswith("Response: ")
+
+
 def command(teacher, *flags, replies=("evaluation",)):
     endpoint = ["--model", "teacher", "--base_url", teacher.url, "--api_key_env", "none"]
     return ["mend", "--replies", *replies, *endpoint, "--output_dir", "out", *flags]
@@ -52,6 +56,49 @@ class TestMend:
         assert "12 replies to 6 questions: 6 right, 6 wrong, 0 wrong ones repeated, 0 unusable\n" in out
         assert "mend: 6 of 6 kept\n" in out
         assert "6 pairs. 6 requests, 120 tokens in, 60 tokens out\n" in out
+
+    def test_dataset_of_a_synthesis_is_kept(self, teacher, capsys):
+        """And that of a mending by a synthesis. Both may be the default of a script."""
+        write_replies()
+        teacher.script = lambda request, number: mend_script(request, number) if is_mending(request) else "?"
+        questions = write_questions([{"question": cot.question, "answer": cot.answer} for cot in COTS], "q.jsonl")
+        endpoint = [
+            "--model",
+            "teacher",
+            "--base_url",
+            teacher.url,
+            "--api_key_env",
+            "none",
+            "--store",
+            "other.sqlite",
+        ]
+        synthesize = ["synthesize", "--questions", questions, *endpoint, "--output_dir", "out"]
+        mend = command(teacher, "--store", "own.sqlite")
+        for first, second in ((mend, synthesize), (synthesize, mend)):
+            main([*first, "--overwrite"])
+            before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+            number = len(teacher.requests)
+            capsys.readouterr()
+
+            assert main(second) == 1
+
+            assert "'dual_cots.parquet' in `output_dir` must be a new file" in read_only_line(capsys)
+            assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+            assert len(teacher.requests) == number
+            main(first)  # its own are replaced
+
+    @pytest.mark.parametrize("place", ["out", "out/new/folder"])
+    def test_file_in_the_place_of_the_folder_is_refused_before_any_request(self, place, teacher, capsys):
+        write_replies()
+        questions = write_questions([{"question": COTS[0].question, "answer": COTS[0].answer}], "q.jsonl")
+        Path("out").write_text("mine")
+        endpoint = ["--model", "teacher", "--base_url", teacher.url, "--api_key_env", "none", "--store", "own.sqlite"]
+        for begin in (["mend", "--replies", "evaluation"], ["synthesize", "--questions", questions]):
+            assert main([*begin, *endpoint, "--output_dir", place]) == 1
+            message = f"`output_dir` must be a folder that can be written to, got '{place}'. Pass another folder."
+            assert message in read_only_line(capsys)
+
+        assert teacher.requests == [] and Path("out").read_text() == "mine" and not Path("own.sqlite").exists()
 
     def test_rounds_are_files_of_one_command(self, teacher):
         first, second = write_replies(COTS[:4], "one.jsonl"), write_replies(COTS[2:], "two.jsonl")

@@ -127,7 +127,7 @@ def has_half_character(text: str) -> bool:
     Examples:
 
     ```python
-    >>> has_half_character("\ud83d"), has_half_character("\ud83d\ude00")
+    >>> has_half_character("\\ud83d"), has_half_character("\\ud83d\\ude00")
     (True, False)
 
     ```

@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     add_flag(parser, "dry_run", bool, "Print the expected requests, tokens and cost; send nothing")
-    text = "Replace files in the output folder that no synthesis wrote"
+    text = "Replace files in the output folder that no earlier 'mend' wrote"
     add_flag(parser, "overwrite", bool, text)
     group = parser.add_argument_group("replies")
     group.add_argument(

@@ -29,7 +29,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     add_flag(parser, "dry_run", bool, "Print the expected requests, tokens and cost; send nothing")
-    text = "Replace files in 'output_dir' that no synthesis wrote; the questions themselves are never replaced"
+    text = (
+        "Replace files in 'output_dir' that no earlier 'synthesize' wrote; the questions themselves are never replaced"
+    )
     add_flag(parser, "overwrite", bool, text)
     add_questions(parser, "questions", split="train", limit="Use only the first N questions")
     add_teacher(parser)

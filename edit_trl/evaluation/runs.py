@@ -10,14 +10,13 @@ interruption leaves the old file or the new file, and never a part of a file.
 """
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..files import written_aside
+from ..files import check_folder, written_aside
 from .identity import differences
 from .metrics import compare_students, majority_vote
 from .students import Student
@@ -227,13 +226,8 @@ def check_output_dir(output_dir: str) -> None:
     Raises:
         ValueError: If the folder is refused.
     """
-    folder = place = Path(output_dir)
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"`output_dir` must be a folder that can be written to, got {output_dir!r}. Pass another folder."
-        )
+    folder = Path(output_dir)
+    check_folder("`output_dir`", folder)
     own = _read_json(folder / "settings.json")
     is_own = isinstance(own, dict) and {"chat", "task_description"} <= set(own)
     for name in FILES:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import check_outputs, written_aside
+from ..files import check_folder, check_outputs, written_aside
 from .checks import REJECT_REASONS
 from .config import SynthesisConfig
+from .mending import MendingConfig
 from .results import STEPS, SynthesisResult
 
 
@@ -39,8 +40,8 @@ def check_output_dir(
         inputs (`Iterable[str or os.PathLike]`, *optional*):
             Files and folders that are read, such as the file of questions.
         overwrite (`bool`, *optional*, defaults to `False`):
-            Whether files that exist may be replaced. Those of an earlier synthesis, which left its `report.json` in
-            the folder, always may; inputs never.
+            Whether files that exist may be replaced. Those of an earlier run of the same kind ([`synthesize`] or
+            [`mend_mistakes`]), which left its `report.json` in the folder, always may; inputs never.
         more_datasets (`Sequence[str]`, *optional*):
             Names of datasets that are written besides those of [`save_dual_cots`].
 
@@ -49,31 +50,33 @@ def check_output_dir(
         ValueError: If a file is one of the inputs, or cannot be written.
     """
     folder = Path(config.output_dir)
+    check_folder("`output_dir`", folder)
     if not folder.is_dir():
         return  # `save_dual_cots` makes it
     names = [*_file_names(config), *(f"{name}.{config.file_format}" for name in more_datasets)]
     check_outputs(
         {f"{name!r} in `output_dir`": folder / name for name in names},
         inputs,
-        overwrite or _is_own(folder / "report.json"),
+        overwrite or _is_own(folder / "report.json", isinstance(config, MendingConfig)),
         "pass `overwrite` to replace it",
     )
 
 
-def _is_own(report: Path) -> bool:
-    """Tell whether a file is the report of a synthesis."""
+def _is_own(report: Path, is_mending: bool) -> bool:
+    """Tell whether a file is the report of a synthesis, or of a mending."""
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and {"pairs", "steps", "prompt_version"} <= set(content)
+    is_report = isinstance(content, dict) and {"pairs", "steps", "prompt_version"} <= set(content)
+    return is_report and ("student" in content) == is_mending
 
 
 def save_dual_cots(result: SynthesisResult, config: SynthesisConfig, overwrite: bool = False) -> list[str]:
     """
     Write pairs, stage-1 data, rejected records, report and dataset card to `config.output_dir`.
 
-    Old files are replaced only after all new files are written, and only if a synthesis wrote them.
+    Old files are replaced only after all new files are written, and only if [`save_dual_cots`] wrote them.
 
     Args:
         result ([`SynthesisResult`]):
@@ -81,13 +84,13 @@ def save_dual_cots(result: SynthesisResult, config: SynthesisConfig, overwrite: 
         config ([`SynthesisConfig`]):
             Options. `output_dir` and `file_format` are used.
         overwrite (`bool`, *optional*, defaults to `False`):
-            Whether to replace files that no synthesis wrote.
+            Whether to replace files that [`save_dual_cots`] did not write.
 
     Returns:
         `list[str]`: Paths of the files.
 
     Raises:
-        FileExistsError: If a file exists that no synthesis wrote, and `overwrite` is false.
+        FileExistsError: If a file exists that [`save_dual_cots`] did not write, and `overwrite` is false.
     """
     check_output_dir(config, overwrite=overwrite)
     folder = Path(config.output_dir)

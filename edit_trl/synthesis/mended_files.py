@@ -35,13 +35,13 @@ def save_mended(
         mix ([`~datasets.Dataset`], *optional*):
             Result of [`mix_with_replay`].
         overwrite (`bool`, *optional*, defaults to `False`):
-            Whether to replace files that no synthesis wrote.
+            Whether to replace files that [`save_mended`] did not write.
 
     Returns:
         `list[str]`: Paths of the files.
 
     Raises:
-        FileExistsError: If a file exists that no synthesis wrote, and `overwrite` is false.
+        FileExistsError: If a file exists that [`save_mended`] did not write, and `overwrite` is false.
     """
     check_output_dir(config, overwrite=overwrite, more_datasets=() if mix is None else ("mix",))
     folder = Path(config.output_dir)
