@@ -197,6 +197,14 @@ PRESETS = {
         num_voted=2,
     ),
 }
+# A student from scratch of eight times as many parameters, 0.9M. Larger students need smaller rates.
+PRESETS["medium"] = replace(
+    PRESETS["small"],
+    hidden_size=128,
+    num_layers=4,
+    sft_learning_rate=2e-3,
+    learning_rates=(5e-5, 1.5e-4, 5e-4, 1.5e-3, 5e-3),
+)
 # The pretrained student without an adapter. Its rates have the same ratios as those of the adapter.
 PRESETS["smollm2_full"] = replace(
     PRESETS["smollm2"], lora=False, sft_learning_rate=1e-4, learning_rates=(6e-6, 2e-5, 6e-5)
