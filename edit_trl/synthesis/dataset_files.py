@@ -5,9 +5,9 @@ Write a synthesized dataset to a folder that `load_dataset` and the Hub understa
 import datetime
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import check_folder, check_outputs, written_aside
 from .checks import REJECT_REASONS
@@ -15,6 +15,9 @@ from .config import SynthesisConfig
 from .mending import MendingConfig
 from .results import STEPS, SynthesisResult
 
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _DATASETS = ("dual_cots", "sft", "rejected")
 _USED_PROMPTS = ("cot.txt", "answer_hint.txt", "contrastive_cot.txt")
@@ -93,23 +96,47 @@ def save_dual_cots(result: SynthesisResult, config: SynthesisConfig, overwrite: 
         FileExistsError: If a file exists that [`save_dual_cots`] did not write, and `overwrite` is false.
     """
     check_output_dir(config, overwrite=overwrite)
+    return write_files(config, datasets_of(result), result.report, dataset_card(result, config))
+
+
+def datasets_of(result: SynthesisResult) -> "dict[str, Dataset]":
+    """Return the datasets of a `result` by the names of their files."""
+    return dict(zip(_DATASETS, (result.pairs, result.sft, result.rejected), strict=True))
+
+
+def write_files(
+    config: SynthesisConfig, datasets: "Mapping[str, Dataset]", report: dict[str, Any], card: str
+) -> list[str]:
+    """
+    Write datasets, report and card to `config.output_dir`. All are written before the first is replaced.
+
+    Args:
+        config ([`SynthesisConfig`]):
+            Options. `output_dir` and `file_format` are used.
+        datasets (`Mapping[str, Dataset]`):
+            The datasets by the names of their files.
+        report (`dict[str, Any]`):
+            Content of `report.json`.
+        card (`str`):
+            Content of `README.md`.
+
+    Returns:
+        `list[str]`: Paths of the files.
+    """
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "report.json": json.dumps(result.report, indent=2, ensure_ascii=False) + "\n",
-        "README.md": dataset_card(result, config),
-    }
-    files = _file_names(config)
-    with written_aside(*(folder / name for name in files)) as paths:
-        for path, dataset in zip(paths, (result.pairs, result.sft, result.rejected), strict=False):
+    texts = {"report.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n", "README.md": card}
+    names = [*(f"{name}.{config.file_format}" for name in datasets), *texts]
+    with written_aside(*(folder / name for name in names)) as paths:
+        for path, dataset in zip(paths, datasets.values(), strict=False):
             if config.file_format == "parquet":
                 dataset.to_parquet(path)
             else:
                 with open(path, "w", encoding="utf-8") as file:
                     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in dataset)
-        for path in paths[len(_DATASETS) :]:
+        for path in paths[len(datasets) :]:
             path.write_text(texts[path.name], encoding="utf-8")
-    return [str(folder / name) for name in files]
+    return [str(folder / name) for name in names]
 
 
 def push_to_hub(config: SynthesisConfig, more_files: Sequence[str] = ()) -> str:
@@ -155,28 +182,11 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
         `str`: Markdown, with the Hub's metadata at the start.
     """
     report = result.report
-    metadata = ["---", "tags:", "- trl", "- edit", "- preference", "configs:"]
-    for name, dataset in zip(_DATASETS, (result.pairs, result.sft, result.rejected), strict=True):
-        if config.file_format == "jsonl" and not len(dataset):
-            continue  # `load_dataset` fails on an empty JSON Lines file
-        metadata += [f"- config_name: {name}", f"  data_files: {name}.{config.file_format}"]
-        if name == "dual_cots":
-            metadata.append("  default: true")
-    steps = [
-        [
-            f"{name}: {STEPS[name]}",
-            step["chains"],
-            step["kept"],
-            ", ".join(f"{num} {reason}" for reason, num in step["rejected"].items()) or "-",
-        ]
-        for name, step in report["steps"].items()
-    ]
     tasks = [
         [task or "-", counts.get("chains", 0), counts.get("rectified", 0), counts.get("corrupted", 0)]
         for task, counts in report["tasks"].items()
     ]
     origins = ", ".join(f"{num} {origin}" for origin, num in report["origin"].items())
-    used = sorted({reason for step in report["steps"].values() for reason in step["rejected"]})
     sampling = ", ".join(f"{name} {value}" for name, value in report["sampling"].items() if value is not None)
     cost = "" if report["cost"] is None else f" Cost at the prices given: {report['cost']:.4g}."
     usage = report["usage"]
@@ -185,7 +195,7 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
     mean_similarity = "-" if report["similarity"] is None else f"{report['similarity']:.2f}"
     own = "the prompts of a folder of its own" if config.template_dir else f"the prompts {', '.join(_USED_PROMPTS)}"
     parts = [
-        "\n".join([*metadata, "---"]),
+        card_metadata(datasets_of(result), config.file_format),
         "# Dual chains-of-thought",
         "Pairs of a right (`chosen`) and a wrong (`rejected`) chain of thought for one question that share most of "
         "their reasoning, made by the recipe of the EDIT [paper](https://huggingface.co/papers/2405.19737), to train "
@@ -199,17 +209,68 @@ def dataset_card(result: SynthesisResult, config: SynthesisConfig) -> str:
         f"tokens out.{cost}\n"
         f"- On average {ratio} of the {unit} of a pair are key, and {mean_similarity} of the longer chain needs no "
         "edit.",
-        *([f"Not finished: {report['stopped']}."] if report["stopped"] else []),
-        *report["notes"],
-        *report["refused_fields"],
-        "## Steps",
-        _table(["step", "chains", "kept", "rejected"], steps),
-        *(["\n".join(f"- `{reason}`: {REJECT_REASONS[reason]}" for reason in used)] if used else []),
+        *card_steps(report, STEPS, REJECT_REASONS),
         "## Tasks",
         _table(["task", "chains", "rectified", "corrupted"], tasks),
         *card_sections(config),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def card_metadata(datasets: "Mapping[str, Dataset]", file_format: str) -> str:
+    """
+    Write the Hub's metadata of a card: tags, and the file of each dataset.
+
+    Args:
+        datasets (`Mapping[str, Dataset]`):
+            The datasets by the names of their files.
+        file_format (`str`):
+            `"parquet"` or `"jsonl"`.
+
+    Returns:
+        `str`: YAML, between its marks.
+    """
+    lines = ["---", "tags:", "- trl", "- edit", "- preference", "configs:"]
+    for name, dataset in datasets.items():
+        if file_format == "jsonl" and not len(dataset):
+            continue  # `load_dataset` fails on an empty JSON Lines file
+        lines += [f"- config_name: {name}", f"  data_files: {name}.{file_format}"]
+        if name == "dual_cots":
+            lines.append("  default: true")
+    return "\n".join([*lines, "---"])
+
+
+def card_steps(report: dict[str, Any], steps: Mapping[str, str], reasons: Mapping[str, str]) -> list[str]:
+    """
+    Write the part of a card about the steps: why the run stopped, its notes, and what each step rejected.
+
+    Args:
+        report (`dict[str, Any]`):
+            Report of the run.
+        steps, reasons (`Mapping[str, str]`):
+            What the steps do, and what the reasons mean, by their names.
+
+    Returns:
+        `list[str]`: Paragraphs of Markdown.
+    """
+    rows = [
+        [
+            f"{name}: {steps[name]}",
+            step["chains"],
+            step["kept"],
+            ", ".join(f"{num} {reason}" for reason, num in step["rejected"].items()) or "-",
+        ]
+        for name, step in report["steps"].items()
+    ]
+    used = sorted({reason for step in report["steps"].values() for reason in step["rejected"]})
+    return [
+        *([f"Not finished: {report['stopped']}."] if report["stopped"] else []),
+        *report["notes"],
+        *report["refused_fields"],
+        "## Steps",
+        _table(["step", "chains", "kept", "rejected"], rows),
+        *(["\n".join(f"- `{reason}`: {reasons[reason]}" for reason in used)] if used else []),
+    ]
 
 
 def card_sections(config: SynthesisConfig) -> list[str]:
