@@ -9,6 +9,7 @@ right chains' key tokens; the alarm compares it with its first logged value. `ke
 
 import math
 import signal
+import threading
 from collections import deque
 from typing import Any
 
@@ -140,8 +141,8 @@ class KeyStepAccuracyCallback(TrainerCallback):
 
     Args:
         trainer ([`~transformers.Trainer`]):
-            Trainer to which the callback will be attached. Its tokenizer, `max_length` and
-            `per_device_eval_batch_size` are used.
+            Trainer to which the callback will be attached. Its tokenizer, `max_length` (with
+            `truncation_mode="keep_start"`) and `per_device_eval_batch_size` are used.
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Held-back pairs, in any shape that [`EDITTrainer`] takes. Defaults to the trainer's evaluation dataset.
             With a hundred pairs the accuracy is known to within about ten percentage points. An `IterableDataset` is
@@ -156,6 +157,7 @@ class KeyStepAccuracyCallback(TrainerCallback):
             were left out, by reason.
 
     Raises:
+        TypeError: If `dataset` is no dataset.
         ValueError: If there is no dataset or no pair to score, or `freq` is below 1.
         FloatingPointError: While training, if a margin is not finite.
 
@@ -191,6 +193,8 @@ class KeyStepAccuracyCallback(TrainerCallback):
         self._measured_step: int | None = None
         with global_then_local_main_first():
             max_length = getattr(trainer.args, "max_length", None)
+            if getattr(trainer.args, "truncation_mode", "keep_start") == "keep_end":
+                max_length = None  # training sees the end of a row, whatever its length
             self._key_steps = read_key_steps(trainer.model, dataset, trainer.processing_class, max_length)
         num_left_out = sum(self._key_steps.left_out.values())
         if num_left_out:
@@ -203,6 +207,10 @@ class KeyStepAccuracyCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._is_in_train, self._measured_step = True, None
+        # First, so that the callbacks after it find its metrics: early stopping, for example. A new list, because the
+        # old one is being called.
+        handler = self.trainer.callback_handler
+        handler.callbacks = [self, *(callback for callback in handler.callbacks if callback is not self)]
         if state.global_step == 0:  # the log of a resumed run already has this measurement
             self._measure(args, state, control)
 
@@ -315,7 +323,12 @@ class InterruptCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._is_told = self._ends = False
-        if self._previous is None:
+        if threading.current_thread() is not threading.main_thread():
+            logger.warning(
+                "`InterruptCallback` has no effect here: Python takes signals in the main thread only, and `train()` "
+                "runs in another one."
+            )
+        elif self._previous is None:
             self._previous = signal.signal(signal.SIGTERM, self._note)
         if args.save_only_model:
             logger.warning(

@@ -183,12 +183,15 @@ class DataCollatorForDualCoT(DataCollatorMixin):
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         incomplete = [
-            example for example in examples if not is_completion(example) and not set(ID_COLUMNS) <= example.keys()
+            example
+            for example in examples
+            if any(example.get(column) is None for column in ID_COLUMNS[: 1 if is_completion(example) else 3])
         ]
         if incomplete:
+            given = sorted(name for name, value in incomplete[0].items() if value is not None)
             raise ValueError(
                 f"Each example must have the columns {', '.join(f'`{column}`' for column in ID_COLUMNS)}, got "
-                f"{sorted(incomplete[0])}. The collator aligns token IDs: let `EDITTrainer` prepare the dataset (do "
+                f"{given}. The collator aligns token IDs: let `EDITTrainer` prepare the dataset (do "
                 "not set `skip_prepare_dataset`), or tokenize it first."
             )
         for example in examples:

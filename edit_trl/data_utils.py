@@ -37,7 +37,15 @@ from trl.data_utils import (
 )
 
 from .deprecation import renamed
-from .pair_checks import CONTENT_KEYS, PairError, check_pair, is_completion, is_tokenized_row, read_tools
+from .pair_checks import (
+    CONTENT_KEYS,
+    PairError,
+    check_pair,
+    is_completion,
+    is_tokenized_row,
+    plain_messages,
+    read_tools,
+)
 from .text_checks import check_ids_of_texts, check_rendered
 from .weighting import WEIGHT_COLUMNS, has_weight_columns, read_weights
 
@@ -51,10 +59,13 @@ ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 COMPLETION_COLUMNS = ("completion", "completion_ids")
 
 REASONS = {
-    "missing": "`prompt` is None, or `chosen`, `rejected` or `completion` is None or empty",
+    "missing": "`prompt` is None or has no message, or `chosen`, `rejected` or `completion` is None or empty",
     "equal": "the tokens of both chains are equal",
     "no_room": "the prompt leaves no room for a completion under `max_length`",
 }
+
+# Roles of messages with what a tool returned, which may be nothing.
+_TOOL_ROLES = ("tool", "function", "ipython")
 
 
 __getattr__ = renamed(
@@ -127,7 +138,9 @@ def is_tokenized(column_names: list[str], dataset_name: str = "train") -> bool:
     others = [name for name in column_names if tokenized or not name.endswith(("_id", "_ids"))]
     if not tokenized and "prompt" not in column_names and not missing:
         # A prompt may be implicit, but a column with a misspelt name is an error.
-        misspelt = difflib.get_close_matches("prompt", others, n=1, cutoff=0.75)
+        misspelt = difflib.get_close_matches(
+            "prompt", [name for name in others if not name.startswith("prompt_")], n=1, cutoff=0.75
+        )
         missing = ["prompt"] if misspelt else []
     if missing:
         hints = []
@@ -166,7 +179,8 @@ def get_column_names(dataset: Dataset | IterableDataset, dataset_name: str = "tr
         if not isinstance(dataset, Dataset):
             next(iter(dataset))  # a stream may know its columns and have no row
         if not isinstance(dataset, Dataset) or len(dataset) > 0:
-            return get_dataset_column_names(dataset)
+            has_transform = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+            return list(dataset[0]) if has_transform else get_dataset_column_names(dataset)
     raise ValueError(
         f"The {dataset_name} dataset must have at least one pair, got none. Look at how it was loaded or filtered."
     )
@@ -370,7 +384,9 @@ def _tokenize_row(
     check_pair(example)
     output: dict[str, Any] = {column: [] for column in columns}
     reason, split_prompt = None, None
-    if is_tokenized_row(example):
+    if is_tokenized_row(example) and example.get("prompt_ids") is None:
+        reason = "missing"
+    elif is_tokenized_row(example):
         check_ids_of_texts(example, getattr(processing_class, "tokenizer", processing_class))
         given = {column: example.get(column) for column in columns}  # lists, or arrays
         output.update({column: getattr(ids, "tolist", lambda ids=ids: ids or [])() for column, ids in given.items()})
@@ -387,7 +403,7 @@ def _tokenize_row(
             "`chosen_weights` and `rejected_weights` must be None for a row with `completion_ids`, got some. All "
             "tokens of a completion have the weight `completion_weight`; make a pair of it to give each its own."
         )
-    if not is_pair and not output.get("completion_ids"):
+    if reason is None and not is_pair and not output.get("completion_ids"):
         reason = "missing"
     elif is_pair and has_weights:
         for side in ("chosen", "rejected"):
@@ -480,8 +496,15 @@ def tokenize_pair(
     if not is_plain:
         # The row is copied because the conversion renames keys of the messages in place.
         row = maybe_convert_to_chatml(deepcopy(row))
+        if not isinstance(processing_class, ProcessorMixin):
+            row = {name: plain_messages(value) for name, value in row.items()}
     if "prompt" not in row:
         row = extract_prompt(row)
+        if not is_plain and not row["prompt"]:
+            raise PairError(
+                "`chosen` and `rejected` must begin with the same messages, their prompt, but already their first "
+                "ones differ. Correct the row, or give the dataset a column `prompt`."
+            )
     prompt, *chains = (row[column] for column in ("prompt", *names))
     template_kwargs: dict[str, Any] = {}
     if not is_plain and is_conversational(row):
@@ -549,8 +572,8 @@ def _check_rendering(
 
 def is_missing(example: dict[str, Any]) -> bool:
     """
-    Tell whether a text of a row is None, empty or blank. Only the prompt may be an empty text; that of a pair may have
-    no column.
+    Tell whether a text of a row is None, empty or blank. Only the prompt may be an empty text, or end in a tool that
+    returned nothing; that of a pair may have no column.
 
     Args:
         example (`dict[str, Any]`):
@@ -567,6 +590,8 @@ def is_missing(example: dict[str, Any]) -> bool:
         if isinstance(value, list):
             # Only the last message is checked. An assistant message may have tool calls or reasoning alone.
             last = value[-1] if value else {}
+            if column == "prompt" and last.get("role", last.get("from")) in _TOOL_ROLES:
+                continue
             parts = [last.get(key) for key in CONTENT_KEYS]
             if not any(part.strip() if isinstance(part, str) else part for part in parts):
                 return True

@@ -207,6 +207,13 @@ class EDITConfig(SFTConfig):
     def _check_ranges(self) -> None:
         if isinstance(self.rejected_nll_threshold, str):  # a command line or YAML file may give "none"
             self.rejected_nll_threshold = _read_threshold(self.rejected_nll_threshold)
+        for name in ("chosen_key_weight", "rejected_key_weight", "chosen_other_weight", "completion_weight"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise TypeError(
+                    f"`{name}` must be a number, got the text {value!r}. Pass it without quotes; a YAML file needs a "
+                    "point before an exponent: `2.5e-2`, not `25e-3`."
+                )
         check_options(self)
         check_max_length(self.max_length)
         if self.rejected_nll_threshold is not None and not self.rejected_nll_threshold > 0:

@@ -310,9 +310,13 @@ class EDITTrainer(WholeCheckpoints, PublicPushes, SFTTrainer):
         """Add the number of tokens that each pair takes in a batch, if the sampler groups pairs by length."""
         column = self.args.length_column_name
         is_grouped = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
-        if not is_grouped or not isinstance(dataset, Dataset) or column in dataset.column_names:
+        if not is_grouped or not isinstance(dataset, Dataset):
             return dataset
         row_length = self._make_data_collator().row_length
+        if dataset.format["type"] == "custom":  # its transform would hide the new column; the sampler reads no other
+            return Dataset.from_dict({column: [row_length(example) for example in dataset]})
+        if column in dataset.column_names:
+            return dataset
         with global_then_local_main_first():
             return dataset.map(
                 lambda example: {column: row_length(example)},

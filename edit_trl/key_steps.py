@@ -135,6 +135,7 @@ def key_step_accuracy(
         [`KeyStepScores`]: The margin of each pair, in the order of the dataset, with the accuracy and the counts.
 
     Raises:
+        TypeError: If `dataset` is no dataset.
         ValueError: If columns are missing, there is no pair to score, the dataset has text and `processing_class` is
             `None`, a token ID is not in the model's vocabulary, or `batch_size` is below 1.
         FloatingPointError: If a margin is not finite.
@@ -258,10 +259,17 @@ def read_key_steps(
         [`KeySteps`]: The key steps.
 
     Raises:
-        ValueError: As for [`key_step_accuracy`].
+        TypeError, ValueError: As for [`key_step_accuracy`].
     """
     PartialState()  # the logger needs it to find the main process
     name = "held-back"
+    if not isinstance(dataset, (Dataset, IterableDataset)):
+        raise TypeError(
+            f"`dataset` must be a `datasets.Dataset` or `IterableDataset` of held-back pairs, got "
+            f"`{type(dataset).__name__}`. Of several datasets, pass one."
+        )
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+        dataset = Dataset.from_list(list(dataset))  # what its transform makes
     if processing_class is None and not is_tokenized(get_column_names(dataset, name), name):
         raise ValueError(
             "`processing_class` must be the tokenizer of the model, got `None`. The dataset holds text; pass the "

@@ -187,6 +187,36 @@ def content_text(message: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else ""
 
 
+def plain_messages(messages: Any) -> Any:
+    """
+    Write contents in parts of text as text. Chat templates of language models print a list as Python does, with its
+    brackets.
+
+    Args:
+        messages (`Any`):
+            A list of messages, after [`check_pair`], or plain text, which stays.
+
+    Returns:
+        `Any`: The messages.
+
+    Examples:
+
+    ```python
+    >>> plain_messages([{"role": "user", "content": [{"type": "text", "text": "2 + 3?"}]}])
+    [{'role': 'user', 'content': '2 + 3?'}]
+
+    ```
+    """
+    if not isinstance(messages, list):
+        return messages
+    return [
+        {**message, "content": "".join(part["text"] for part in message["content"])}
+        if isinstance(message.get("content"), list)
+        else message
+        for message in messages
+    ]
+
+
 def texts_in(value: Any) -> Iterator[str]:
     """
     Yield the texts in a value of lists and dictionaries.
@@ -230,9 +260,14 @@ def _check_text(column: str, value: Any) -> None:
         _check_characters(column, value)
         return
     if not isinstance(value, list):
+        convert = f"str(pair[{column!r}])"
+        if isinstance(value, Mapping):
+            convert = f"[pair[{column!r}]]" if {"role", "from"} & set(value) else f"pair[{column!r}][name]"
+        elif isinstance(value, (bytes, bytearray)):
+            convert = f"pair[{column!r}].decode()"
         raise PairError(
             f"`{column}` must be text or a list of messages, got {_shown(value)}. Convert the column with "
-            f"`dataset.map(lambda pair: {{{column!r}: str(pair[{column!r}])}})`."
+            f"`dataset.map(lambda pair: {{{column!r}: {convert}}})`."
         )
     if value and all(isinstance(item, Integral) for item in value):
         raise PairError(

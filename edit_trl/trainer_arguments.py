@@ -347,7 +347,7 @@ def check_datasets(train_dataset: Any, eval_dataset: Any, args: EDITConfig) -> N
     named = {"train": train_dataset}
     named.update(eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset})
     for name, dataset in named.items():
-        if dataset is None and name != "train":
+        if dataset is None and eval_dataset is None and name != "train":
             continue
         if not isinstance(dataset, (Dataset, IterableDataset)):
             raise TypeError(

@@ -254,7 +254,10 @@ class TestPreparation:
         dataset = Dataset.from_list([{**completions[0], column: text}, completions[1]])
         prepared = prepare_dual_cots(dataset, tokenizer, eos_token=tokenizer.eos_token)
         assert len(prepared) == 1
-        assert "Dropped 1 of 2 rows of the train dataset: 1 where `prompt` is None, or `chosen`, `re" in caplog.text
+        assert (
+            "Dropped 1 of 2 rows of the train dataset: 1 where `prompt` is None or has no message, or `chosen`, `re"
+            in caplog.text
+        )
 
     def test_prompt_that_fills_the_row_is_dropped(self, completions, tokenizer, caplog):
         completions[0]["prompt"] *= 3

@@ -22,7 +22,7 @@ from edit_trl.pair_checks import PairError
 EOS = "<|im_end|>"
 LOGGER = "edit_trl.data_utils"
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
-MISSING = "`prompt` is None, or `chosen`, `rejected` or `completion` is None or empty"
+MISSING = "`prompt` is None or has no message, or `chosen`, `rejected` or `completion` is None or empty"
 EQUAL = "the tokens of both chains are equal"
 NO_ROOM = "the prompt leaves no room for a completion under `max_length`"
 

@@ -203,10 +203,9 @@ class TestWhatCountsAsMissing:
             assert "missing" not in pair.problems and pair.chosen
 
     def test_template_that_fails_names_the_row(self, own_tokenizer):
-        """Adding a text to a list is an error of Python and not of the template."""
-        own_tokenizer.chat_template = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
-        row = {**CHAT, "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "5"}]}]}
-        row["rejected"] = [{"role": "assistant", "content": [{"type": "text", "text": "6"}]}]
+        """Adding a number to a text is an error of Python and not of the template."""
+        own_tokenizer.chat_template = "{% for m in messages %}{{ m.role + 5 }}{% endfor %}"
+        row = CHAT
         with pytest.raises(
             PairError, match="Row 0 of the train dataset: The chat template .*can only concatenate str"
         ):

@@ -3,13 +3,15 @@
 import copy
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from conftest import build_model, build_tokenizer
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from peft import LoraConfig, get_peft_model
-from transformers import TrainerCallback
+from tokenizers import normalizers
+from transformers import EarlyStoppingCallback, TrainerCallback
 from trl import SFTConfig
 
 from edit_trl import EDITConfig, EDITTrainer, InterruptCallback, KeyStepAccuracyCallback
@@ -228,3 +230,151 @@ class TestInterrupts:
         trainer = build(eval_dataset=Dataset.from_list(PAIRS), callbacks=[InterruptCallback()])
         trainer.evaluate()
         assert not (tmp_path / "student" / "checkpoint-0").exists()
+
+
+class TestMessages:
+    @pytest.mark.parametrize("template", ["{{ '' + message['content'] | trim }}", "{{ message['content'] }}"])
+    def test_parts_of_text_are_trained_as_their_text(self, template, build):
+        """Templates print a list as Python does, or refuse it."""
+        tokenizer = copy.deepcopy(build_tokenizer())
+        tokenizer.chat_template = tokenizer.chat_template.replace("{{ message['content'] }}", template)
+        rows = conversations().to_list()
+        parts = [
+            {
+                name: [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+                for name, messages in row.items()
+            }
+            for row in rows
+        ]
+        plain, found = (build(Dataset.from_list(data), tokenizer=tokenizer).train_dataset for data in (rows, parts))
+        for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+            assert found[name][:] == plain[name][:]
+
+    def test_chains_without_a_common_first_message_are_named(self, build):
+        chains = {name: [said("user", "Q?"), said("assistant", name)] for name in ("chosen", "rejected")}
+        other = {**chains, "chosen": [said("system", "Be brief."), *chains["chosen"]]}
+        with pytest.raises(ValueError, match="Row 2 .* must begin with the same messages, .* a column `prompt`"):
+            build(Dataset.from_list([chains, chains, other]))
+
+    def test_prompt_may_end_in_a_tool_without_output(self, build):
+        data = conversations().map(lambda row: {"prompt": [*row["prompt"], said("tool", "")]})
+        assert len(build(data).train_dataset) == len(PAIRS)
+
+
+class TestPreparedRows:
+    def test_prompt_ids_of_none_are_left_out_and_counted(self, build, caplog):
+        data = Dataset.from_list([IDS, {**IDS, "prompt_ids": None}, IDS])
+        assert len(build(data).train_dataset) == 2
+        assert "Dropped 1 of 3 rows of the train dataset: 1 where `prompt` is None" in caplog.text
+
+    @pytest.mark.parametrize("name", list(IDS))
+    def test_none_in_a_batch_is_named(self, name, build):
+        trainer = build(Dataset.from_list([IDS, {**IDS, name: None}]), dataset_kwargs={"skip_prepare_dataset": True})
+        with pytest.raises(ValueError, match="must have the columns `prompt_ids`, `chosen_ids`, `rejected_ids`, got"):
+            trainer.train()
+
+    def test_special_tokens_in_texts_can_be_prepared_again(self, build):
+        tokenizer = copy.deepcopy(build_tokenizer())
+        tokenizer.add_special_tokens({"additional_special_tokens": ["[Question]", "[Answer]"]})
+        rows = [
+            {"prompt": "[Question] " + pair["prompt"], **{k: " [Answer]" + pair[k] for k in ("chosen", "rejected")}}
+            for pair in PAIRS
+        ]
+        data = Dataset.from_list(rows)
+        model = build_model()
+        model.resize_token_embeddings(len(tokenizer))
+        trainer = build(data, model, tokenizer, eval_dataset=data)
+        assert trainer.evaluate(trainer.eval_dataset)["eval_loss"] == trainer.evaluate()["eval_loss"]
+        swapped = trainer.train_dataset.map(lambda row: {"prompt": row["prompt"].replace("Q:", "Monday")})
+        with pytest.raises(ValueError, match="must be the tokens of `prompt`"):
+            build(swapped, model, tokenizer)
+
+    def test_accents_that_the_tokenizer_strips_can_be_prepared_again(self, build):
+        tokenizer = copy.deepcopy(build_tokenizer())
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFD(), normalizers.StripAccents(), normalizers.Replace("½", "0.5")]
+        )
+        rows = [{**pair, "prompt": "C\u00e9t\u00e9 \u00bd " + pair["prompt"]} for pair in PAIRS]
+        trainer = build(Dataset.from_list(rows), tokenizer=tokenizer, eval_dataset=Dataset.from_list(rows))
+        assert trainer.evaluate(trainer.eval_dataset)["eval_loss"] == trainer.evaluate()["eval_loss"]
+
+    @pytest.mark.parametrize("strategy", ["group_by_length", "random"])
+    def test_transform_that_makes_token_ids_works_beside_other_features(self, strategy, build):
+        names = dict(zip("pcr", IDS, strict=True))
+        raw = Dataset.from_list([{key: IDS[name] for key, name in names.items()}] * 4)
+        data = raw.with_transform(lambda batch: {name: batch[key] for key, name in names.items()})
+        trainer = build(
+            data,
+            eval_dataset=data,
+            train_sampling_strategy=strategy,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+        )
+        trainer.add_callback(KeyStepAccuracyCallback(trainer))
+        trainer.train()
+        assert "eval_key_step_accuracy" in trainer.state.log_history[0]
+
+
+class TestKeySteps:
+    def test_early_stopping_finds_the_accuracy(self, build):
+        """It comes with the trainer, before the callback that needs the trainer."""
+        data = Dataset.from_list(PAIRS)
+        trainer = build(
+            eval_dataset=data,
+            callbacks=[EarlyStoppingCallback(1)],
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=1,
+            max_steps=6,
+            learning_rate=1e-9,
+            load_best_model_at_end=True,
+            metric_for_best_model="key_step_accuracy",
+        )
+        trainer.add_callback(KeyStepAccuracyCallback(trainer))
+        trainer.train()
+        assert trainer.state.global_step == 2
+
+    def test_rows_that_keep_their_end_are_scored(self, build):
+        data = Dataset.from_list([{**pair, "prompt": "Monday Tuesday " * 20 + pair["prompt"]} for pair in PAIRS])
+        trainer = build(data, eval_dataset=data, max_length=30, truncation_mode="keep_end")
+        callback = KeyStepAccuracyCallback(trainer)
+        trainer.add_callback(callback)
+        trainer.train()
+        expected = key_step_accuracy(trainer.model, data, trainer.processing_class)
+        assert callback.scores.margins == pytest.approx(expected.margins, abs=1e-5)
+        with pytest.raises(ValueError, match="beyond `max_length`"):
+            KeyStepAccuracyCallback(build(max_length=30), data)
+
+    @pytest.mark.parametrize("dataset", ["test", {"a": Dataset.from_list(PAIRS)}, PAIRS])
+    def test_what_is_no_dataset_is_refused(self, dataset, build):
+        with pytest.raises(TypeError, match="must be a `datasets.Dataset` or `IterableDataset` of held-back pairs"):
+            KeyStepAccuracyCallback(build(), dataset)
+
+
+def test_training_in_a_thread_goes_on_without_signals(build, caplog):
+    trainer = build(callbacks=[InterruptCallback()])
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(trainer.train).result()
+    assert trainer.state.global_step == 2
+    assert "`InterruptCallback` has no effect here" in caplog.text
+
+
+def test_column_beside_an_implicit_prompt_is_no_misspelt_prompt(build):
+    rows = [
+        {**{name: pair["prompt"] + pair[name] for name in ("chosen", "rejected")}, "prompt_len": 3} for pair in PAIRS
+    ]
+    assert len(build(Dataset.from_list(rows)).train_dataset) == len(PAIRS)
+
+
+def test_none_among_several_evaluation_datasets_is_refused(build):
+    with pytest.raises(TypeError, match="`eval_dataset` must be .* got `NoneType`"):
+        build(eval_dataset={"a": Dataset.from_list(PAIRS), "b": None})
+
+
+@pytest.mark.parametrize("name", ["chosen_key_weight", "rejected_key_weight", "completion_weight"])
+def test_number_that_is_text_is_named(name):
+    with pytest.raises(
+        TypeError, match=f"`{name}` must be a number, got the text '25e-3'. .* point before an exponent"
+    ):
+        EDITConfig(use_cpu=True, bf16=False, **{name: "25e-3"})

@@ -10,7 +10,7 @@ from edit_trl.data_utils import prepare_dual_cots
 
 
 GOOD = {"prompt": "Q: What is 2 + 2?\nA:", "chosen": " It is 4.", "rejected": " It is 5."}
-MISSING = "`prompt` is None, or `chosen`, `rejected` or `completion` is None or empty"
+MISSING = "`prompt` is None or has no message, or `chosen`, `rejected` or `completion` is None or empty"
 DROPPED = {
     "missing": ([{**GOOD, "chosen": None}] * 3, f"none of its 3 is left: 3 where {MISSING}"),
     "equal": (

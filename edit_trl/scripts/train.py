@@ -41,7 +41,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from datasets import Dataset, Features, load_dataset
+from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from peft import AutoPeftModelForCausalLM
 from tqdm.auto import tqdm
@@ -54,7 +54,6 @@ from trl import (
     TrlParser,
     get_peft_config,
     get_quantization_config,
-    maybe_extract_prompt,
 )
 
 from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, InterruptCallback, align, similarity
@@ -68,6 +67,7 @@ from edit_trl.install_hint import install_hint
 from edit_trl.option_help import help_from_docstring
 from edit_trl.pair_checks import is_completion
 from edit_trl.scripts.demo_report import DemoReport
+from edit_trl.scripts.right_chains import check_first_rows, right_chains
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
 
 
@@ -153,16 +153,18 @@ def main() -> None:
         if 2 in script_args.stages:
             is_tokenized(train_dataset.column_names)
         sft_dataset = right_chains(train_dataset) if 1 in script_args.stages else None
+        if model_args.model_name_or_path is None:
+            with state.local_main_process_first():
+                model_args.model_name_or_path = demo_student()
+        tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer_source(model_args.model_name_or_path),
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+        )
+        if training_args.chat_template_path is None:  # otherwise the trainer sets another template
+            check_first_rows(train_dataset, tokenizer)
     except (OSError, TypeError, ValueError) as error:
         raise SystemExit(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}") from error
-    if model_args.model_name_or_path is None:
-        with state.local_main_process_first():
-            model_args.model_name_or_path = demo_student()
-    tokenizer = AutoTokenizer.from_pretrained(
-        tokenizer_source(model_args.model_name_or_path),
-        revision=model_args.model_revision,
-        trust_remote_code=training_args.trust_remote_code,
-    )
     if state.is_main_process:
         describe(train_dataset, tokenizer, script_args, training_args, model_args)
 
@@ -298,7 +300,7 @@ def stage_1_config(script_args: RecipeArguments, training_args: EDITConfig, outp
             "num_train_epochs": script_args.sft_num_train_epochs,
             "max_steps": script_args.sft_max_steps,
             "push_to_hub": training_args.push_to_hub and script_args.stages == [1],
-            "hub_model_id": training_args.hub_model_id or Path(training_args.output_dir).name,
+            "hub_model_id": training_args.hub_model_id or Path(training_args.output_dir).absolute().name,
         }
     )
 
@@ -337,17 +339,17 @@ def load_pairs(script_args: RecipeArguments) -> Dataset:
         raise FileNotFoundError(
             f"`dataset_name` must be a file or a dataset on the Hub, and there is no file {name!r}."
         )
-    if not os.path.isfile(name):
-        return load_dataset(name, name=script_args.dataset_config, split=script_args.dataset_train_split)
+    split = script_args.dataset_train_split
     kind = _FILE_KINDS.get(Path(name).suffix)
-    if kind is None:
+    if os.path.isfile(name) and kind is None:
         raise ValueError(f"`dataset_name` must be a file that ends in {', '.join(_FILE_KINDS)}, got {name!r}.")
     try:
-        return load_dataset(
-            kind, data_files={script_args.dataset_train_split: name}, split=script_args.dataset_train_split
-        )
+        if os.path.isfile(name):
+            return load_dataset(kind, data_files={split: name}, split=split)
+        return load_dataset(name, name=script_args.dataset_config, split=split)
     except DatasetGenerationError as error:  # which says nothing; its cause does
-        raise ValueError(f"`dataset_name` must be a {kind} file, and {name!r} is not: {error.__cause__}") from error
+        what = f"a {kind} file" if os.path.isfile(name) else "a dataset"
+        raise ValueError(f"`dataset_name` must be {what}, and {name!r} is not: {error.__cause__}") from error
 
 
 def demo_data(script_args: RecipeArguments, seed: int) -> tuple[Dataset, list[DualCoT]]:
@@ -362,38 +364,6 @@ def demo_data(script_args: RecipeArguments, seed: int) -> tuple[Dataset, list[Du
         script_args.demo_num_questions - num_in_domain, tasks=OUT_OF_DOMAIN_TASKS, **options
     )
     return Dataset.from_list([example.to_pair() for example in examples[: script_args.demo_num_examples]]), questions
-
-
-def right_chains(dataset: Dataset) -> Dataset:
-    """Make the prompt-completion dataset of stage 1: the right chains of the pairs, and the completions."""
-    names = [name for name in ("chosen", "completion") if name in dataset.column_names]
-    if not names:
-        raise ValueError(
-            f"Stage 1 needs the texts `prompt` and `chosen`, got the columns {dataset.column_names}. It trains on "
-            "right chains of thought; pass `--stages 2` to start with stage 2."
-        )
-
-    def to_completion(row: dict[str, Any]) -> dict[str, Any]:
-        # Without a column `prompt`, the prompt is the common start of both chains, so both are needed.
-        if "prompt" not in row:
-            row = maybe_extract_prompt(row) if row["chosen"] and row["rejected"] else {**row, "prompt": None}
-        return {"prompt": row["prompt"], "completion": next((row[name] for name in names if row[name]), None)}
-
-    def is_complete(row: dict[str, Any]) -> bool:
-        texts = (row["prompt"], row["completion"])
-        return all(text.strip() if isinstance(text, str) else text for text in texts)
-
-    # Given, because types cannot be inferred from rows without texts.
-    types = dataset.features
-    kept = {name: types[name] for name in ("tools", "chat_template_kwargs") if name in types}
-    features = Features({"prompt": types.get("prompt", types[names[0]]), "completion": types[names[0]], **kept})
-    num_rows = len(dataset)
-    with PartialState().local_main_process_first():
-        unused = [name for name in dataset.column_names if name not in kept]
-        dataset = dataset.map(to_completion, remove_columns=unused, features=features).filter(is_complete)
-    if len(dataset) < num_rows:
-        PartialState().print(f"Stage 1 leaves out {num_rows - len(dataset)} of {num_rows} rows with empty texts.")
-    return dataset
 
 
 def describe(
@@ -418,8 +388,8 @@ def describe(
         for pair in texts
         if all(isinstance(text, str) for text in pair)
     ]
-    if pairs:
-        keys = [key for pair in pairs for key in align(*pair).chosen_key]
+    keys = [key for pair in pairs for key in align(*pair).chosen_key]
+    if keys:
         mean_similarity = sum(similarity(*pair) for pair in pairs) / len(pairs)
         print(
             f"Key tokens of the right chains: {sum(keys) / len(keys):.1%} (the paper's pairs: about 4.7%). "
