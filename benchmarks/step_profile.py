@@ -84,8 +84,8 @@ class ForgetFirstStep(transformers.TrainerCallback):
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("Examples:\n")[0],
+        epilog="All other options are those of `training_step.py`.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
     )
     parser.add_argument(
         "--steps", type=int, default=10, metavar="N", help="Training steps, from 2. Default: %(default)s."

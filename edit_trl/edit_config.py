@@ -200,8 +200,9 @@ class EDITConfig(SFTConfig):
             chosen.append("`bf16=False`")
         if chosen:
             _say_once(
-                f"No accelerator found: training on the CPU with {' and '.join(chosen)}. Set both in `EDITConfig` to "
-                "silence this; `bf16=True` is faster on CPUs with bf16 instructions."
+                f"No accelerator found: training on the CPU with {' and '.join(chosen)}. Set "
+                f"{'both' if len(chosen) > 1 else 'it'} in `EDITConfig` to silence this."
+                + ("" if self.bf16 else " `bf16=True` is faster on CPUs with bf16 instructions.")
             )
 
     def _check_ranges(self) -> None:

@@ -83,8 +83,8 @@ ROOMS: dict[str, set[str]] = {
         *("token_texts", "weighting", "words"),
     },
     "scripts": {
-        *("callbacks", "checkpoints", "data_utils", "edit_config", "evaluation", "hub", "inspection"),
-        *("install_hint", "option_help", "pair_checks", "tasks"),
+        *("callbacks", "checkpoints", "data_utils", "edit_config", "evaluation", "files", "hub", "inspection"),
+        *("install_hint", "option_help", "pair_checks", "tasks", "trainer_arguments"),
     },
     "cli": {
         *("chat", "evaluation", "files", "inspection", "install_hint", "option_help", "question_formats"),

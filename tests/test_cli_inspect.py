@@ -111,6 +111,18 @@ class TestInspect:
         num_scored = batch["scored_key"].sum() + sum(key[-6] for key in keys)
         assert cut["key_tokens"] == batch["num_key_tokens"].sum() - num_scored > 0
 
+    def test_command_in_report_and_card_has_no_folder(self):
+        """Of files that are not there yet: they are written with the report."""
+        os.mkdir("mine")
+        flags = ["html", "plot", "json", "card", "filter"]
+        ends = {"html": "html", "plot": "svg", "json": "json", "card": "md", "filter": "jsonl"}
+        main(["inspect", "pairs.jsonl", *(f"--{flag}=mine/{flag}.{ends[flag]}" for flag in flags)])
+
+        for file in ("mine/html.html", "mine/card.md"):
+            assert f"inspect pairs.jsonl {' '.join(f'--{flag} {flag}.{ends[flag]}' for flag in flags)}" in re.sub(
+                r"\\(?=[_*])", "", Path(file).read_text()
+            )
+
     def test_report_names_files_without_their_folders(self, tmp_path, capsys):
         folder = tmp_path / "private"
         folder.mkdir()

@@ -221,10 +221,48 @@ class TestRecipe:
             ("--beta 0.1", "no option `beta`: EDIT has no reference model"),
             ("--stages 3", "`stages` must be 1, 2 or both"),
             ("--stages 2 --control", "`control` compares stage 2 with more of stage 1"),
+            ("--dataset_name empty.jsonl", "`dataset_name` must have at least one pair, and 'empty.jsonl' has none"),
+            ("--dataset_name folder", "`dataset_name` must be a dataset, and 'folder' is not: "),
+            ("--dataset_name sft.jsonl", "`completion_weight` must be set"),
+            (
+                "--dataset_name numbers.jsonl",
+                "Row 0 of the train dataset: `prompt` must be text or a list of messages",
+            ),
+            ("--dataset_name equal.jsonl MODEL", "none of its 1 is left: 1 where the tokens of both chains are equal"),
+            ("--dataset_name pairs.jsonl MODEL --max_length 2", "where the prompt leaves no room"),
+            ("--dataset_name pairs.jsonl --model_name_or_path folder", "which has no config.json"),
+            (
+                "--dataset_name pairs.jsonl MODEL --use_peft --lora_target_modules foo",
+                "not found in the base model",
+            ),
+            ("--dataset_name pairs.jsonl MODEL --push_to_hub --hub_model_id a/b", "Cannot push to 'a/b' ("),
+            (
+                "--dataset_name pairs.jsonl --output_dir pairs.jsonl",
+                "`output_dir` must be a folder that can be written",
+            ),
+            ("--config tab.yaml", "`--config` must be a YAML file: "),
+            (
+                "--config key.yaml",
+                "names of flags as its keys, got `modle_name_or_path`. Did you mean `model_name_or_p",
+            ),
+            ("--config nowhere.yaml", "nowhere.yaml"),
         ],
     )
-    def test_mistakes_in_the_arguments_are_named(self, tmp_path, monkeypatch, recipe, arguments, message):
+    def test_mistakes_in_the_arguments_are_named(
+        self, tmp_path, monkeypatch, recipe, model_folder, arguments, message
+    ):
+        """Before anything is trained."""
         monkeypatch.chdir(tmp_path)
+        os.mkdir("folder")
+        Path("folder", "train.json").write_text('[{"a": 1}, {"a": ')
+        Path("empty.jsonl").write_text("")
+        Path("sft.jsonl").write_text('{"prompt": "Q: 1", "completion": " 2"}')
+        Path("numbers.jsonl").write_text('{"prompt": 1, "chosen": 2, "rejected": 3}')
+        Path("equal.jsonl").write_text('{"prompt": "Q: 1", "chosen": " 2", "rejected": " 2"}')
+        Path("pairs.jsonl").write_text('{"prompt": "Q: 1", "chosen": " 2", "rejected": " 3"}')
+        Path("tab.yaml").write_text("stages:\n\t- 1")
+        Path("key.yaml").write_text("modle_name_or_path: x")
+        arguments = arguments.replace("MODEL", f"--model_name_or_path {model_folder} --report_to none")
         Path("pairs.txt").write_text("text")
         Path("broken.jsonl").write_text('{"prompt": "Q: 1')
         Path("other.jsonl").write_text('{"question": "1 + 1", "answer": "2"}')

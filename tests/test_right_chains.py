@@ -6,8 +6,9 @@ import pytest
 from conftest import build_tokenizer
 from datasets import Dataset
 
+from edit_trl import EDITConfig
 from edit_trl.pair_checks import PairError
-from edit_trl.scripts.right_chains import check_first_rows, right_chains
+from edit_trl.scripts.right_chains import check_rows, right_chains
 
 
 def said(role, text, **more):
@@ -84,24 +85,52 @@ class TestRightChains:
             right_chains(Dataset.from_list([{**row, "rejected": None}, row]))
 
 
-class TestFirstRows:
-    @pytest.fixture
-    def tokenizer(self):
-        return copy.deepcopy(build_tokenizer())
+class TestRows:
+    """What is found out before stage 1."""
 
-    def test_template_that_drops_thoughts_is_named_before_stage_1(self, tokenizer):
-        tokenizer.chat_template = tokenizer.chat_template.replace(
-            "{{ message['content'] }}", "{{ message['content'].split('</think>')[-1] }}"
-        )
+    @pytest.fixture
+    def check(self, tmp_path):
+        tokenizer = copy.deepcopy(build_tokenizer())
+
+        def run(rows, template=tokenizer.chat_template, stages=(1, 2), **options):
+            tokenizer.chat_template = template
+            args = EDITConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **options)
+            check_rows(Dataset.from_list(rows), tokenizer, args, stages)
+
+        run.template = tokenizer.chat_template
+        return run
+
+    @pytest.mark.parametrize("stages", [(1, 2), (1,)])
+    def test_template_that_drops_thoughts_is_named(self, stages, check):
+        template = check.template.replace("{{ message['content'] }}", "{{ message['content'].split('</think>')[-1] }}")
         chains = {
             name: [said("assistant", f"<think>It is {n}.</think>{n}")] for name, n in (("chosen", 5), ("rejected", 6))
         }
-        check_first_rows(Dataset.from_list([CHAT]), tokenizer)
+        check([CHAT], template, stages)
         with pytest.raises(PairError, match="Row 1 of the train dataset: The chat template of .* leaves out 'It is 5"):
-            check_first_rows(Dataset.from_list([CHAT, {**CHAT, **chains}]), tokenizer)
+            check([CHAT, {**CHAT, **chains}], template, stages)
 
-    def test_missing_template_is_an_error_for_messages_alone(self, tokenizer):
-        tokenizer.chat_template = None
-        check_first_rows(Dataset.from_list([PAIR, {**PAIR, "chosen": None}]), tokenizer)
+    @pytest.mark.parametrize("stages", [(1, 2), (1,)])
+    def test_missing_template_is_an_error_for_messages_alone(self, stages, check):
+        check([PAIR, {**PAIR, "chosen": None}], None, stages)
         with pytest.raises(ValueError, match="chat_template"):
-            check_first_rows(Dataset.from_list([CHAT]), tokenizer)
+            check([CHAT], None, stages)
+
+    @pytest.mark.parametrize(
+        ("row", "options", "message"),
+        [
+            (
+                {**PAIR, "rejected": PAIR["chosen"]},
+                {},
+                "none of its 1 is left: 1 where the tokens of both",
+            ),
+            (PAIR, {"max_length": 3}, "none of its 1 is left: 1 where the prompt leaves no room"),
+        ],
+    )
+    def test_data_without_a_pair_for_stage_2_is_refused_quietly(self, row, options, message, check, caplog):
+        with pytest.raises(ValueError, match=message):
+            check([row], **options)
+        check([row], stages=(1,), **options)
+        check([row], stages=(2,), **options)
+        check([PAIR, {**PAIR, "rejected": PAIR["chosen"]}])
+        assert caplog.records == []

@@ -248,7 +248,7 @@ class Endpoint:
             raise ValueError(
                 f"The environment variable `{self.api_key_env}` must hold the key of {self.url}, and "
                 f"{'holds characters that cannot be sent' if self._key() else 'is not set'}. Set it, name another one "
-                "with `api_key_env`, or pass `api_key_env=None` for an endpoint without keys."
+                "with `api_key_env`, or pass `api_key_env=None` (`--api_key_env none`) for an endpoint without keys."
             )
         timeout = openai.Timeout(self.timeout, connect=self.connect_timeout)
         return openai.AsyncOpenAI(

@@ -127,7 +127,7 @@ class ReplyStore:
             what = "holds replies" if num_replies else "waits for replies to batch files"
             raise ValueError(
                 f"`store` {what} that were made with other settings: {values}. They cannot be mixed; pass "
-                f"another file than {path!r}, or the settings that it was made with."
+                f"another file than {path!r} (`--store FILE`), or the settings that it was made with."
             )
 
     def key(self, messages: list[dict[str, str]], sample: int) -> str:

@@ -153,7 +153,9 @@ def _provenance(args: argparse.Namespace) -> dict[str, str]:
 
     words = ["edit-trl", "inspect", name(args.data)]
     for flag, value in vars(args).items():
-        if flag in ("model", "html", "plot", "json", "card", "filter", "config") and value is not None:
+        if flag in ("html", "plot", "json", "card", "filter", "config") and value is not None:
+            words += [f"--{flag}", Path(value).name]
+        elif flag == "model" and value is not None:
             words += [f"--{flag}", name(value)]
     options: list[tuple[str, Any]] = [("limit", None), ("split", "train"), ("log_probs", False)]
     options += [(f.name, f.default) for f in dataclasses.fields(InspectionConfig)]

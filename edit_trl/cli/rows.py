@@ -82,6 +82,9 @@ def read_questions(flag: str, name: str, split: str, limit: int | None, distinct
         if rows and column not in columns and not is_released:
             near = difflib.get_close_matches(column, columns, n=1)
             hint = f" Did you mean {near[0]!r}? Rename it." if near else " Rename the columns."
+            separator = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
+            if separator is not None:
+                hint = f" The cells of CSV must be separated by commas, and here they are by {separator!r}."
             raise ValueError(f"`{flag}` must have the column `{column}`, got {columns}.{hint}")
     return questions.read_questions(rows, distinct)
 

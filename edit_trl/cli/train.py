@@ -25,11 +25,12 @@ SCRIPT = "edit_trl.scripts.train"
 _TRL_OPTIONS = {
     "model_name_or_path": "Student: model on the Hub, or folder of a model or of a trained adapter. By default the "
     "demo's",
-    "output_dir": "Folder of the student; stage 1 is in its folder 'sft'",
+    "output_dir": "Folder of the student; stage 1 is in its folder 'sft'. By default 'trainer_output', or that of the "
+    "demo",
     "num_train_epochs, max_steps": "Of stage 2",
     "per_device_train_batch_size": "Pairs at once on a device",
     "gradient_accumulation_steps": "Batches of a step",
-    "use_peft": "Train an adapter",
+    "use_peft": "Train an adapter. By default all weights are trained; then lower both learning rates",
     "lora_r": "Rank of the adapter",
     "lora_alpha": "Scale of the adapter, divided by its rank",
     "lora_target_modules": "Layers of the adapter",

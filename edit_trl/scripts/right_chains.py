@@ -4,7 +4,9 @@ The data of stage 1: the right chains of dual chains-of-thought, and rows that h
 Rows are checked as stage 2 checks them, so that a bad row is found before stage 1 and not after it.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -14,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import maybe_extract_prompt
 from trl.data_utils import maybe_convert_to_chatml
 
-from ..data_utils import is_missing, tokenize_pair
+from ..data_utils import is_missing, prepare_dual_cots, tokenize_pair
+from ..edit_config import EDITConfig
 from ..pair_checks import PairError, check_pair, is_tokenized_row, plain_messages
 
 
@@ -89,27 +92,59 @@ def _type_of(types: Sequence[Any]) -> Any:
     return [keys] if keys else (known or types)[0]
 
 
-def check_first_rows(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_rows(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: EDITConfig, stages: Sequence[int] = (1, 2)
+) -> None:
     """
-    Render the first conversations, to find out before stage 1 what the chat template does to them.
+    Find out before stage 1 what the tokenizer, its chat template and stage 2 do to the rows.
+
+    If both stages run, all rows are prepared for stage 2, as it will do it. Of stage 1 alone, the first conversations
+    are rendered.
 
     Args:
         dataset ([`~datasets.Dataset`]):
             Pairs and completions.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer with its chat template.
+        args ([`EDITConfig`]):
+            Options of stage 2.
+        stages (`Sequence[int]`, *optional*, defaults to `(1, 2)`):
+            Stages that run.
 
     Raises:
         PairError: If the template refuses a row, or leaves out a part of a chain; the row is named.
-        ValueError: If there is no template.
+        ValueError: If there is no template for conversations, or no row is left to learn from.
     """
+    if 1 not in stages:
+        return  # the trainer of stage 2 will do it at once
+    if 2 in stages:
+        with PartialState().local_main_process_first(), _quiet():
+            prepare_dual_cots(
+                dataset,
+                tokenizer,
+                eos_token=tokenizer.eos_token,
+                max_length=args.max_length,
+                truncation_mode=args.truncation_mode,
+                num_proc=args.dataset_num_proc,
+            )
+        return
     for number, row in enumerate(dataset.select(range(min(_NUM_RENDERED, len(dataset))))):
         chains = (row.get("chosen"), row.get("completion"))
-        if not any(isinstance(chain, list) for chain in chains) or is_tokenized_row(row):
+        if not any(isinstance(chain, list) for chain in chains) or is_tokenized_row(row) or is_missing(row):
             continue
         try:
-            check_pair(row)
-            if not is_missing(row):
-                tokenize_pair(row, tokenizer, tokenizer.eos_token)
+            tokenize_pair(row, tokenizer, tokenizer.eos_token)
         except PairError as error:
             raise PairError(f"Row {number} of the train dataset: {error}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of the preparation: stage 2 will say them."""
+    logger = logging.getLogger(prepare_dual_cots.__module__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

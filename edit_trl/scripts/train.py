@@ -22,6 +22,7 @@ interrupted run, add `--resume_from_checkpoint true`: a finished stage 1 is not 
 a checkpoint and ends with code 143. `--push_to_hub` pushes `output_dir` with `sft/`.
 """
 
+import difflib
 import gc
 import importlib.util
 import json
@@ -32,6 +33,8 @@ import sys
 import tempfile
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -43,6 +46,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import create_repo
 from peft import AutoPeftModelForCausalLM
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -59,16 +63,17 @@ from trl import (
 from edit_trl import CollapseAlarmCallback, EDITConfig, EDITTrainer, InterruptCallback, align, similarity
 from edit_trl.callbacks import Interrupted
 from edit_trl.checkpoints import WholeCheckpoints, newest_checkpoint
-from edit_trl.data_utils import is_tokenized
 from edit_trl.edit_config import refuse_options
 from edit_trl.evaluation import answers_match, compare_students, extract_answer, wilson_interval
+from edit_trl.files import check_folder
 from edit_trl.hub import PublicPushes
 from edit_trl.install_hint import install_hint
 from edit_trl.option_help import help_from_docstring
 from edit_trl.pair_checks import is_completion
 from edit_trl.scripts.demo_report import DemoReport
-from edit_trl.scripts.right_chains import check_first_rows, right_chains
+from edit_trl.scripts.right_chains import check_rows, right_chains
 from edit_trl.tasks import IN_DOMAIN_TASKS, OUT_OF_DOMAIN_TASKS, DualCoT, generate_dual_cots
+from edit_trl.trainer_arguments import check_datasets
 
 
 # Values of the demo, used if neither a flag nor a file sets them.
@@ -138,20 +143,30 @@ class RightChainTrainer(WholeCheckpoints, PublicPushes, SFTTrainer):
     """The trainer of stage 1: `SFTTrainer` with the checkpoints, the model card and the pushes of `EDITTrainer`."""
 
 
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """End with the message alone. Until training begins, an error is in what was given, and not in the code."""
+    try:
+        yield
+    except (ImportError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        begin = "`--config` must be a YAML file: " if isinstance(error, yaml.YAMLError) else ""
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {begin}{' '.join(str(error).split())}") from error
+
+
 def main() -> None:
     """Read the arguments, run the stages that they ask for, and print the scores of the demo."""
-    try:
+    with errors_in_one_line():
         script_args, training_args, model_args = parse_arguments()
+        check_folder("`output_dir`", training_args.output_dir)
         state = PartialState()
         questions: list[DualCoT] = []
         if script_args.dataset_name is None:
             train_dataset, questions = demo_data(script_args, training_args.seed)
         else:
             train_dataset = load_pairs(script_args)
-        # Stage 2 needs columns that stage 1 does not need. If they are missing, this raises an error now and not after
-        # stage 1. The return value is not used: tokenized pairs are allowed.
+        # Stage 2 needs what stage 1 does not need. If it is missing, this raises an error now and not after stage 1.
         if 2 in script_args.stages:
-            is_tokenized(train_dataset.column_names)
+            check_datasets(train_dataset, None, training_args)
         sft_dataset = right_chains(train_dataset) if 1 in script_args.stages else None
         if model_args.model_name_or_path is None:
             with state.local_main_process_first():
@@ -162,9 +177,9 @@ def main() -> None:
             trust_remote_code=training_args.trust_remote_code,
         )
         if training_args.chat_template_path is None:  # otherwise the trainer sets another template
-            check_first_rows(train_dataset, tokenizer)
-    except (OSError, TypeError, ValueError) as error:
-        raise SystemExit(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}") from error
+            check_rows(train_dataset, tokenizer, training_args, script_args.stages)
+        if training_args.push_to_hub and state.is_main_process:
+            check_push(training_args)
     if state.is_main_process:
         describe(train_dataset, tokenizer, script_args, training_args, model_args)
 
@@ -186,12 +201,13 @@ def main() -> None:
         name: str,
     ) -> int:
         """Train one stage, save and score the student, and free the memory. Returns the number of steps."""
-        trainer = trainer_class(
-            train_dataset=dataset,
-            processing_class=tokenizer,
-            callbacks=[InterruptCallback(), *([CollapseAlarmCallback()] if trainer_class is EDITTrainer else [])],
-            **student_options(student, model_args, args),
-        )
+        with errors_in_one_line():
+            trainer = trainer_class(
+                train_dataset=dataset,
+                processing_class=tokenizer,
+                callbacks=[InterruptCallback(), *([CollapseAlarmCallback()] if trainer_class is EDITTrainer else [])],
+                **student_options(student, model_args, args),
+            )
         if questions and not scores:
             score("before", trainer)
         state.print(f"\nTraining {name.removeprefix('after ')}. The student will be in {args.output_dir}")
@@ -267,6 +283,12 @@ def parse_arguments() -> tuple[RecipeArguments, EDITConfig, ModelConfig]:
         # The parser lists the flags that it does not know. This error also names the right ones.
         if "not used by" in str(error):
             refuse_options(re.findall(r"'--([\w-]+)", str(error)), EDITConfig)
+        if "arguments from config file" in str(error):
+            keys = re.findall(r"'--([\w-]+)", str(error))
+            known = [option.name for kind in (RecipeArguments, EDITConfig, ModelConfig) for option in fields(kind)]
+            nearest = difflib.get_close_matches(keys[0], known, n=1)
+            hint = f" Did you mean `{nearest[0]}`?" if nearest else ""
+            raise ValueError(f"`--config` must have names of flags as its keys, got `{keys[0]}`.{hint}") from None
         raise
     if parsed[0].dataset_name is None:
         parser.set_defaults_with_config(**yaml.safe_load(DEMO.read_text(encoding="utf-8")))
@@ -310,6 +332,18 @@ def is_finished(folder: str) -> bool:
     return Path(folder, "trainer_state.json").exists()
 
 
+def check_push(training_args: EDITConfig) -> None:
+    """Make the repository on the Hub, as the trainer will, to find out before training whether it can be pushed to."""
+    name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
+    try:
+        create_repo(name, token=training_args.hub_token, private=training_args.hub_private_repo, exist_ok=True)
+    except Exception as error:  # the client raises many types
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"Cannot push to {name!r} ({reason}). Log in with `hf auth login`, or leave out `push_to_hub`."
+        ) from error
+
+
 def checkpoint(args: SFTConfig) -> str | None:
     """Return the checkpoint from which to continue. `true` means the newest complete one, if there is one."""
     if not args.resume_from_checkpoint or args.resume_from_checkpoint.lower() != "true":
@@ -347,6 +381,8 @@ def load_pairs(script_args: RecipeArguments) -> Dataset:
         if os.path.isfile(name):
             return load_dataset(kind, data_files={split: name}, split=split)
         return load_dataset(name, name=script_args.dataset_config, split=split)
+    except StopIteration:
+        raise ValueError(f"`dataset_name` must have at least one pair, and {name!r} has none.") from None
     except DatasetGenerationError as error:  # which says nothing; its cause does
         what = f"a {kind} file" if os.path.isfile(name) else "a dataset"
         raise ValueError(f"`dataset_name` must be {what}, and {name!r} is not: {error.__cause__}") from error
@@ -381,6 +417,10 @@ def describe(
     num_completions = sum(map(is_completion, dataset)) if "completion" in dataset.column_names else 0
     counts = f"{len(dataset) - num_completions}" + (f" and {num_completions} completions" if num_completions else "")
     print(f"Pairs: {counts} ({source})\nLearning rates: {rates}")
+    if not model_args.use_peft and not Path(model_args.model_name_or_path or "", "adapter_config.json").exists():
+        print("All weights are trained; `--use_peft` trains an adapter.", end="")
+        is_high = 1 in script_args.stages and script_args.sft_learning_rate == RecipeArguments.sft_learning_rate
+        print(" The default rate of stage 1 is one for adapters: try a twentieth of it." if is_high else "")
     sample = dataset.select(range(min(len(dataset), 1000)))
     texts = [(pair["chosen"], pair["rejected"]) for pair in sample if {"chosen", "rejected"} <= pair.keys()]
     pairs = [
@@ -444,6 +484,11 @@ def demo_student() -> str:
 def tokenizer_source(student: str) -> str:
     """Return where to load the tokenizer: from the base model if the student is an adapter without a tokenizer."""
     adapter = Path(student, "adapter_config.json")
+    if os.path.isdir(student) and not adapter.exists() and not Path(student, "config.json").exists():
+        raise ValueError(
+            "`model_name_or_path` must be a model or an adapter, in a folder or on the Hub, got the folder "
+            f"{student!r}, which has no config.json and no adapter_config.json."
+        )
     if adapter.exists() and not Path(student, "tokenizer_config.json").exists():
         return json.loads(adapter.read_text())["base_model_name_or_path"]
     return student
