@@ -459,7 +459,15 @@ def _options_readers() -> list[tuple[str, Callable[[Row], list[str]]]]:
     """Return ways to get the options of a row, each with the names of the columns."""
 
     def of_list(name: str) -> Callable[[Row], list[str]]:
-        return lambda row: _unlettered(row[name]) if _is_list(row.get(name)) else []
+        def get(row: Row) -> list[str]:
+            options = row.get(name)
+            if isinstance(options, Mapping):  # {"A": "Paris", "B": "Rome"}
+                letters = [chr(ord("A") + number) for number in range(len(options))]
+                known = itertools.takewhile(lambda letter: options.get(letter) not in (None, ""), letters)
+                return [str(options[letter]) for letter in known]
+            return _unlettered(options) if _is_list(options) else []
+
+        return get
 
     def of_columns(pattern: str) -> Callable[[Row], list[str]]:
         head, first = pattern.split("*")

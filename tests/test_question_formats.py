@@ -275,6 +275,17 @@ class TestFormats:
         with pytest.raises(ValueError, match=message):
             read_questions([row])
 
+    def test_options_may_be_an_object_of_letters(self):
+        """As MedQA is released. Arrow fills the letters that a row does not have."""
+        rows = [
+            {"question": "What?", "options": {"A": "Aspirin", "B": "Iron", "C": None}, "answer": "Aspirin"},
+            {"question": "Why?", "options": {"A": "x", "B": "y", "C": "z"}, "answer": "z"},
+        ]
+        assert [(row["question"], row["answer"]) for row in read_questions(rows).rows] == [
+            ("What?\nOptions:\n(A) Aspirin\n(B) Iron", "(A) Aspirin"),
+            ("Why?\nOptions:\n(A) x\n(B) y\n(C) z", "(C) z"),
+        ]
+
     def test_question_that_needs_several_options_is_left_out_with_a_note(self):
         """As in AGIEval's physics and law exams: no reading can judge them."""
         table = read_questions([AGIEVAL, {**AGIEVAL, "label": ["A", "B"]}, {**AGIEVAL, "label": "AB"}])

@@ -23,7 +23,7 @@ _CLOSING = str.maketrans("([{", ")]}")
 # Marks of joy around an answer. A cross may say that it is wrong.
 _EMOJI = "✅✓✔☑🎉🎯👉👍🚀😊🌟\ufe0f "
 _QUOTES = "\"'`“”‘’„‟«»‹›「」『』【】〔〕*_"
-STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+STYLED = re.compile(r"\\(?:text(?:bf|it|sf|rm|tt)?|math(?:rm|bf|sf|it)|mbox|operatorname)\s*\{([^{}]*)\}")
 _WRAPPED = re.compile(
     r"\$\$?((?:[^$\\]|\\.)+)\$\$?|\\\(((?:[^\\]|\\[^()])*)\\\)|\\\[((?:[^\\]|\\[^\[\]])*)\\\]|" + STYLED.pattern,
     re.DOTALL,
@@ -48,19 +48,34 @@ _VERDICT = re.compile(
     r"(?=$|\s*[,;:.。、](?:\s|$|[^\x00-\x7f])|\s+[-–—(]|\s+(?:because|since|as|weil|denn|car|parce|porque|perché)\s)",
     re.I,
 )
+_OPPOSITES = {
+    **{"yes": "no", "no": "yes", "true": "false", "false": "true", "valid": "invalid", "invalid": "valid"},
+}
+_DEPENDS = re.compile(r"\botherwise,?\s+(?:it['’]s\s)?(?:no|yes|true|false|valid|invalid)\b|\bit depends\b", re.I)
+# What is said of an option that is not the answer, and words before the other options of an explanation.
+_DENIED_OPTION = re.compile(
+    r"(?:is|are|was|would be)\s+"
+    r"(?:not\s+(?:correct|right|true|valid|the\s+(?:correct|right|answer))|incorrect|wrong|false)"
+    r"(?=\W*$|\s*[.,;:]|\s+(?:because|since|as)\b)|[❌✗✘]"
+)
+_REASON = re.compile(r"\b(?:because|since|as|which|not|than|while|whereas|unlike|both|all|none)\b", re.I)
 _SINGLE_WORDS = re.compile(r"[\w'-]+(?:,\s*[\w'-]+){2,}")
 
+_DAY = r"(?:[a-z]+day|(?:mon|tue|wed|thu|fri|sat|sun)\.?)"
 _DATES = [
     re.compile(pattern, re.I)
     for pattern in (
         r"(?P<month>[0-9]{1,2})[/-](?P<day>[0-9]{1,2})[/-](?P<year>[0-9]{4})",
-        r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})",
+        r"(?P<year>[0-9]{4})[-/](?P<month>[0-9]{2})[-/](?P<day>[0-9]{2})",
         r"(?P<year>[0-9]{4})\s?[年년]\s?(?P<month>[0-9]{1,2})\s?[月월]\s?(?P<day>[0-9]{1,2})\s?[日일号號]",
-        r"(?:[a-z]+day,?\s)?(?P<month>[a-z]{3})[a-z]*\.?\s(?P<day>[0-9]{1,2})(?:st|nd|rd|th)?,?\s(?P<year>[0-9]{4})",
-        r"(?:[a-z]+day,?\s)?(?P<day>[0-9]{1,2})(?:st|nd|rd|th)?\s(?P<month>[a-z]{3})[a-z]*\.?,?\s(?P<year>[0-9]{4})",
+        rf"(?:{_DAY},?\s)?(?P<month>[a-z]{{3,9}})\.?\s(?P<day>[0-9]{{1,2}})(?:st|nd|rd|th)?,?\s(?P<year>[0-9]{{4}})",
+        rf"(?:{_DAY},?\s)?(?P<day>[0-9]{{1,2}})(?:st|nd|rd|th)?(?:\sof)?\s(?P<month>[a-z]{{3,9}})\.?,?\s(?P<year>[0-9]{{4}})",
     )
 ]
-_MONTHS = {name: str(i) for i, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)}
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november"),
+    "december",
+)
 
 _CHARACTERS = str.maketrans("‐‑‒–−﹣’٫", "------'.")
 _LATEX = [
@@ -178,21 +193,68 @@ def option(text: str) -> tuple[str, str] | None:
     if match is None:
         return None
     *letters, description = match.groups()
+    mark = text[: match.start(match.lastindex or 0)]
+    if description and (_DENIED_OPTION.match(description) or _is_one_of_several(mark, description)):
+        return None
     return "".join(filter(None, letters)).upper(), description.strip()
+
+
+def _is_one_of_several(mark: str, description: str) -> bool:
+    """Tell whether another option follows an option: "(A) Paris and (B) Rome". Not "(B) because (A) is wrong"."""
+    # Of the options "B. Harper, J. Smith" and "(B) J. Smith", only marks of the same form are others.
+    form = r"\([A-Ra-r]\)" if "(" in mark else r"[A-Ra-r]\)(?=\s)" if ")" in mark else r"[A-R][.:](?=\s)"
+    last = r"|[A-HJ-R]\s*$" if form.startswith("[A-R][") else ""  # "A. Paris or C", where a sentence ended
+    other = rf"(?:{form}{last}|[Oo]ption\s\(?[A-R]\b|\(?[A-HJ-R]\)?\sis\salso\b)"
+    joined = re.search(
+        rf"(?:[,;/&]|\b(?:and|or|but|alternatively|as well as))\s*(?:or\s|and\s|alternatively\s)*{other}", description
+    )
+    if joined is None:
+        return len(re.findall(rf"\s{form}", description)) > 1 and not _REASON.search(description)
+    before = description[: joined.start()]
+    return not _REASON.search(before) and re.search(form, before) is None and not before.strip().endswith("not")
 
 
 def verdict(text: str) -> str | None:
     """Return the word yes, no, true, false, valid or invalid with which a text begins, as it is written."""
     match = _VERDICT.match(text)
-    return match[1] if match and not _SINGLE_WORDS.fullmatch(text) else None
+    return match[1] if match and not _SINGLE_WORDS.fullmatch(text) and not is_both_ways(text) else None
+
+
+def is_both_ways(text: str) -> bool:
+    """
+    Tell whether a text says yes and no.
+
+    Args:
+        text (`str`):
+            An answer.
+
+    Returns:
+        `bool`: Whether it begins with a verdict and takes it back, or makes it depend on something.
+
+    Examples:
+
+    ```python
+    >>> is_both_ways("yes - no"), is_both_ways("No, it depends."), is_both_ways("Yes, no doubt")
+    (True, True, False)
+
+    ```
+    """
+    match = _VERDICT.match(text)
+    if match is None:
+        return False
+    rest = text[match.end() :]
+    opposite = _OPPOSITES.get(VERDICTS[match[1].lower()])
+    is_taken_back = re.match(rf"\W{{1,3}}(?:it['’]s |actually,? |rather )?{opposite}\b(?!\s+\w)", rest, re.I)
+    return is_taken_back is not None or _DEPENDS.search(rest) is not None
 
 
 def _date(text: str) -> date | None:
     for pattern in _DATES:
         if match := pattern.fullmatch(text):
-            month = _MONTHS.get(match["month"].lower(), match["month"])
+            word = match["month"].lower()
+            names = [number for number, name in enumerate(_MONTHS, 1) if name.startswith(word)]
             try:
-                return date(int(match["year"]), int(month), int(match["day"]))
+                return date(int(match["year"]), names[0] if names else int(word), int(match["day"]))
             except ValueError:  # no such day or month
                 return None
     return None
@@ -205,5 +267,5 @@ def plain(text: str) -> str:
         plain = plain[1:-1]  # a list of words, as Python writes it
     plain = re.sub(r",?\sand\s", " ", plain) if "," in plain else plain
     plain = " ".join(re.split(r"[\s,;、，；]+", plain))
-    plain = re.sub(r"\.? ?([()\[\]{}]) ?", r"\1", plain).strip(" .")
+    plain = re.sub(r"\.? ?([()\[\]{}]) ?", r"\1", plain).strip(" .").rstrip("!?. ") or plain
     return re.sub(r"^(?:an?|the) (?=.)", "", plain) or text

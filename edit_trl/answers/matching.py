@@ -12,7 +12,7 @@ from typing import Any
 from .characters import plain_characters
 from .formulas import same_formula
 from .kinds import kind, option, plain, tidy, without_brackets
-from .quantities import Quantity, Time, parse_quantity
+from .quantities import Quantity, Time, parse_quantity, parse_time
 from .reading import said_value, stated_answer
 
 
@@ -98,6 +98,8 @@ def answers_match(answer: str | None, reference: str) -> bool:
         return _same_time(time, number)
     if (left_kind == right_kind and left_value == right_value) or plain(left) == plain(right):
         return True
+    if kinds == {"text"} and (start := _time_range(left)) and (end := _time_range(right)):
+        return all(one.matches(other) for one, other in zip(start, end, strict=True))
     return kinds <= {"text", "number"} and same_formula(left, right)
 
 
@@ -170,7 +172,8 @@ def _is_unsolved(text: str) -> bool:
 def _last_side(text: str) -> str:
     """Return the last side of a chain of equations; other text as it is."""
     several = re.search(r"[<>!]=|[,;]\s| or | and ", text[max(text.find("=") - 1, 0) :])
-    if several:
+    between = text.split("=")[1:-1]  # "x=2,y=3" is two equations, "x = 4/2 = 2" a chain
+    if several or any(re.search(r",(?![0-9]{3})|[;&]|\\\\|\\quad|\\lor|\\text", part) for part in between):
         return text
     last = text.rpartition("=")[2]
     return (last.replace("$", "") if last.count("$") == 1 else last).strip() or text
@@ -185,7 +188,18 @@ def _same_option(left: str, right: str) -> bool:
     other = right if left_option else left
     if other.strip("(). ").upper() == letter:
         return True
+    if kind(description)[0] == "verdict" and len(description.split()) > 1:
+        return plain(description) == plain(other)  # "Yes, the game is over" is more than yes
     return bool(description) and not option(description) and answers_match(description, other)
+
+
+def _time_range(text: str) -> tuple[Time, Time] | None:
+    """Return both ends of a text such as "5 pm to 6 pm" or "between 5 pm and 6 pm"."""
+    if len(text) > 60:
+        return None
+    parts = re.split(r"\s+(?:to|and|until)\s+|\s*[-–—]\s*", re.sub(r"^(?:between|from)\s+", "", text, flags=re.I))
+    times = [parse_time(part) for part in parts]
+    return (times[0], times[1]) if len(times) == 2 and times[0] and times[1] else None
 
 
 def _same_time(written: tuple[Time, str], number: Quantity) -> bool:

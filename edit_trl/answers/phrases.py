@@ -93,32 +93,40 @@ LANGUAGES: dict[str, Language] = {
     "en": _language(
         "answer option choice boxed fbox #### alternative",
         [
-            rf"""(?<!/)[Aa](?i:nswer)s?{_MARKS}
+            rf"""(?<!/)[Aa](?i:nswer)s?(?:\ choice)?\]?{_MARKS}
                 (?: (?:\s+(?:to|for)(?:\s+[\w'’]+){{1,8}}?)?  # the answer to this question, therefore, is
                     (?:,?\s+(?:therefore|thus|then|hence|indeed|simply|clearly),?)?
-                    \s+(?i:is|are|was|equals
+                    (?:\s+\([^()\n]{{1,30}}\)|,?\s+rounded(?:\s+[\w'’]+){{1,6}}?,?)?
+                    \s+(?i:is|are|was|equals|(?:comes\sout|turns\sout|works\sout)(?:\sto)?(?:\sbe)?
                       |(?:would|should|must|will|has\sto)(?:\s+(?:then|therefore|thus|just))?\s+be)\b
                   |{_COLON} )""",
-            r"(?<![A-Za-z])[Cc]orrect\ (?:option|choice|alternative)\s*(?:is\b|would\ be\b|:)",
-            r"^[#*_\ \t]*(?i:(?:the\ |my\ )?(?:final\ |correct\ )?answer)[*_\ \t]*$",  # a heading
-            r"<(?i:answer)>",
+            r"(?<![A-Za-z])(?i:correct\ (?:option|choice|alternative))\s*(?:is\b|would\ be\b|:)",
+            # a heading, of a step perhaps
+            r"""^[#*_\ \t]*(?:(?:[Ss]tep\ )?[0-9]{1,2}[.:]\ [*_]*)?
+                (?i:(?:the\ |my\ )?(?:final\ |correct\ )?answer)(?:\ \([^()\n]{1,30}\))?[*_\ \t]*$""",
+            r"<(?i:final_?)?(?i:answer)>",
+            r"\[ANSWER\]",
             r"\\(?:boxed|fbox)\s*\{",
             r"\\boxed\ (?=\w)",
             r"\#{4}(?<![^\n]\#{4})(?!\#)",
         ],
         noun=r"(?i:answer)",
         lead=r"""\b(?:definitely|clearly|simply|most\ likely|probably|actually|indeed|therefore|thus|hence|obviously
-            |certainly|of\ course|in\ fact|in\ this\ case|equal\ to|found\ to\ be|given\ by|then
+            |certainly|surely|just|only|still|now|exactly
+            |answer\ choice(?=\s\(?[A-R]\b)|of\ course|in\ fact|in\ this\ case|equal\ to|found\ to\ be|given\ by|then
             |(?:the\ )?letter(?=\s\(?[A-R]\b))(?=[\s:,])""",
         denial=r"""^(?:wrong|incorrect|unclear)$
+            |^unlikely\b
             |^(?:not|let['’]?s|let\ (?:me|us)|we\ (?:can|need|have|must|know|first|start))\b(?!\s*,)""",
         remark=r"correct|verified|confirmed|clear|obvious",
         aside=r"""(?:(?:indeed|also|now|both|therefore|thus|only|always|already|clearly|just)\ )*
             (?:(?:correct|verified|confirmed|reasonable|sensible|consistent|accurate|clear|obvious|helpful|rounded|given
-                  |expressed|written|shown|boxed|stated|based|derived|obtained|found)
-                (?=$|[,;]|\ (?:with|to|in|as|by|from|on|because|since|and|for|that|at|when|if|using|above|below)\b)
-              |(?:in|within)\ (?:the\ )?(?:simplest|lowest|form|dollars|units|terms|range|box)\b
-              |a\ (?:whole|positive|negative|rounded)\ number\b)""",
+                  |expressed|written|shown|boxed|stated|based|derived|obtained|found|enclosed|positive|negative|right
+                  |final|supported|simplified|unchanged|exact|approximate|expected|valid|true|affected|independent)
+                (?=$|[,;]|\ (?:with|to|in|as|by|from|on|because|since|and|for|that|at|when|if|using|above|below|of)\b)
+              |(?:in|within)\ (?:the\ )?(?:simplest|lowest|form|dollars|units|terms|range|box|correct)\b
+              |(?:less|more|greater|smaller|larger|higher|lower)\ than\b|the\ same\b
+              |an?\ (?:(?:whole|positive|negative|rounded|natural|real)\ )*(?:number|integer|fraction|value)\b)""",
     ),
     "de": _language(
         "antwort option lösung",
@@ -229,6 +237,7 @@ LANGUAGES: dict[str, Language] = {
     "zh": _language(
         "答 选 選",
         [
+            r"【(?:正确)?答案】",
             r"""答案{m}\s?(?:(?:应该|應該|应当|应|應|就|也|正|便|只能|一定|肯定|显然|确实|其实|因此|所以|为|為)\s?)*
                 (?:是|为|為|等于|等於|:|=)(?!否[^\s。,!！])""".replace("{m}", _MARKS),
             r"正确的?(?:选项|選項|选择)\s?(?:应该|应|就)?(?:是|为|為|:)|正確的?(?:選項|選擇)\s?(?:應該|就)?(?:是|為|:)",
@@ -314,14 +323,37 @@ CONDITION = re.compile(
 
 # Adjectives before "answer" that make it another one than that of the reply.
 OTHER_ANSWER = re.compile(
-    r"""(?:\b(?:wrong|incorrect|other|false|previous|earlier|initial|original|(?:student|user|model)(?:['’]s|s['’])
+    r"""(?:\b(?:wrong|incorrect|other|false|previous|earlier|initial|original|naive|naïve|tempting|intuitive|student
+          |(?:student|user|model)(?:['’]s|s['’])
           |falsche[nrs]?|andere[nr]?|mauvaises?|fausses?|autres?|otras?|falsas?|outras?|altr[ae]|errat[ae]|sbagliat[ae]
           |неправильны[йе]|неверны[йе]|другие)\ +
         |(?:错误|錯誤|其他|其它)的?|(?:間違った|誤った|他の)|(?:잘못된|틀린|다른)\ |(?:गलत|अन्य)\ )\Z""",
     re.I | re.X,
 )
-# A sentence about what is not the case, before "the answer would be".
-COUNTERFACTUAL = re.compile(r"\b(?:if|had|were|suppose|supposing|assuming)\b[^.!?\n]*\Z", re.I)
+# What people say of an answer in a heading: "Explanation of the answer:".
+ABOUT_ANSWER = re.compile(
+    r"\b(?:explanation|reasoning|justification|how (?:i|we|you) (?:got|get|found|find)|confidence|units?"
+    r"|(?:double-)?check|verify|verification|explain)(?:\s+(?:of|for|in|behind))?(?:\s+(?:the|my|your|our|this))?(?:\s+final)?\s+\Z",
+    re.I,
+)
+# Words before "answer" that make it one of several. It counts only if the reply states no other.
+LESSER_ANSWER = re.compile(
+    r"\b(?:obvious|typical|alternative|another(?: possible)?|possible|common|your)\s+\Z"
+    r"|\b(?:you|one|some|people|many|students?|others|tempt\w+|mistake\w*|wrongly|incorrectly)\b[^.!?\n]{0,40}?"
+    r"\b(?:think|thinks|say|says|assume|believe|conclude|claim)(?: that)?(?: the)?\s+\Z",
+    re.I,
+)
+# A sentence about what is not the case, before "the answer would be", or before "the answer is".
+COUNTERFACTUAL = re.compile(
+    r"\b(?:if|had|were|suppose|supposing|assuming|without|otherwise|in that case)\b[^.!?\n]*\Z", re.I
+)
+PAST_CONDITION = re.compile(r"\b[Ii]f\b[^.!?\n]*\b(?:had|were|did|didn['’]t|hadn['’]t|weren['’]t)\b[^.!?\n]*\Z")
+# A denial that goes on with the answer: "not B but C".
+NOT_BUT = re.compile(
+    r"(?:not|nicht|no es|non|pas)\s+(?:[^,;.!?]{1,60}),?\s+(?:but|sondern|sino|mais|ma)\s+(?:rather\s+)?(?=\S)"
+    r"|不是[^，,。]{1,30}[，,]?\s?而是",
+    re.I,
+)
 
 # Clauses after an answer: explanations. English and what looks like it.
 CLAUSE_WORDS = (

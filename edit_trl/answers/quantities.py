@@ -191,12 +191,14 @@ _NO_PHRASE = {
 # What changes the number before it, if nothing follows: "9 squared cm" has a unit.
 _FACTORS = ("squared", "cubed", "factorial")
 _MAX_UNIT_WORDS, _MAX_PHRASE_WORDS = 6, 14
+# Vowels of Arabic, Indian and Thai letters, which are characters of their own and no letters.
+_VOWEL_SIGNS = "\u064b-\u0652\u0900-\u0903\u093a-\u094f\u0e31\u0e34-\u0e3a\u0e47-\u0e4e"
 _UNIT_TEXT = re.compile(
     rf"\s?[%°‰℃℉€£¥₹₽₩¢](?P<sign_unit>[CFcf]?(?![^\W\d_]))(?P<sign_rest>(?:\s[^\W\d_]\S*)*)"
     rf"|\s?(?P<cjk>[{_CJK}]{{1,6}}(?:/[{_CJK}]{{1,3}})?)"
     r"|(?P<attached>[a-zµμ]{2,3}(?:/h|/s|[²³])?|m[²³]|m/s)(?P<attached_rest>(?:\s[^\W\d_](?:[^\W\d_]|[-'’])*)*)"
     r"|(?P<dollar>\s(?:\$|US\$))"
-    r"|(?P<words>(?:\s[^\W\d_](?:[^\W\d_]|[./'’²³-]|\^[23])*){0,14})",
+    rf"|(?P<words>(?:\s[^\W\d_](?:[^\W\d_]|[{_VOWEL_SIGNS}]|[./'’²³-]|\^[23])*){{0,14}})",
     re.VERBOSE | re.IGNORECASE,
 )
 # Words after which the unit is over: "cups of feed", "years old".

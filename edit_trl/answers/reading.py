@@ -27,19 +27,22 @@ from typing import Any
 
 from ..thinking import split_thinking
 from .characters import plain_characters
-from .kinds import MAX_LENGTH, kind, option, tidy, verdict, without_bold, without_brackets
+from .kinds import MAX_LENGTH, STYLED, is_both_ways, kind, option, tidy, verdict, without_bold, without_brackets
 from .phrases import (
+    ABOUT_ANSWER,
     BEFORE_DASHED,
     CJK_CLAUSE,
     CLAUSE_WORDS,
     CONDITION,
-    COUNTERFACTUAL,
     ENGLISH_CONDITION,
     LANGUAGES,
+    NOT_BUT,
     OTHER_ANSWER,
+    VERDICTS,
     Language,
 )
 from .quantities import with_decimal_point
+from .remarks import HEDGE, INVERTED, MAX_SENTENCE_LENGTH, is_lesser, is_retracted, is_said_of_option
 
 
 def extract_answer(reply: str) -> str | None:
@@ -84,37 +87,17 @@ def extract_answer(reply: str) -> str | None:
     ```
     """
     text = plain_characters(_outside_thoughts(reply))
+    if "<" in text:
+        text = _TAGS.sub("", text)
     lowered = text.lower()
     if (value := _answer_field(text)) is not None:
         return stated_answer(value) or _reduced(tidy(value)) or None
-    aside = None
-    for statement, name in _statements(text, lowered):
-        condition = ENGLISH_CONDITION if name == "en" else CONDITION
-        before = text[max(0, statement.start() - 40) : statement.start()]
-        if condition.search(before) or OTHER_ANSWER.search(before):
-            continue
-        language = LANGUAGES[name]
-        stated = _without_frame(_stated(text, statement), language)
-        is_denied = bool(language.denial and language.denial.search(stated)) or stated.lower() in _NO_ANSWERS
-        answer = "" if is_denied else _reduced(stated)
-        if language.remark and language.remark.fullmatch(answer):
-            continue
-        if statement[0] == "####" and kind(answer)[0] == "text":
-            continue  # a heading of the fourth level
-        if statement.re in (*language.short_statements, language.dashed) and not _is_bare(answer, stated):
-            continue
-        is_aside = language.aside and language.aside.match(answer) and kind(answer)[0] == "text"
-        if is_aside or (name == "en" and _is_counterfactual(text, statement)):
-            aside = aside or answer
-            continue
-        if _RETRACTION.search(text, statement.end()):
-            break
-        return with_decimal_point(answer, text, name) or None
-    if aside:
-        return aside
+    answer, is_final = _from_statements(text, lowered)
+    if answer or is_final:
+        return answer or None
     if " is the " in text or " is correct" in text or " is right" in text:
-        for statement in reversed(list(_INVERTED.finditer(text))):
-            if not ENGLISH_CONDITION.search(text[max(0, statement.start() - 40) : statement.start()]):
+        for statement in reversed(list(INVERTED.finditer(text))):
+            if is_said_of_option(text, statement):
                 return f"({statement[1] or statement[2]})"
     if explained := _EXPLANATION.match(text.lstrip()):
         text = explained[1]
@@ -213,11 +196,6 @@ def _last_conclusion(chain: str, lowered: str) -> int | None:
     return None
 
 
-# Statements that begin with the option: "(B) is the correct answer", "Option B is correct".
-_INVERTED = re.compile(
-    r"(?<![\w'’])\(?([A-R])\)?[*_\"']{0,2}\ is\ the\ (?:(?:correct|right|best)\ (?:answer|option|choice)|answer)\b"
-    r"|\b(?:[Oo]ption|[Cc]hoice)\ \(?([A-R])\)?[*_\"']{0,2}\ is\ (?:correct|right)\b"
-)
 # How long a reply may be that is nothing but an answer. Brackets may be longer.
 _MAX_BARE_LENGTH = 200
 _BRACKETS = " \n\t()[]{}<>,.\"'`*$"
@@ -229,9 +207,22 @@ _EXPLANATION = re.compile(
     r"([^\n]{1,100})\n\s*[#*_]{0,6}\s?(?:explanation|reasoning|rationale|justification|why|because|here['’]s why)\b",
     re.I,
 )
-_RETRACTION = re.compile(
-    r"\b(?:wait,? no\b|no,? wait\b|scratch that|correction:|that['’]s (?:wrong|incorrect|not right)"
-    r"|i made an? (?:mistake|error))",
+# "not (A)": what is not the answer, and what does not matter to it.
+_NOT_THIS = re.compile(r"not\s+(?:simply |just |necessarily )?(?=\S)", re.I)
+_NO_MATTER = re.compile(r"(?:affected|changed|influenced|altered)\b", re.I)
+_CONCLUDED = re.compile(r"\b(?:so|thus|therefore|hence)\b[\s,]*(?:the\s+)?(?:\w+\s+)?\Z", re.I)
+# A phrase within a box, an empty box or one with a word for the answer, and two boxes that are one answer.
+_OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(?:[^{}]|\\text\w*\s*\{)*\Z")
+_PLACEHOLDER = re.compile(r"\\(?:boxed|fbox)\s*\{\s*(?:(?:your |final |the )*answer|\.\.\.|…)?\s*\}", re.I)
+_JOINED_BOX = re.compile(r"\\boxed\s*\{([^{}]{1,60})\}\$?\s*(?:,|and|or|,\s*(?:and|or))\s*\$?(?:\w\s*=\s*)?\Z")
+_BOX_SPACES = re.compile(r"^(?:\s|\\[,;:! ]|~)+|(?:\s|\\[,;:! ]|~)+$")
+_ANSWER_IS = re.compile(r"^\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)\s*", re.I)
+# Tags of HTML in Markdown, and marks of a box that a model has for its answer.
+_TAGS = re.compile(r"<\|(?:begin|end)_of_box\|>|</?(?:b|strong|em|u)>", re.I)
+# An offer of more help at the end of a reply.
+_OFFER = re.compile(
+    r"\n(?:\s{0,8})(?:let me know|would you like|do you want|feel free|i hope|if you(?:['’]d like| have| need| want)"
+    r"|is there anything|please let me know)\b[^\n]*\s*\Z",
     re.I,
 )
 _BULLET = re.compile(r"^[ \t]*(?:[-*•]|[0-9]{1,2}[.)])[ \t]+(\S.*)$", re.M)
@@ -239,7 +230,7 @@ _BULLET = re.compile(r"^[ \t]*(?:[-*•]|[0-9]{1,2}[.)])[ \t]+(\S.*)$", re.M)
 _FORMULA = re.compile(
     r"\$\$[^$]+\$\$|\$[^\s$](?:[^$\n]*[^\s$])?\$(?![0-9])|\\\((?:[^\\]|\\[^()])*\\\)|\\\[(?:[^\\]|\\[^\[\]])*\\\]"
 )
-_END = re.compile(r"""\n|</|<\||[.!?](?=["'”’*_`)\]]*(?:\s|$))(?!\s[A-Z]\.)|[。！？｡।]""")
+_END = re.compile(r"""\n|</|\[/|<\||[.!?](?=["'”’*_`)\]]*(?:\s|$))(?!\s[A-Z]\.)|[。！？｡।]""")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Dr|Mrs?|Ms|Prof|St|Mt|vs|approx|Jr|Sr|Inc|Ltd|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)"
     r"|\b[A-Za-z](?:\.\s?[A-Za-z])+|\b[A-Z][a-z]+\s[A-Z])$"
@@ -249,16 +240,19 @@ _NEW_SENTENCE = re.compile(
     r"\.(?:\W*$|\s+(?:The|This|That|There|It|I|So|Therefore|Thus|Hence|Because|Since|He|She|We|You|They|In|If|As)\b)"
 )
 _TRAILING_OPTION = re.compile(r"\S\s(\([A-HJ-R]\))$")
+_EXCLUDED = re.compile(r"\b(?:except|other than|nor|not|neither|but|than|unlike|without|besides)\b", re.I)
 # Explanations after an answer: `_CLAUSE` after any text, `_SHORT_CLAUSE` after a number, a verdict and the like.
 _CLAUSE = re.compile(rf",\s+(?:{CLAUSE_WORDS})\s+\w")
 _SHORT_CLAUSE = re.compile(
-    rf"[,;]?\s+(?:{CLAUSE_WORDS})\s|(?:;|\s[-–—])\s+(?=[A-Za-z]{{2}})|\s\((?=[A-Za-z]{{2}})"
+    rf"[,;]?\s+(?:{CLAUSE_WORDS})\s|(?:;|\s[-–—])\s+(?=[A-Za-z]{{2}})|\s\((?=[A-Za-z]{{2}}|[=≈])|\s+and\snot\s"
+    r"|,\s+(?:rounded|meaning|making|given|assuming|calculated|i\.e\.|that\sis|thus|including)(?=[,\s])"
+    r"|(?<=[0-9])\s\((?=[^()]*[0-9]\s?[×x*/+-]\s?[$0-9][^()]*\)$)"
     rf"|(?<=[a-z])\s\((?=[0-9.,]+\)$)|{CJK_CLAUSE.pattern}"
 )
 # The letter of an answer that is given first: "18, which is option C".
 _NAMED_OPTION = re.compile(
     r"(?:,?\s(?:which|that)\s(?:is|corresponds\sto|matches)\s|,?\scorresponding\sto\s|\s\(|,\s|\s[-–—]\s)"
-    r"(?:the\s)?(?:answer\s)?(?:[Oo]ption|[Cc]hoice)\s\(?([A-R])\)?(?![\w(])"
+    r"(?:the\s)?(?:answer\s)?(?:[Oo]ption|[Cc]hoice)\s\(?([A-R])\)?(?![\w(])(?!\s(?:is|or|and|would)\b)"
 )
 
 
@@ -287,11 +281,70 @@ def _statements(text: str, lowered: str) -> list[tuple[re.Match[str], str]]:
     return sorted(found, key=lambda item: item[0].end(), reverse=True)
 
 
+def _from_statements(text: str, lowered: str) -> tuple[str, bool]:
+    """Return the answer that the last statement gives, and whether no other way of reading may give one."""
+    aside = remark = denial = ""
+    denied: list[str] = []
+    for statement, name in _statements(text, lowered):
+        condition = ENGLISH_CONDITION if name == "en" else CONDITION
+        before = text[max(0, statement.start() - 80) : statement.start()]
+        if condition.search(before) or OTHER_ANSWER.search(before):
+            continue
+        if not statement[0].endswith("{") and _OPEN_BOX.search(before):
+            continue
+        if _PLACEHOLDER.match(text, statement.start()) or (name == "en" and ABOUT_ANSWER.search(before)):
+            continue
+        language = LANGUAGES[name]
+        stated = _without_frame(_stated(text, statement), language)
+        what = kind(stated)[0]
+        following = text[statement.end() : statement.end() + 4].lstrip()[:1]
+        is_label = statement[0].rstrip("*_\"') ")[-1:] in ":=】>{]#" or following in (*":=*",) or name in ("ko", "hi")
+        is_named_verdict = is_label and stated.lower() in VERDICTS
+        is_denied = bool(language.denial and language.denial.search(stated)) or stated.lower() in _NO_ANSWERS
+        if is_denied and not is_named_verdict:
+            if stated.lower() in VERDICTS:  # "Die Antwort ist falsch" is an answer if there is no other
+                denial = denial or stated
+                continue
+            other = _NOT_THIS.match(stated)
+            not_this = _reduced(tidy(stated[other.end() :])) if other else ""
+            if other and (kind(not_this)[0] != "text" or _NO_MATTER.match(not_this)):
+                denied.append(not_this)  # "the answer is not (A)" takes nothing from an earlier "(B)"
+                continue
+            return "", True
+        answer = _reduced(stated)
+        if language.remark and language.remark.fullmatch(answer) and not is_named_verdict:
+            continue
+        if statement[0] == "####" and kind(answer)[0] == "text":
+            continue  # a heading of the fourth level
+        if statement.re in (*language.short_statements, language.dashed) and not _is_bare(answer, stated):
+            continue
+        is_remark = bool(language.aside and language.aside.match(answer))
+        if is_remark and what == "verdict" and stated[:1].islower() and not is_label and not _CONCLUDED.search(before):
+            remark = remark or answer
+            continue
+        if (is_remark and what == "text") or (name == "en" and is_lesser(text, statement)):
+            aside = aside or answer
+            continue
+        if joined := _JOINED_BOX.search(text, max(0, statement.start() - 120), statement.start()):
+            answer = f"{tidy(joined[1])}, {answer}"
+        if denial or answer in denied:
+            return "", True
+        if is_retracted(text, statement.end()):
+            return aside, False
+        if remark and what in ("verdict", "text"):
+            return remark, True
+        return with_decimal_point(answer, text, name), True
+    return remark or denial or aside, bool(denied) and not aside
+
+
 def _stated(text: str, statement: re.Match[str]) -> str:
     """Return the answer after the phrase `statement`. Empty if there is none or if it is cut off."""
     rest = text[statement.end() : statement.end() + MAX_LENGTH]
     if statement[0].endswith("{"):
-        return tidy(_up_to_closing_brace(rest))
+        boxed = _BOX_SPACES.sub("", _up_to_closing_brace(rest))
+        if "nswer" in boxed:
+            boxed = _ANSWER_IS.sub("", STYLED.sub(r"\1", boxed))
+        return tidy(boxed)
     if statement[0].startswith("\\"):
         return re.split(r"[^\w.]", rest, maxsplit=1)[0].rstrip(".")
     if _JSON_KEY.search(statement[0]) and (value := _json_value(rest)) is not None:
@@ -312,13 +365,16 @@ def _stated(text: str, statement: re.Match[str]) -> str:
 # Replies in JSON
 
 _JSON_KEY = re.compile(r"[\"']\s*:$")
-_ANSWER_KEYS = ("finalanswer", "correctanswer", "answer")
+_ANSWER_KEYS = (
+    *("finalanswer", "correctanswer", "answer"),
+    *("answerchoice", "choice", "selectedoption", "correctoption", "correctchoice"),
+)
 
 
 def _answer_field(text: str) -> str | None:
     """Return the answer in the JSON object with which a reply ends; `None` if there is none."""
     text = text.strip().removesuffix("```").rstrip()
-    if not text.endswith("}") or "nswer" not in text:
+    if not text.endswith("}") or not re.search("nswer|hoice|ption", text):
         return None
     for start in (text.find("{"), text.rfind("{")):
         try:
@@ -351,6 +407,8 @@ def _scalar_text(value: Any, written: str = "") -> str | None:
         return ", ".join(map(str, value))
     if isinstance(value, str):
         return value
+    if isinstance(value, dict) and isinstance(value.get("value"), (str, int, float)):
+        return f"{value['value']} {value.get('unit') or ''}".strip()
     return (written or json.dumps(value)) if isinstance(value, (bool, int, float)) else None
 
 
@@ -359,10 +417,16 @@ def _without_frame(stated: str, language: Language) -> str:
     if lead := language.lead.match(stated):
         rest = tidy(stated[lead.end() :])
         # "Actually" may also be the first of sorted words.
-        if rest[:1].isupper() or kind(tidy(_SHORT_CLAUSE.split(rest, maxsplit=1)[0]))[0] != "text":
+        is_not = language.denial is not None and language.denial.search(rest)
+        if is_not or rest[:1].isupper() or kind(tidy(_SHORT_CLAUSE.split(rest, maxsplit=1)[0]))[0] != "text":
             stated = rest
-    if language.end is not None and (language.denial is None or not language.denial.search(stated)):
-        stated = tidy(language.end.sub("", stated)) or stated
+    if language.end is not None:
+        ended = tidy(language.end.sub("", stated)) or stated
+        if ended.lower() in VERDICTS or language.denial is None or not language.denial.search(stated):
+            stated = ended
+    if not_but := NOT_BUT.match(stated):
+        other = tidy(stated[not_but.end() :])
+        stated = other if kind(other)[0] != "text" else stated
     return stated
 
 
@@ -398,14 +462,14 @@ def _reduced(text: str) -> str:
     if found := option(text) or option(start):
         return f"({found[0]})"
     what = kind(start)[0]
-    named = _NAMED_OPTION.search(text) if what != "verdict" else None
+    named = _NAMED_OPTION.search(text) if what != "verdict" else None  # "option B is wrong" is no name
     if named and named.start() and not re.search(r"\bnot\b", text):
         return f"({named[1]}) {tidy(text[: named.start()])}"
     if what == "verdict":
-        return verdict(start) or start
+        return text if is_both_ways(text) else verdict(start) or start
     if what != "text":
         return start
-    trailing = _TRAILING_OPTION.search(text) if text.count("(") == 1 else None
+    trailing = _TRAILING_OPTION.search(text) if text.count("(") == 1 and not _EXCLUDED.search(text) else None
     return trailing[1] if trailing else tidy(_CLAUSE.split(text, maxsplit=1)[0])
 
 
@@ -419,17 +483,7 @@ def _is_bare(answer: str, stated: str) -> bool:
 
 # The last sentence
 
-# How long the last sentence may be.
-_MAX_CLOSING_LENGTH = 300
 _SENTENCE_START = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\bvs\.)[\"'”’*_)]*\s+(?=[\"'“(*_\\$]*[A-Z0-9])")
-# Words that make a sentence say less than what the answer is.
-_HEDGE = re.compile(
-    r"n['’]t\b|\b(?:not|never|no longer|either|or|neither|if|whether|unless|suppose|assum\w+|might|may|perhaps|maybe"
-    r"|wrong|incorrect\w*|mistak\w+|except|exclud\w+|eliminat\w+|rul(?:e|es|ed|ing) out|instead of|rather than|between"
-    r"|at least|at most|less than|more than|fewer than|greater than|guess|unsure|unclear|first|next"
-    r"|step)\b|\?|…|\.\.\.",
-    re.I,
-)
 _WHAT = r"(?:the\s)?(?:option|choice|answer|letter)?\s?"
 # Phrases of a last sentence, and what may follow them: only an option, or any kind that can be told.
 _CLOSINGS = [
@@ -495,7 +549,7 @@ def said_value(sentence: str) -> str | None:
 
     ```
     """
-    if len(sentence) > _MAX_CLOSING_LENGTH or _HEDGE.search(sentence):
+    if len(sentence) > MAX_SENTENCE_LENGTH or HEDGE.search(sentence):
         return None
     for verb in _VERB.finditer(sentence):
         if re.search("[0-9]", sentence[: verb.start()]):
@@ -506,18 +560,13 @@ def said_value(sentence: str) -> str | None:
     return None
 
 
-def _is_counterfactual(text: str, statement: re.Match[str]) -> bool:
-    """Tell whether a phrase is about what is not the case: "if it were a leap year, the answer would be 6"."""
-    if "would" not in statement[0] and "should" not in statement[0]:
-        return False
-    return bool(COUNTERFACTUAL.search(text[max(0, statement.start() - _MAX_CLOSING_LENGTH) : statement.start()]))
-
-
 def _closing(text: str) -> str | None:
     """Return the answer of a last sentence that states one in a way in which no other sentence does."""
-    before, _, line = text.rstrip()[-4 * _MAX_CLOSING_LENGTH :].rpartition("\n")
+    text = text.rstrip()
+    text = text[: -2 * MAX_SENTENCE_LENGTH] + _OFFER.sub("", text[-2 * MAX_SENTENCE_LENGTH :])
+    before, _, line = text.rstrip()[-4 * MAX_SENTENCE_LENGTH :].rpartition("\n")
     line = line.strip()
-    if not line or len(line) > _MAX_CLOSING_LENGTH and not _SENTENCE_START.search(line):
+    if not line or len(line) > MAX_SENTENCE_LENGTH and not _SENTENCE_START.search(line):
         return None
     if stated := _LAST_LINE.fullmatch(line):
         return _last_line(stated[1], before)
@@ -525,7 +574,7 @@ def _closing(text: str) -> str | None:
     sentence = line[max((start.end() for start in _SENTENCE_START.finditer(line)), default=0) :]
     if bold and (answer := _bold(line, sentence)):
         return answer
-    if len(sentence) > _MAX_CLOSING_LENGTH or _HEDGE.search(sentence):
+    if len(sentence) > MAX_SENTENCE_LENGTH or HEDGE.search(sentence):
         return None
     plain = without_bold(sentence)
     for pattern, kinds in _CLOSINGS:
@@ -564,7 +613,7 @@ def _bold(line: str, sentence: str) -> str | None:
     if kind(answer)[0] not in ("option", "verdict", "number", "date", "time"):
         return None
     is_marker = re.fullmatch(r"[0-9]{1,2}[.):]", span[1].strip()) or span[1].rstrip().endswith(":")
-    if is_marker or _HEDGE.search(sentence) or _LIST_ITEM.match(line):
+    if is_marker or HEDGE.search(sentence) or _LIST_ITEM.match(line):
         return None
     is_whole = span.start() == 0 and not rest
     return _reduced(answer) if is_whole or not rest or _CONCLUDES.match(sentence) else None
