@@ -465,7 +465,7 @@ def _options_readers() -> list[tuple[str, Callable[[Row], list[str]]]]:
                 letters = [chr(ord("A") + number) for number in range(len(options))]
                 known = itertools.takewhile(lambda letter: options.get(letter) not in (None, ""), letters)
                 return [str(options[letter]) for letter in known]
-            return _unlettered(options) if _is_list(options) else []
+            return _unlettered(row[name]) if _is_list(options) else []
 
         return get
 
