@@ -60,6 +60,13 @@ ROWS = {
         ("The answer is yes, no doubt.", "yes", True),
     ],
     "denials and mistakes of others": [
+        ("The answer is (B) because this is wrong: the sky is green.", "(B)", True),
+        ("The answer is false because this is incorrect.", "false", True),
+        ("**Answer: B**\n\nCould it be A? No, because it is cold.", "(B)", True),
+        ("**Answer: B**\n\nA. The sky is green. That is incorrect.\nC. It is red. That is wrong.", "(B)", True),
+        ("**Answer: B**\n\n- A: 5 is one less. This seems too low.\n- C: 9. This is wrong.", "(B)", True),
+        ("The answer is 18.\n\nWe take 16, and in this case, no, nothing is left.", "18", True),
+        ("The answer is 18. Then there were 5 more. Wait for the next part.", "18", True),
         ("**Answer: B**\n\n**Why not A?** That's incorrect because A is cold.", "(B)", True),
         ("The answer is 18.\n\nIf you got 26, that's wrong because of it.", "18", True),
         ("The answer is 18. Some people say 26, but that's not right.", "18", True),

@@ -359,7 +359,7 @@ class TestDocs:
         lines = [line for line in self.INSIDE.splitlines() if line.startswith("|")]
         return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
-    @pytest.mark.parametrize("preset", ["small", "smollm2", "smollm2_full", "real"])
+    @pytest.mark.parametrize("preset", ["small", "medium", "smollm2", "smollm2_full", "real"])
     def test_tables_are_of_the_records(self, preset):
         records = read(ROOT / "benchmarks" / f"reproduce_{preset}.jsonl")
         begin, end = (f"<!-- reproduce {preset}: {word} -->" for word in ("begin", "end"))

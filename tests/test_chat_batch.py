@@ -159,6 +159,11 @@ class TestResults:
         with closing(ChatClient("teacher", "http://localhost:1/v1", api_key_env=None, seed=6)) as other:
             assert len(other.read_batch([results]).unknown) == 3
 
+    def test_file_of_requests_is_refused(self, client):
+        (file,) = collected(client)
+        with pytest.raises(ValueError, match="what the service returned, and batch.jsonl, line 1 is a request"):
+            client.read_batch([file])
+
     def test_missing_file_is_named(self, client):
         with pytest.raises(ValueError, match=r"got 'nowhere.jsonl' \(No such file"):
             client.read_batch(["nowhere.jsonl"])

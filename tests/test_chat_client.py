@@ -195,7 +195,7 @@ class TestOptions:
             ({"base_url": "localhost:8000/v1"}, 'must be a URL .* Pass `base_url="http://localhost:8000/v1"`'),
             ({"base_url": "ftp://host/v1"}, "must be a URL that starts with http:// or https://, got 'ftp://host/v1'"),
             ({"base_url": "http://"}, "must be a URL"),
-            ({"base_url": "HTTP//host/v1"}, "must be .*: its start is another"),
+            ({"base_url": "HTTP//host/v1"}, "must be .*: it starts with something else"),
             ({"base_url": "http://localhost:800O/v1"}, "must be .* got 'http://localhost:800O/v1': its port is no"),
             ({"base_url": "http://localhost:8000v1"}, "must be .*: its port is no number from 1 to 65535"),
             ({"base_url": "http://localhost:99999/v1"}, "must be .*: its port is no number from 1 to 65535"),

@@ -48,9 +48,7 @@ _VERDICT = re.compile(
     r"(?=$|\s*[,;:.。、](?:\s|$|[^\x00-\x7f])|\s+[-–—(]|\s+(?:because|since|as|weil|denn|car|parce|porque|perché)\s)",
     re.I,
 )
-_OPPOSITES = {
-    **{"yes": "no", "no": "yes", "true": "false", "false": "true", "valid": "invalid", "invalid": "valid"},
-}
+_OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true", "valid": "invalid", "invalid": "valid"}
 _DEPENDS = re.compile(r"\botherwise,?\s+(?:it['’]s\s)?(?:no|yes|true|false|valid|invalid)\b|\bit depends\b", re.I)
 # What is said of an option that is not the answer, and words before the other options of an explanation.
 _DENIED_OPTION = re.compile(

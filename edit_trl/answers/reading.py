@@ -210,6 +210,8 @@ _EXPLANATION = re.compile(
 # "not (A)": what is not the answer, and what does not matter to it.
 _NOT_THIS = re.compile(r"not\s+(?:simply |just |necessarily )?(?=\S)", re.I)
 _NO_MATTER = re.compile(r"(?:affected|changed|influenced|altered)\b", re.I)
+# A phrase that names the answer and says nothing of it: "Answer: true", and not "the answer is true".
+_LABEL = re.compile(r"[:=】>{\]#]|\*\*")
 _CONCLUDED = re.compile(r"\b(?:so|thus|therefore|hence)\b[\s,]*(?:the\s+)?(?:\w+\s+)?\Z", re.I)
 # A phrase within a box, an empty box or one with a word for the answer, and two boxes that are one answer.
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(?:[^{}]|\\text\w*\s*\{)*\Z")
@@ -297,8 +299,7 @@ def _from_statements(text: str, lowered: str) -> tuple[str, bool]:
         language = LANGUAGES[name]
         stated = _without_frame(_stated(text, statement), language)
         what = kind(stated)[0]
-        following = text[statement.end() : statement.end() + 4].lstrip()[:1]
-        is_label = statement[0].rstrip("*_\"') ")[-1:] in ":=】>{]#" or following in (*":=*",) or name in ("ko", "hi")
+        is_label = name in ("ko", "hi") or _LABEL.search(text, statement.start(), statement.end() + 4) is not None
         is_named_verdict = is_label and stated.lower() in VERDICTS
         is_denied = bool(language.denial and language.denial.search(stated)) or stated.lower() in _NO_ANSWERS
         if is_denied and not is_named_verdict:

@@ -29,13 +29,13 @@ _RETRACTION = re.compile(
     r"|i made an? (?:mistake|error))",
     re.I,
 )
-# Before a retraction in its line: it is about what others say, or about an earlier attempt.
+# Before a retraction in its line: it is about what others say, about another option, or about an earlier attempt.
 _OF_OTHERS = re.compile(
     r"\b(?:why not|if (?:you|we|one)|some|others|many|students?|people|first attempt|at first|initially|earlier"
-    r"|option [A-R])\b|\([A-R]\)",
-    re.I,
+    r"|option [A-R])\b|\([A-R]\)|^\W{0,4}[A-R][).:]\s",
+    re.I | re.M,
 )
-# A doubt after an answer, in its sentence or at the start of the next, and words that dispel it.
+# A doubt in the sentence of an answer, or at the start of the next one, and words that dispel it.
 _DOUBT = (
     r"(?:wait\b|hold on\b|on second thought|oops|sorry,|(?:i |my )?apolog\w+|i meant\b|i mean\b|(?:that|this|it)(?:"
     r" (?:is|was) (?:wrong|incorrect|not (?:right|correct))| can(?:not|['’]t) be (?:right|correct)"
@@ -43,9 +43,10 @@ _DOUBT = (
     r"|actually,? (?:no\b|it['’]s|it is))"
 )
 _SECOND_THOUGHT = re.compile(
-    rf"[.!?…*_)\"'}}$]\s+(?:(?:but|hmm+|oh|um|well|ah|no)[,.…\s]+)*{_DOUBT}"
-    r"|(?:[,;]|\s[-–—]|\.\.\.|…)\s*(?:i mean|or rather|make that|no,)\s"
-    r"|\?\s+(?:no\b|hmm)|\}\$?\s+is (?:not right|wrong|incorrect)",
+    rf"(?:[^.!?\n]|\.(?=[0-9])){{0,120}}(?:[.!?…]{{1,3}}[*_)\"'}}$]{{0,4}}\s{{1,4}}|[ ]{{0,4}}\n\s{{0,4}})"
+    rf"(?:(?:but|hmm|oh|um|well|ah|no)[,.…\s]{{1,4}}){{0,3}}{_DOUBT}"
+    r"|[^!?\n]{0,60}?(?:[,;]|\s[-–—]|\.\.\.|…)\s*(?:(?:i mean|or rather|make that|no,|wait,?|sorry,|oops,?)\s)"
+    r"|[^.!?\n]{0,60}\?\s+(?:no\b|hmm)|[^.!?\n]{0,60}\}\$?\s+is (?:not right|wrong|incorrect)",
     re.I,
 )
 _CONFIRMED = re.compile(
@@ -109,8 +110,8 @@ def is_retracted(text: str, end: int) -> bool:
         first = max(end, match.start() - MAX_SENTENCE_LENGTH)
         if not _OF_OTHERS.search(text, max(text.rfind("\n", first, match.start()) + 1, first), match.start()):
             return True
-    doubt = _SECOND_THOUGHT.search(text, end, end + 300)
-    return doubt is not None and not _CONFIRMED.search(text, doubt.end())
+    doubt = _SECOND_THOUGHT.match(text[end : end + MAX_SENTENCE_LENGTH])
+    return doubt is not None and not _CONFIRMED.search(text, end + doubt.end())
 
 
 def is_said_of_option(text: str, statement: re.Match[str]) -> bool:

@@ -233,7 +233,7 @@ def read_results(
         [`BatchResults`]: Counts, and what could not be used.
 
     Raises:
-        ValueError: If a file cannot be read.
+        ValueError: If a file cannot be read, or has requests.
     """
     reader = _Reader(store, dialect, max_retries)
     for path in paths:
@@ -273,6 +273,11 @@ class _Reader:
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             results.torn.append(place)
             return
+        if "method" in result and "response" not in result:
+            raise ValueError(
+                f"The results of a batch must be what the service returned, and {place} is a request. Pass the output "
+                "file and the error file of the batch."
+            )
         record = self.store.remember(WAITING + key)
         if self.store.get(key) is not None:
             results.repeated += 1

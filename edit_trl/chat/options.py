@@ -78,7 +78,7 @@ def _fault_of_url(text: str) -> str | None:
     if " " in text or not text.isprintable():
         return "it holds a space or a character that cannot be seen"
     if not re.match("(?i)https?://", text):
-        return "its start is another"
+        return "it starts with something else"
     try:
         url = urlsplit(text)
         host = url.hostname or ""
